@@ -1,0 +1,87 @@
+"""Asynchronous successive halving, stopping variant (Li et al., "A system for massively parallel
+hyperparameter tuning", MLSys 2020, section 3; the variant and its cutoff are Ray Tune's ASHAScheduler)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from nas.space import Architecture, SearchSpace
+from nas.strategies.base import (
+    Outstanding,
+    Strategy,
+    StrategyConfig,
+    new_trial,
+    rung_score,
+    sample_architecture,
+)
+from nas.strategies.successive_halving import most_halvings
+from nas.trial import Trial
+
+
+def milestones(max_budget: int, eta: int) -> tuple[int, ...]:
+    """The budgets at which a trial is judged: 1, eta, eta^2, ... below ``max_budget``; then that itself."""
+    powers = (eta**k for k in range(most_halvings(max_budget, eta) + 1))
+    return (*(budget for budget in powers if budget < max_budget), max_budget)
+
+
+def cutoff(scores: Sequence[float], eta: int) -> float | None:
+    """The score to reach at a rung: the (1 - 1/eta) quantile of the ``scores`` before; None for the first."""
+    return float(np.nanpercentile(scores, (1 - 1 / eta) * 100)) if len(scores) else None
+
+
+def passes(score: float, scores: Sequence[float], eta: int) -> bool:
+    """Whether a trial goes on from a rung with ``score``, where ``scores`` came before it."""
+    bar = cutoff(scores, eta)
+    return bar is None or score >= bar
+
+
+class Asha:
+    """See ``asha``."""
+
+    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+        self._space, self._config = space, config
+        self._budgets = milestones(config.epochs, config.eta)
+        self._scores: list[list[float]] = [[] for _ in self._budgets]
+        self._asked = 0
+        self._outstanding = Outstanding()
+        self._passed: deque[Trial] = deque()
+
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        if self._passed:
+            return self._outstanding.add(self._passed.popleft())
+        if self._asked == self._config.trials:
+            return None
+        if arch is None:
+            arch = sample_architecture(self._space, self._config.seed, self._asked)
+        else:
+            self._space.validate(arch)
+        trial = new_trial(self._config, self._asked, arch, self._budgets[0], bracket=0, rung=0)
+        self._asked += 1
+        return self._outstanding.add(trial)
+
+    def tell(self, trial: Trial) -> None:
+        self._outstanding.settle(trial)
+        k, score = trial.rung, rung_score(trial)
+        assert k is not None
+        if k + 1 == len(self._budgets) or score == -np.inf:
+            return
+        if passes(score, self._scores[k], self._config.eta):
+            self._passed.append(trial.replace(budget=self._budgets[k + 1], rung=k + 1, status="running"))
+        self._scores[k].append(score)
+
+    @property
+    def paused(self) -> frozenset[int]:
+        return frozenset(trial.id for trial in self._passed)
+
+
+def asha(space: SearchSpace, config: StrategyConfig) -> Strategy:
+    """Each trial goes on from rung to rung unless it is below the top 1/eta of those that came there before.
+
+    Without end unless ``config.trials`` is set. Decisions equal those of Ray 2.60's ``ASHAScheduler`` with
+    one bracket and a grace period of 1: nobody waits, the first at a rung always passes, and a passing
+    trial runs on before a new one starts.
+    """
+    return Asha(space, config)

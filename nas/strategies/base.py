@@ -1,0 +1,223 @@
+"""What every strategy is: a searcher that asks for work and is told how it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, Protocol
+
+import numpy as np
+
+from nas.errors import InputError, one_of
+from nas.space import Architecture, SearchSpace
+from nas.trial import Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategyConfig:
+    """What a search strategy can be told; each strategy reads the fields that concern it.
+
+    Raises ``InputError`` where a value cannot be meant.
+    """
+
+    seed: int = 0
+    """Everything random in a strategy comes from this number."""
+    trials: int | None = None
+    """How many architectures to try. None: the strategy's own plan (the whole grid, `iterations` times
+    successive halving or Hyperband); the others then go on until the driver's budget ends the run."""
+    epochs: int = 9
+    """R, the most budget (epochs) one trial can get."""
+    eta: int = 3
+    """Successive halving, Hyperband, ASHA: one trial in eta goes on from a rung."""
+    rounding: Literal["ceil", "floor"] = "ceil"
+    """Hyperband: bracket sizes as in the paper's pseudocode (ceil) or as in its table (floor)."""
+    iterations: int | None = 1
+    """Successive halving, Hyperband: passes over all brackets when `trials` is None. None: without end."""
+    grid_points: int = 2
+    """Grid: values taken of each continuous choice."""
+    grid_shuffle: bool = True
+    """Grid: in an order drawn by the seed, so that a grid cut short has still seen every choice vary."""
+    population: int = 10
+    """Evolution: how many of the youngest trials may be parents (P)."""
+    tournament: int = 3
+    """Evolution: how many of them are drawn, the best of which is mutated (S)."""
+    startup: int = 10
+    """TPE: finished random trials before the model proposes."""
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        _at_least("eta", self.eta, 2)
+        for name in ("trials", "epochs", "iterations", "grid_points", "population", "tournament", "startup"):
+            _at_least(name, getattr(self, name), 1)
+        if self.tournament > self.population:
+            raise InputError(
+                f"strategy: tournament={self.tournament} is more than population={self.population}"
+            )
+        if self.rounding not in ("ceil", "floor"):
+            raise one_of("strategy: rounding", self.rounding, ("ceil", "floor"))
+
+
+def _at_least(name: str, value: int | None, low: int) -> None:
+    if value is not None and value < low:
+        raise InputError(f"strategy: {name}={value} is less than {low}")
+
+
+class Strategy(Protocol):
+    """A searcher without I/O, clock or global randomness.
+
+    Its state comes from its seed and what it was asked and told, so the same calls on a fresh one give
+    the same answers. Any number of trials may be outstanding and be told in any order.
+    """
+
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        """The next piece of work, as a trial to be run up to ``trial.budget``.
+
+        A new trial has the next id, counting from 0, and no measurements; a promoted one keeps its id and
+        measurements and has a larger budget. None with trials outstanding: wait; with none: the search is
+        over. ``arch``, where given, is the architecture of the trial should it be new, in place of the
+        strategy's own proposal; ``InputError`` if the space does not hold it.
+        """
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """How an asked trial went: its status and measurements up to ``trial.budget``.
+
+        It is compared by ``rung_score``; a failed one is never promoted. ``ValueError`` for a trial that is
+        not outstanding.
+        """
+        ...
+
+    @property
+    def paused(self) -> frozenset[int]:
+        """Ids of the told trials that may still be promoted; every other told trial is over."""
+        ...
+
+
+def trial_seed(seed: int, i: int) -> int:
+    """The training seed of trial ``i`` in a search seeded ``seed``; in [0, 2**31)."""
+    return int(np.random.SeedSequence(seed, spawn_key=(i,)).generate_state(1)[0]) >> 1
+
+
+def sample_architecture(space: SearchSpace, seed: int, i: int) -> Architecture:
+    """The architecture of trial ``i`` wherever trials are drawn at random."""
+    return space.sample((seed, i))
+
+
+def rung_score(trial: Trial) -> float:
+    """The last validation accuracy up to ``trial.budget``; -inf if failed, unmeasured or not a number."""
+    reached = [m.valid_accuracy for m in trial.measurements if m.budget <= trial.budget]
+    if trial.status == "failed" or not reached or math.isnan(reached[-1]):
+        return -math.inf
+    return reached[-1]
+
+
+def promote(trials: Iterable[Trial], n: int) -> tuple[Trial, ...]:
+    """The ``n`` best trials of a rung by ``rung_score``, best first, ties to the lower id.
+
+    Fewer where fewer have a score: a failed trial is never promoted.
+    """
+    scored = [trial for trial in trials if rung_score(trial) > -math.inf]
+    return tuple(sorted(scored, key=lambda trial: (-rung_score(trial), trial.id))[:n])
+
+
+class Outstanding:
+    """The trials that were asked and not yet told, by id."""
+
+    def __init__(self) -> None:
+        self._trials: dict[int, Trial] = {}
+
+    def add(self, trial: Trial) -> Trial:
+        self._trials[trial.id] = trial
+        return trial
+
+    def settle(self, trial: Trial) -> None:
+        if self._trials.pop(trial.id, None) is None:
+            raise ValueError(f"tell: trial {trial.id} is not outstanding")
+
+
+class FullBudget:
+    """Every architecture trained for the whole budget; the one open question is which comes next.
+
+    ``propose(i)`` gives the architecture of trial ``i``, None when there are no more. ``take(trial)``
+    hears of each new trial, ``observe(trial)`` of each told one.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        config: StrategyConfig,
+        propose: Callable[[int], Architecture | None],
+        *,
+        take: Callable[[Trial], None] = lambda trial: None,
+        observe: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
+        self._space, self._config = space, config
+        self._propose, self._take, self._observe = propose, take, observe
+        self._asked = 0
+        self._outstanding = Outstanding()
+
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        if self._asked == self._config.trials:
+            return None
+        if arch is None:
+            arch = self._propose(self._asked)
+            if arch is None:
+                return None
+        else:
+            self._space.validate(arch)
+        trial = new_trial(self._config, self._asked, arch, self._config.epochs)
+        self._asked += 1
+        self._take(trial)
+        return self._outstanding.add(trial)
+
+    def tell(self, trial: Trial) -> None:
+        self._outstanding.settle(trial)
+        self._observe(trial)
+
+    @property
+    def paused(self) -> frozenset[int]:
+        return frozenset()
+
+
+def new_trial(
+    config: StrategyConfig,
+    i: int,
+    arch: Architecture,
+    budget: int,
+    bracket: int | None = None,
+    rung: int | None = None,
+) -> Trial:
+    """Trial ``i`` of the search, without measurements."""
+    return Trial(i, arch, budget, trial_seed(config.seed, i), bracket, rung)
+
+
+class Recorded:
+    """See ``recorded``."""
+
+    def __init__(self, strategy: Strategy, archs: Mapping[int, Architecture]) -> None:
+        self._strategy, self._archs = strategy, archs
+        self._next = 0
+
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        trial = self._strategy.ask(self._archs.get(self._next, arch))
+        if trial is not None and trial.id == self._next:
+            self._next += 1
+        return trial
+
+    def tell(self, trial: Trial) -> None:
+        self._strategy.tell(trial)
+
+    @property
+    def paused(self) -> frozenset[int]:
+        return self._strategy.paused
+
+
+def recorded(strategy: Strategy, archs: Mapping[int, Architecture]) -> Strategy:
+    """``strategy`` (fresh) with trial ``i`` given ``archs[i]`` wherever a record has decided it already.
+
+    For a run that goes on after parallel workers: what they told came in an order that a replay need not
+    repeat, so proposals that depend on it are taken from the record. The strategy hears of them as of its
+    own (``Strategy.ask(arch)``), and proposes by itself what the record does not hold.
+    """
+    return Recorded(strategy, archs)

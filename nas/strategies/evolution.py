@@ -1,0 +1,38 @@
+"""Regularised evolution (Real et al., "Regularized evolution for image classifier architecture search",
+AAAI 2019, algorithm 1)."""
+
+from __future__ import annotations
+
+import bisect
+
+import numpy as np
+
+from nas.space import Architecture, SearchSpace
+from nas.strategies.base import FullBudget, Strategy, StrategyConfig, sample_architecture
+from nas.trial import Trial
+
+
+def evolution(space: SearchSpace, config: StrategyConfig) -> Strategy:
+    """Random trials until ``config.population`` have started, then mutations of tournament winners.
+
+    A parent is the best of ``config.tournament`` draws, with replacement, from the ``population`` youngest
+    trials told (ties to the lower id). Age goes by id, not by when a trial was told: what trial i is
+    depends on which trials were told before it, not on their order. Failed trials have no offspring and
+    no place in the population. Without end unless ``config.trials`` is set.
+    """
+    alive: list[Trial] = []  # by id, oldest first
+
+    def propose(i: int) -> Architecture:
+        if i < config.population or not alive:
+            return sample_architecture(space, config.seed, i)
+        rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(i, 0)))
+        drawn = [alive[k] for k in rng.integers(len(alive), size=config.tournament)]
+        parent = max(drawn, key=lambda trial: (trial.score, -trial.id))
+        return space.mutate(parent.arch, rng)
+
+    def observe(trial: Trial) -> None:
+        if trial.score > -np.inf:
+            bisect.insort(alive, trial, key=lambda t: t.id)
+            del alive[: -config.population]
+
+    return FullBudget(space, config, propose, observe=observe)

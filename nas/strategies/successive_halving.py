@@ -1,0 +1,127 @@
+"""Successive halving (Jamieson and Talwalkar, AISTATS 2016) and the engine that Hyperband shares with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nas.space import Architecture, SearchSpace
+from nas.strategies.base import Outstanding, Strategy, StrategyConfig, new_trial, promote, sample_architecture
+from nas.trial import Trial
+
+
+class Rung(NamedTuple):
+    """``trials`` of them trained up to ``budget`` units in all."""
+
+    trials: int
+    budget: int
+
+
+class Bracket(NamedTuple):
+    """One run of successive halving; ``s`` counts its halvings."""
+
+    s: int
+    rungs: tuple[Rung, ...]
+
+
+def most_halvings(max_budget: int, eta: int) -> int:
+    """The largest s with eta**s <= max_budget (Hyperband's s_max), in exact arithmetic."""
+    s = 0
+    while eta ** (s + 1) <= max_budget:
+        s += 1
+    return s
+
+
+def halving(trials: int, s: int, max_budget: int, eta: int) -> Bracket:
+    """``trials`` halved ``s`` times.
+
+    Rung k has floor(trials eta^-k) of them, but at least one, trained to floor(R eta^(k-s)) units in all.
+    """
+    rungs = (Rung(max(1, trials // eta**k), max_budget // eta ** (s - k)) for k in range(s + 1))
+    return Bracket(s, tuple(rungs))
+
+
+def plan(config: StrategyConfig) -> Iterator[Bracket]:
+    """The brackets in the order run: one of ``config.trials``, or ``config.iterations`` of eta^s_max each."""
+    s = most_halvings(config.epochs, config.eta)
+    if config.trials is not None:
+        yield halving(config.trials, s, config.epochs, config.eta)
+        return
+    bracket = halving(config.eta**s, s, config.epochs, config.eta)
+    yield from itertools.repeat(bracket) if config.iterations is None else [bracket] * config.iterations
+
+
+class Halving:
+    """Brackets of successive halving, one after the other.
+
+    A rung is decided when all its trials are told, by ``promote``. While workers would have to wait for
+    that, the next bracket's trials are given out; ids are dealt in the plan's order, so which trial is in
+    which bracket, and who is promoted, does not depend on timing.
+    """
+
+    def __init__(self, space: SearchSpace, config: StrategyConfig, brackets: Iterator[Bracket]) -> None:
+        self._space, self._config = space, config
+        self._slots = (
+            (b, bracket) for b, bracket in enumerate(brackets) for _ in range(bracket.rungs[0].trials)
+        )
+        self._asked = 0
+        self._outstanding = Outstanding()
+        self._open: dict[int, _OpenRung] = {}  # by the bracket's place in the plan
+        self._promoted: list[tuple[int, Trial]] = []  # earlier brackets first, then the better
+
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        if self._promoted:
+            return self._outstanding.add(self._promoted.pop(0)[1])
+        if arch is not None:
+            self._space.validate(arch)
+        slot = next(self._slots, None)
+        if slot is None:
+            return None
+        b, bracket = slot
+        self._open.setdefault(b, _OpenRung(bracket, 0, bracket.rungs[0].trials, []))
+        if arch is None:
+            arch = sample_architecture(self._space, self._config.seed, self._asked)
+        trial = new_trial(self._config, self._asked, arch, bracket.rungs[0].budget, bracket=b, rung=0)
+        self._asked += 1
+        return self._outstanding.add(trial)
+
+    def tell(self, trial: Trial) -> None:
+        self._outstanding.settle(trial)
+        b = trial.bracket
+        assert b is not None
+        bracket, k, expected, told = self._open[b]
+        told.append(trial)
+        if len(told) < expected:
+            return
+        del self._open[b]
+        if k + 1 == len(bracket.rungs):
+            return
+        n, budget = bracket.rungs[k + 1]
+        best = [t.replace(budget=budget, rung=k + 1, status="running") for t in promote(told, n)]
+        if best:
+            self._open[b] = _OpenRung(bracket, k + 1, len(best), [])
+            self._promoted += [(b, t) for t in best]
+            self._promoted.sort(key=lambda promoted: promoted[0])
+
+    @property
+    def paused(self) -> frozenset[int]:
+        undecided = (
+            trial.id
+            for bracket, k, _, told in self._open.values()
+            if k + 1 < len(bracket.rungs)
+            for trial in told
+        )
+        return frozenset(undecided) | {trial.id for _, trial in self._promoted}
+
+
+class _OpenRung(NamedTuple):
+    bracket: Bracket
+    k: int
+    expected: int
+    told: list[Trial]
+
+
+def successive_halving(space: SearchSpace, config: StrategyConfig) -> Strategy:
+    """Many trials for a short time, the best floor(n / eta) of each rung on with eta times the budget."""
+    return Halving(space, config, plan(config))

@@ -1,0 +1,322 @@
+"""What every strategy must do, whatever it searches and however many workers it has."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.space import Categorical, Constraint, Integer, LogUniform, SearchSpace, Uniform, When
+from nas.strategies import STRATEGIES, StrategyConfig, recorded, trial_seed
+from nas.trial import Measurement
+from search_spaces import SPACES
+
+TABLE = SearchSpace(
+    name="table",
+    choices={
+        "depth": Integer(1, 4),
+        "width": Categorical((8, 16, 32)),
+        "skip": Categorical((False, True)),
+        "span": Integer(1, 3),
+    },
+    conditions={"span": When("skip", values=(True,))},
+)  # 48 architectures
+
+TRICKY = SearchSpace(
+    name="tricky",
+    choices={
+        "depth": Integer(1, 3),
+        "width_2": Categorical((8, 16)),
+        "width_3": Categorical((8, 16)),
+        "kind": Categorical(("sgd", "adam", None)),
+        "momentum": Uniform(0.0, 0.99, changes_program=False),
+        "rate": LogUniform(1e-4, 1e-1, changes_program=False),
+        "only": Integer(7, 7),
+    },
+    conditions={
+        "width_2": When("depth", at_least=2),
+        "width_3": (When("depth", at_least=3), When("width_2", values=(16,))),
+        "momentum": When("kind", values=("sgd",)),
+    },
+    constraints=(Constraint("deep networks want a low rate", lambda a: a["depth"] < 3 or a["rate"] < 1e-2),),
+)
+
+TRIALS = 30
+CONFIG = StrategyConfig(seed=1, trials=TRIALS, epochs=9, population=6, startup=8)
+
+
+def table_score(arch):
+    """One best architecture in 48, nothing that deceives."""
+    peak = {"depth": 3, "width": 32, "skip": True, "span": 2}
+    return 0.1 + sum(0.2 * (arch.get(name) == value) for name, value in peak.items()) - 0.01 * arch["depth"]
+
+
+def any_score(arch):
+    """Numbers that any architecture has, without equal ones where a choice is continuous."""
+    numbers = [value for value in arch.values() if isinstance(value, float)]
+    return round(0.5 + 0.1 * math.sin(sum(numbers) * 1000), 6)
+
+
+def outcome(score, fails=lambda trial: False):
+    """From a trial to how it went: accuracies that near ``score`` with every epoch, or a failure."""
+
+    def run(trial):
+        if fails(trial):
+            return trial.replace(status="failed", error="loss is nan")
+        for epoch in range(trial.spent + 1, trial.budget + 1):
+            accuracy = score(trial.arch) * (1 - 0.5**epoch)
+            trial = trial.add(Measurement(epoch, accuracy, 0.0, 0.0, 0.0))
+        return trial.replace(status="completed")
+
+    return run
+
+
+def drive(strategy, run, workers=1, order=0, limit=10_000):
+    """Runs to the end with ``workers`` trials at a time, told in an order drawn from ``order``.
+
+    Returns the calls made: ("ask", answer) and ("tell", trial).
+    """
+    rng = np.random.default_rng(order)
+    outstanding, calls = [], []
+    while len(calls) < limit:
+        while len(outstanding) < workers:
+            trial = strategy.ask()
+            calls.append(("ask", trial))
+            if trial is None:
+                break
+            outstanding.append(trial)
+        if not outstanding:
+            return calls
+        told = run(outstanding.pop(rng.integers(len(outstanding))))
+        strategy.tell(told)
+        calls.append(("tell", told))
+    raise AssertionError("the search does not end")
+
+
+def asked(calls):
+    return [trial for kind, trial in calls if kind == "ask" and trial is not None]
+
+
+def told(calls):
+    return [trial for kind, trial in calls if kind == "tell"]
+
+
+def some_fail(trial):
+    """Every fourth trial from the start, every seventh when it comes back."""
+    return trial.id % 4 == 1 or (trial.spent > 0 and trial.id % 7 == 2)
+
+
+each_strategy = pytest.mark.parametrize("name", STRATEGIES)
+each_space = pytest.mark.parametrize("space", [TABLE, TRICKY], ids=lambda space: space.name)
+
+
+@each_strategy
+@each_space
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_trial_is_well_formed(name, space, workers):
+    calls = drive(STRATEGIES[name](space, CONFIG), outcome(any_score, some_fail), workers)
+    last = {}
+    for trial in asked(calls):
+        space.validate(trial.arch)
+        assert trial.status == "running"
+        assert trial.error is None
+        assert trial.seed == trial_seed(CONFIG.seed, trial.id)
+        assert trial.spent < trial.budget <= CONFIG.epochs
+        if trial.id not in last:
+            assert trial.id == len(last)  # ids count up without a gap
+            assert trial.measurements == ()
+        last[trial.id] = trial
+    assert len(last) == TRIALS
+
+
+@each_strategy
+@each_space
+def test_a_promoted_trial_is_itself_with_more_budget(name, space):
+    calls = drive(STRATEGIES[name](space, CONFIG), outcome(any_score), workers=3)
+    before = {}
+    for kind, trial in calls:
+        if kind == "tell":
+            before[trial.id] = trial
+        elif trial is not None and trial.id in before:
+            earlier = before[trial.id]
+            assert trial.budget > earlier.budget
+            unchanged = {"budget": 0, "rung": 0, "status": "running"}
+            assert trial.replace(**unchanged) == earlier.replace(**unchanged)
+
+
+@each_strategy
+def test_the_whole_budget_is_reached_and_not_passed(name):
+    calls = drive(STRATEGIES[name](TABLE, CONFIG), outcome(table_score))
+    assert max(trial.spent for trial in told(calls)) == CONFIG.epochs
+    reached = [trial for trial in told(calls) if trial.spent == CONFIG.epochs]
+    assert len({trial.id for trial in reached}) == len(reached)
+
+
+@each_strategy
+@each_space
+def test_the_seed_decides_everything(name, space):
+    def run(seed):
+        return drive(
+            STRATEGIES[name](space, dataclasses.replace(CONFIG, seed=seed)),
+            outcome(any_score, some_fail),
+            workers=3,
+        )
+
+    first = run(1)
+    assert run(1) == first
+    assert [trial.arch for trial in asked(run(2))] != [trial.arch for trial in asked(first)]
+
+
+@each_strategy
+@each_space
+@pytest.mark.parametrize("workers", [1, 4])
+def test_replaying_the_calls_gives_the_same_answers(name, space, workers):
+    """At every point of the search, so that it can be picked up there."""
+    calls = drive(STRATEGIES[name](space, CONFIG), outcome(any_score, some_fail), workers)
+    strategy = STRATEGIES[name](space, CONFIG)
+    for kind, trial in calls:
+        if kind == "ask":
+            assert strategy.ask() == trial
+        else:
+            strategy.tell(trial)
+
+
+@each_strategy
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("trials", [TRIALS, 60])
+def test_the_end_is_the_end(name, workers, trials):
+    """None with nothing outstanding, and None ever after; nothing is left paused."""
+    strategy = STRATEGIES[name](TABLE, dataclasses.replace(CONFIG, trials=trials))
+    drive(strategy, outcome(table_score, some_fail), workers)
+    assert strategy.paused == frozenset()
+    assert [strategy.ask() for _ in range(3)] == [None] * 3
+
+
+@each_strategy
+def test_a_failed_trial_never_comes_back(name):
+    calls = drive(STRATEGIES[name](TABLE, CONFIG), outcome(table_score, some_fail), workers=3)
+    over = set()
+    for kind, trial in calls:
+        if kind == "tell" and trial.status == "failed":
+            over.add(trial.id)
+        elif kind == "ask" and trial is not None:
+            assert trial.id not in over
+    assert len(over) >= 7
+
+
+@each_strategy
+def test_a_search_in_which_everything_fails_ends(name):
+    calls = drive(STRATEGIES[name](TABLE, CONFIG), outcome(table_score, lambda trial: True), workers=3)
+    assert [trial.id for trial in asked(calls)] == list(range(TRIALS))
+
+
+@each_strategy
+@pytest.mark.parametrize("workers", [1, 3])
+def test_paused_are_exactly_those_that_come_back_or_wait_for_a_decision(name, workers):
+    """A told trial outside ``paused`` is over: it is not asked for again. Outstanding ones are not in it."""
+    strategy = STRATEGIES[name](TABLE, CONFIG)
+    rng = np.random.default_rng(0)
+    outstanding, over = {}, set()
+    known = set()
+    while True:
+        while len(outstanding) < workers and (trial := strategy.ask()) is not None:
+            assert trial.id not in over
+            outstanding[trial.id] = trial
+            known.add(trial.id)
+        if not outstanding:
+            break
+        i = sorted(outstanding)[rng.integers(len(outstanding))]
+        strategy.tell(outcome(table_score, some_fail)(outstanding.pop(i)))
+        assert strategy.paused <= known - set(outstanding)
+        over |= known - set(outstanding) - strategy.paused
+    assert over == known
+
+
+@each_strategy
+def test_the_planted_optimum_is_found(name):
+    """Trained to the whole budget, and with the best measurement of the run."""
+    best = max(TABLE.enumerate(), key=table_score)
+    config = dataclasses.replace(CONFIG, trials=150, population=10)
+    calls = drive(STRATEGIES[name](TABLE, config), outcome(table_score, lambda trial: trial.id % 10 == 3), 2)
+    winner = max(told(calls), key=lambda trial: trial.score)
+    assert winner.arch == best
+    assert winner.spent == config.epochs
+
+
+@pytest.mark.parametrize("name", ["successive_halving", "hyperband"])
+def test_who_is_promoted_does_not_depend_on_timing(name):
+    def budgets(workers, order):
+        calls = drive(STRATEGIES[name](TABLE, CONFIG), outcome(table_score, some_fail), workers, order)
+        return sorted((trial.id, trial.budget, trial.bracket, trial.rung) for trial in asked(calls))
+
+    alone = budgets(1, 0)
+    assert all(budgets(workers, order) == alone for workers in (2, 5, 40) for order in (1, 2))
+
+
+@each_strategy
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    order=st.integers(0, 1000),
+    workers=st.integers(1, 6),
+    trials=st.integers(1, 25),
+    epochs=st.integers(1, 12),
+    eta=st.integers(2, 4),
+)
+def test_any_setting_ends_with_the_stated_number_of_trials(name, seed, order, workers, trials, epochs, eta):
+    config = StrategyConfig(seed=seed, trials=trials, epochs=epochs, eta=eta, startup=5, population=4)
+    calls = drive(STRATEGIES[name](TRICKY, config), outcome(any_score, some_fail), workers, order)
+    assert {trial.id for trial in asked(calls)} == set(range(trials))
+    for trial in asked(calls):
+        TRICKY.validate(trial.arch)
+
+
+@each_strategy
+def test_unbounded_strategies_go_on_and_planned_ones_end(name):
+    strategy = STRATEGIES[name](TABLE, StrategyConfig(epochs=3))
+    ids, run = set(), outcome(table_score)
+    for _ in range(100):
+        if (trial := strategy.ask()) is None:
+            break
+        ids.add(trial.id)
+        strategy.tell(run(trial))
+    planned = {"grid": 48, "successive_halving": 3, "hyperband": 3 + 2}
+    assert name not in planned or len(ids) == planned[name]
+    assert name in planned or strategy.ask() is not None
+
+
+@pytest.mark.parametrize("name", ["successive_halving", "hyperband"])
+def test_iterations_none_is_without_end(name):
+    strategy = STRATEGIES[name](TABLE, StrategyConfig(epochs=3, iterations=None))
+    brackets = set()
+    for _ in range(100):
+        trial = strategy.ask()
+        assert trial is not None
+        brackets.add(trial.bracket)
+        strategy.tell(outcome(table_score)(trial))
+    assert len(brackets) > 10
+
+
+@each_strategy
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_resumed_run_has_the_recorded_architectures(name, workers):
+    """However the workers finish this time, trial i is what the record says, and is valid beyond it."""
+    run = outcome(any_score, some_fail)
+    calls = drive(STRATEGIES[name](TRICKY, CONFIG), run, workers, order=1)
+    archs = {trial.id: trial.arch for trial in asked(calls)}
+    half = {i: arch for i, arch in archs.items() if i < 15}
+    again = asked(drive(recorded(STRATEGIES[name](TRICKY, CONFIG), half), run, workers, order=2))
+    assert {trial.id: trial.arch for trial in again if trial.id < 15} == half
+    assert {trial.id for trial in again} == set(archs)
+    for trial in again:
+        TRICKY.validate(trial.arch)
+
+
+@each_strategy
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_registered_spaces_are_searched_validly(name, space):
+    config = dataclasses.replace(CONFIG, trials=14)
+    for trial in asked(drive(STRATEGIES[name](space, config), outcome(any_score), workers=2)):
+        space.validate(trial.arch)
