@@ -1,0 +1,249 @@
+"""``load`` and ``load_test``: a set's name and a seed to memory-mapped splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nas.data.cache import Entry, Writer, cache_folder, cached
+from nas.data.dataset import Dataset, Split
+from nas.data.decoding import decode
+from nas.data.embedded import EMBEDDED, read_embedded, version_of
+from nas.data.pixels import chunks_of, pixel_statistics, resize
+from nas.data.splits import stratified
+from nas.data.tfds_sets import locate
+from nas.errors import InputError
+
+_TEST_STREAM, _SUBSET_STREAM, _VALID_STREAM, _OFFICIAL_VALID_STREAM = range(4)
+
+
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    subset: int | None = None,
+    image_size: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Train and validation images of ``name``: an embedded set, or ``set[/config][:version]`` of TFDS.
+
+    The first call decodes the set into the cache (``cache_dir``, else ``NAS_CACHE_DIR``, else
+    ``~/.cache/nas``); later ones, in any process, map it into memory. The splits are stratified by class and
+    depend on the arguments alone:
+
+    * test: the official split. A set without one gives up ``test_fraction`` of its images, drawn by ``seed``,
+      the same whatever the other arguments are.
+    * ``subset``: use only so many of the images left, for train and validation together. Test stays whole.
+    * validation: ``valid_fraction`` of these. Where a set has both a validation and a test split of its own,
+      its validation split is used: all of it, or ``valid_fraction * subset`` images of it.
+
+    ``image_size`` scales the centred square of each image to that many pixels a side; without it images keep
+    their size, which must then be one. ``data_dir`` stands in for ``TFDS_DATA_DIR``.
+
+    Raises ``InputError`` for whatever of this cannot be had: the line names the set and what to do.
+    """
+    request = _Request(name, seed, valid_fraction, test_fraction, subset, image_size)
+    pool, split = _entries(request, data_dir, cache_dir)
+    meta = pool.meta
+    parts = ("train.images", "train.labels", "valid.images", "valid.labels")
+    height, width, channels = meta["image_shape"]
+    return Dataset(
+        name=name,
+        version=meta["version"],
+        train=_split(split, "train"),
+        valid=_split(split, "valid"),
+        num_classes=meta["num_classes"],
+        image_shape=(height, width, channels),
+        mean=_frozen(split.meta["mean"]),
+        std=_frozen(split.meta["std"]),
+        class_names=tuple(meta["class_names"]),
+        split_seed=seed,
+        checksum=f"{zlib.crc32(b''.join(split.crc32[part].to_bytes(4, 'big') for part in parts)):08x}",
+    )
+
+
+def load_test(
+    name: str,
+    *,
+    seed: int = 0,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    subset: int | None = None,
+    image_size: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Split:
+    """The test images that belong to ``load`` with the same arguments. For the final training only."""
+    request = _Request(name, seed, valid_fraction, test_fraction, subset, image_size)
+    pool, split = _entries(request, data_dir, cache_dir)
+    return _split(pool if "test" in pool.meta["sizes"] else split, "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """The arguments that decide which images come back, checked as far as they can be without the set."""
+
+    name: str
+    seed: int
+    valid_fraction: float
+    test_fraction: float
+    subset: int | None
+    image_size: int | None
+
+    def __post_init__(self) -> None:
+        for field in ("valid_fraction", "test_fraction"):
+            value = getattr(self, field)
+            if not 0 < value < 1:
+                raise InputError(f"dataset: {field}={value} is not between 0 and 1 (both excluded)")
+        for field, least in (("seed", 0), ("subset", 1), ("image_size", 1)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise InputError(f"dataset: {field}={value} is not at least {least}")
+
+    def draw(self, stream: int) -> np.random.Generator:
+        """Each purpose has its own stream, so that a smaller subset does not change the test split."""
+        return np.random.default_rng((self.seed, stream))
+
+
+def _entries(
+    request: _Request,
+    data_dir: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> tuple[Entry, Entry]:
+    """The decoded set and its splits, two entries of the cache."""
+    root = cache_folder(cache_dir)
+    version, identity, read = _source(request.name, data_dir)
+    key = f"{request.name.split(':')[0].replace('/', '-')}-{identity}"
+    if request.image_size is not None:
+        key += f"-{request.image_size}px"
+
+    def build_pool(writer: Writer) -> dict[str, Any]:
+        return {"version": version, **read(request.image_size, writer)}
+
+    pool = cached(root / key, build_pool)
+    drawn = f"seed{request.seed}-valid{request.valid_fraction!r}"
+    if "test" not in pool.meta["sizes"]:
+        drawn += f"-test{request.test_fraction!r}"
+    if request.subset is not None:
+        drawn += f"-subset{request.subset}"
+    return pool, cached(root / f"{key}-{drawn}", lambda writer: _draw(request, pool, writer))
+
+
+def _source(
+    name: str, data_dir: str | os.PathLike[str] | None
+) -> tuple[str, str, Callable[[int | None, Writer], dict[str, Any]]]:
+    """Version, what else tells its content apart (both for the cache key), and decoder of a set."""
+    if name in EMBEDDED:
+        version = f"{EMBEDDED[name].package}-{version_of(name)}"
+        return version, version, lambda image_size, writer: _embedded(name, image_size, writer)
+    located = locate(name, data_dir)
+    identity = f"{located.version}-{located.fingerprint}"
+    return located.version, identity, lambda image_size, writer: decode(located, image_size, writer)
+
+
+def _embedded(name: str, image_size: int | None, writer: Writer) -> dict[str, Any]:
+    images, labels = read_embedded(name)
+    if image_size is not None:
+        images = np.stack([resize(image, image_size) for image in images])
+    writer.whole("train.images", images)
+    writer.whole("train.labels", labels)
+    classes = int(labels.max()) + 1
+    return {
+        "image_shape": images.shape[1:],
+        "num_classes": classes,
+        "class_names": [str(label) for label in range(classes)],
+        "sizes": {"train": len(labels)},
+    }
+
+
+def _draw(request: _Request, pool: Entry, writer: Writer) -> dict[str, Any]:
+    """Write the splits of ``pool``; returns the statistics of the training pixels."""
+    sizes = pool.meta["sizes"]
+    labels = np.asarray(pool.array("train.labels"))
+    classes = len(np.unique(labels))
+    left = np.arange(len(labels))  # what train, and validation unless it is official, are drawn from
+    if "test" not in sizes:
+        count = _share(request, "test_fraction", len(left), classes)
+        test, left = stratified(labels, count, request.draw(_TEST_STREAM))
+        _write(writer, "test", pool, "train", test)
+
+    most = len(left) + sizes.get("valid", 0)
+    used = most if request.subset is None else request.subset
+    if used > most:
+        raise InputError(
+            f"dataset: subset={used} is more than the {most} images {request.name} has to search with"
+        )
+    if "valid" in sizes:
+        valid_count = sizes["valid"]
+        if request.subset is not None:
+            valid_count = _share(request, "valid_fraction", used, classes)
+        train_count = used - valid_count
+        if train_count > len(left) or valid_count > sizes["valid"]:
+            raise InputError(
+                f"dataset: subset={used} with valid_fraction={request.valid_fraction} needs {train_count} "
+                f"training and {valid_count} validation images of {request.name}, which has {len(left)} and "
+                f"{sizes['valid']}"
+            )
+        train = _some(labels, left, train_count, request.draw(_SUBSET_STREAM))
+        official = np.asarray(pool.array("valid.labels"))
+        valid = _some(
+            official, np.arange(len(official)), valid_count, request.draw(_OFFICIAL_VALID_STREAM), keep=0
+        )
+        _write(writer, "valid", pool, "valid", valid)
+    else:
+        valid_count = _share(request, "valid_fraction", used, classes)
+        left = _some(labels, left, used, request.draw(_SUBSET_STREAM))
+        valid, train = stratified(labels[left], valid_count, request.draw(_VALID_STREAM))
+        train = left[train]
+        _write(writer, "valid", pool, "train", left[valid])
+    _write(writer, "train", pool, "train", train)
+    mean, std = pixel_statistics(pool.array("train.images"), train)
+    return {"mean": mean, "std": std}
+
+
+def _share(request: _Request, field: str, total: int, classes: int) -> int:
+    """``field`` as a number of the ``total`` images, if both parts can show every class."""
+    fraction = getattr(request, field)
+    count = round(fraction * total)
+    if min(count, total - count) < classes:
+        what = "images" if request.subset is None else f"images (subset={request.subset})"
+        raise InputError(
+            f"dataset: {field}={fraction} splits the {total} {what} of {request.name} into "
+            f"{total - count} and {count}; each part needs at least one for each of the {classes} classes"
+        )
+    return count
+
+
+def _some(
+    labels: np.ndarray, indices: np.ndarray, count: int, rng: np.random.Generator, *, keep: int = 1
+) -> np.ndarray:
+    """``count`` of ``indices``, stratified, at least ``keep`` of each class, in random order."""
+    _, rest = stratified(labels[indices], len(indices) - count, rng, keep=keep)
+    return indices[rest]
+
+
+def _write(writer: Writer, role: str, pool: Entry, source: str, indices: np.ndarray) -> None:
+    """Copy images and labels of the pool's ``source`` split, in the order of ``indices``."""
+    images = pool.array(f"{source}.images")
+    with writer.array(f"{role}.images", (len(indices), *images.shape[1:]), np.uint8) as append:
+        for chunk in chunks_of(images, indices):
+            append(chunk)
+    writer.whole(f"{role}.labels", pool.array(f"{source}.labels")[indices])
+
+
+def _split(entry: Entry, role: str) -> Split:
+    return Split(images=entry.array(f"{role}.images"), labels=entry.array(f"{role}.labels"))
+
+
+def _frozen(values: list[float]) -> np.ndarray:
+    array = np.asarray(values, np.float32)
+    array.flags.writeable = False
+    return array
