@@ -1,0 +1,275 @@
+"""Plots for a report or a paper, drawn from records alone; each function returns a matplotlib figure.
+
+Colours are Okabe and Ito's, which remain apart to colour-blind readers; line and marker styles differ as
+well, so that a plot survives a black-and-white printer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from nas.errors import InputError
+from nas.results.record import Run
+from nas.results.statistics import Attribution, Cost, Curve, anytime, pareto_front
+from nas.results.tables import format_count
+
+DOTS_PER_INCH = 200
+
+_COST_LABELS: Mapping[Cost, str] = {
+    "epochs": "epochs trained in the search",
+    "seconds": "compute of the search (s)",
+    "wall_seconds": "wall-clock time (s)",
+}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.3",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.7,
+    "figure.dpi": DOTS_PER_INCH,
+}
+
+
+class _Look(NamedTuple):
+    color: str
+    line: Any
+    marker: str
+
+
+def _looks() -> Iterator[_Look]:
+    colors = itertools.cycle(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"))
+    lines = itertools.cycle(("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2))))
+    markers = itertools.cycle("osD^vPXp")
+    return map(_Look, colors, lines, markers)
+
+
+def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | None:
+    """Best validation accuracy so far over cost: a line a row of the table, with its 95 % interval over
+    seeds. None where nothing was measured or nothing cost anything.
+
+    Three bands or more on top of each other cannot be read: then each gets a panel, the others in grey.
+    """
+    curves = {label: curve for label, runs in groups.items() if (curve := anytime(runs, cost)) is not None}
+    if not any(curve.cost[-1] for curve in curves.values()):
+        return None
+    looks = dict(zip(curves, _looks(), strict=False))
+    seeds = {curve.n for curve in curves.values()}
+    apart = len(curves) > 2 and max(seeds) > 1
+    with matplotlib.rc_context(_STYLE):
+        if apart:
+            columns = 2 if len(curves) <= 4 else 3
+            rows = -(-len(curves) // columns)
+            figure, panels = _canvas(rows, columns, width=6.6, height=0.6 + 1.9 * rows)
+            shown = [{label: curve} for label, curve in curves.items()]
+        else:
+            figure, panels = _canvas()
+            shown = [curves]
+        for axes, own in zip(panels, shown, strict=False):
+            for label, curve in curves.items():
+                if label not in own:
+                    axes.step(curve.cost, 100 * curve.mean, where="post", color="0.75", linewidth=0.8)
+            for label, (costs, mean, low, high, _) in own.items():
+                look = looks[label]
+                axes.fill_between(
+                    costs, 100 * low, 100 * high, step="post", color=look.color, alpha=0.18, lw=0
+                )
+                axes.step(costs, 100 * mean, where="post", color=look.color, linestyle=look.line, label=label)
+            _anytime_limits(axes, list(curves.values()))
+            _legend(axes)
+        for unused in panels[len(shown) :]:
+            unused.set_visible(False)
+        remark = ""
+        if max(seeds) > 1:
+            over = f"{max(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+            remark = f"\nmean and 95 % interval over {over} seeds"
+        figure.supxlabel(_COST_LABELS[cost] + remark, fontsize=_STYLE["axes.labelsize"])
+        figure.supylabel("best validation accuracy so far (%)", fontsize=_STYLE["axes.labelsize"])
+        return figure
+
+
+def _anytime_limits(axes: Axes, curves: Sequence[Curve]) -> None:
+    axes.set_xlim(0, max(curve.cost[-1] for curve in curves) * 1.02)
+    # The steep rise at the very beginning would flatten what tells the strategies apart later.
+    floor = min(float(curve.mean[len(curve.mean) // 20]) for curve in curves)
+    best = max(float(curve.mean[-1]) for curve in curves)
+    # Intervals may pass 100 %; they are shown up to where the best mean's errors are halved.
+    top = min(max(float(np.fmax(curve.high[-1], curve.mean[-1])) for curve in curves), (1 + best) / 2)
+    means = np.concatenate([curve.mean for curve in curves])
+    _accuracy_axis(axes, 100 * means, 100 * floor, 100 * top)
+
+
+def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
+    """Validation accuracy of every trial over its parameters, with the Pareto front of all of them.
+
+    Trials that did not get the largest budget of their row are drawn hollow. None where no trial has both
+    numbers.
+    """
+    points = {
+        label: [
+            (trial.params, trial.score, trial.spent)
+            for run in runs
+            for trial in run.trials.values()
+            if trial.params and math.isfinite(trial.score)
+        ]
+        for label, runs in groups.items()
+    }
+    points = {label: np.asarray(rows, dtype=float) for label, rows in points.items() if rows}
+    if not points:
+        return None
+    everything = np.concatenate(list(points.values()))
+    params, accuracy = everything[:, 0], 100 * everything[:, 1]
+    with matplotlib.rc_context(_STYLE):
+        figure, (axes,) = _canvas()
+        for (label, rows), look in zip(points.items(), _looks(), strict=False):
+            x, y, full = rows[:, 0], 100 * rows[:, 1], rows[:, 2] == rows[:, 2].max()
+            style = {"s": 20, "marker": look.marker, "edgecolors": look.color, "linewidths": 0.8}
+            axes.scatter(x[full], y[full], color=look.color, label=label, alpha=0.75, **style)
+            axes.scatter(x[~full], y[~full], facecolors="none", alpha=0.45, **style)
+        front = pareto_front(list(params), list(accuracy))
+        axes.step(
+            [*params[front], params.max() * 1.05],
+            [*accuracy[front], accuracy[front[-1]]],
+            where="post",
+            color="black",
+            linewidth=1.2,
+            label="Pareto front",
+            zorder=3,
+        )
+        if any((rows[:, 2] < rows[:, 2].max()).any() for rows in points.values()):
+            axes.scatter([], [], marker="o", facecolors="none", edgecolors="0.4", label="smaller budget")
+        axes.set_xscale("log")
+        narrow = params.max() < 50 * params.min()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _round_count(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _accuracy_axis(axes, accuracy, float(accuracy.min()), float(accuracy.max()))
+        axes.set_xlabel("parameters")
+        axes.set_ylabel("validation accuracy (%)")
+        _legend(axes)
+        return figure
+
+
+def importance_figure(attribution: Attribution, most: int = 15) -> Figure | None:
+    """Bars of the variance that each choice explains, and ticks where chance alone may reach.
+
+    The ``most`` largest are shown. None where no choice varied.
+    """
+    shown = attribution.choices[:most][::-1]
+    if not shown:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure, (axes,) = _canvas(height=1.1 + 0.25 * len(shown))
+        places = np.arange(len(shown))
+        axes.barh(places, [100 * choice.share for choice in shown], height=0.65, color="#0072B2")
+        axes.plot(
+            [100 * choice.chance_share for choice in shown],
+            places,
+            linestyle="none",
+            marker="|",
+            markersize=11,
+            markeredgewidth=1.8,
+            color="#D55E00",
+            label="chance alone stays below this (95 %)",
+        )
+        axes.grid(visible=False, axis="y")
+        axes.set_yticks(places, [choice.choice for choice in shown])
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("variance of validation accuracy explained by the choice alone (%)")
+        _remark(axes, f"{attribution.trials} trials at budget {attribution.budget}")
+        _legend(axes)
+        return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, the same bytes for the same figure.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+    """
+    try:
+        figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    except OSError as error:
+        raise InputError(f"{path}: cannot write ({error.strerror or error})") from error
+
+
+def _canvas(
+    rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 3.7
+) -> tuple[Figure, list[Axes]]:
+    # Not pyplot: it keeps every figure alive and wants a display back end.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+    return figure, panels
+
+
+def _accuracy_axis(axes: Axes, accuracies: np.ndarray, low: float, high: float) -> None:
+    """A y axis from ``low`` to ``high`` per cent for ``accuracies``, spaced as the logarithm of the error.
+
+    99 to 99.5 is as far as 90 to 95: both halve the errors. Where some have no error at all, half of the
+    smallest one is added to every error, for zero has no logarithm.
+    """
+    errors = 100 - accuracies
+    added = float(errors[errors > 0].min(initial=1.0)) / 2 if (errors <= 0).any() else 0.0
+
+    def forward(accuracy: np.ndarray) -> np.ndarray:
+        return -np.log10(np.maximum(100 + added - np.asarray(accuracy, dtype=float), 1e-6))
+
+    def backward(scaled: np.ndarray) -> np.ndarray:
+        return 100 + added - 10.0 ** -np.asarray(scaled, dtype=float)
+
+    scaled_low, scaled_high = forward(np.asarray([low, high]))
+    margin = max(0.06 * (scaled_high - scaled_low), 0.002)
+    bottom, top = backward(np.asarray([scaled_low - margin, scaled_high + margin]))
+    ticks = next(
+        (within for ticks in _ACCURACY_TICKS if len(within := [t for t in ticks if bottom <= t <= top]) <= 9),
+        [],
+    )
+    axes.set_yscale("function", functions=(forward, backward))
+    axes.set_ylim(max(bottom, 0), top)
+    axes.yaxis.set_major_locator(FixedLocator(ticks) if len(ticks) >= 3 else MaxNLocator(6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+_ACCURACY_TICKS = (
+    (*range(0, 60, 10), *range(60, 90, 2), *range(90, 98), 98, 98.5, 99, 99.2, 99.4, 99.6, 99.8, 100),
+    (0, 20, 40, 50, 60, 70, 75, 80, 85, 88, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.3, 99.5, 99.7, 100),
+    (0, 30, 50, 60, 70, 80, 85, 90, 93, 95, 97, 98, 99, 99.5, 100),
+    (0, 50, 80, 90, 95, 98, 99, 99.5, 100),
+)
+
+
+def _legend(axes: Axes) -> None:
+    """Above the axes, where it hides no data."""
+    _, labels = axes.get_legend_handles_labels()
+    fitting = 75 // (8 + max(map(len, labels)))
+    style = {"handlelength": 2.6, "columnspacing": 1.4}
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=min(max(fitting, 1), 4), **style)
+
+
+def _remark(axes: Axes, text: str) -> None:
+    axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", color="0.35", fontsize=8.5)
+
+
+def _round_count(value: float) -> str:
+    """Tick labels: ``20 k``, not ``20.0 k``."""
+    number, _, unit = format_count(value).partition(" ")
+    return f"{float(number):g} {unit}".strip()

@@ -1,0 +1,203 @@
+"""Statistics against numbers worked out by hand, or known from how the data were made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.results.record import Observation, Run
+from nas.results.statistics import (
+    Cost,
+    anytime,
+    incumbent,
+    mean_interval,
+    pareto_front,
+    which_choices_mattered,
+)
+from nas.space import Architecture
+from nas.trial import Measurement, Status, Trial
+
+
+def measured(budget: int, accuracy: float, seconds: float = 1.0) -> Measurement:
+    return Measurement(budget, accuracy, 0.0, 0.0, 0.0, train_seconds=seconds)
+
+
+def run_of(
+    history: Sequence[tuple[int, Measurement]],
+    status: Mapping[int, Status] | None = None,
+    archs: Mapping[int, Architecture] | None = None,
+) -> Run:
+    trials: dict[int, Trial] = {}
+    for index, measurement in history:
+        arch = (archs or {}).get(index, Architecture(depth=index))
+        old = trials.setdefault(index, Trial(index, arch, budget=9, seed=0))
+        trials[index] = old.add(measurement).replace(status=(status or {}).get(index, "completed"))
+    observations = tuple(Observation(i, m, 10.0 * n) for n, (i, m) in enumerate(history, 1))
+    return Run(Path("run"), {}, {}, trials, (), observations, True, 10.0 * len(history), 0.0, 0.0, 0.0)
+
+
+def test_the_t_interval_of_three_values():
+    interval = mean_interval([1.0, 2.0, 3.0])
+    assert interval.mean == 2.0
+    assert interval.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert (interval.high + interval.low) / 2 == pytest.approx(2.0)
+    assert interval.n == 3
+
+
+def test_one_value_has_a_mean_and_no_interval_and_nan_is_left_out():
+    one = mean_interval([0.5, math.nan])
+    assert (one.mean, one.n) == (0.5, 1)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    assert math.isnan(mean_interval([]).mean)
+    assert mean_interval([]).n == 0
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    samples = np.random.default_rng(0).normal(size=(2000, 4))
+    covered = sum(i.low <= 0 <= i.high for i in map(mean_interval, samples))
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_incumbent_over_epochs_seconds_and_wall_time():
+    run = run_of(
+        [
+            (0, measured(1, math.nan)),
+            (0, measured(2, 0.5, seconds=3)),
+            (1, measured(1, 0.9)),  # fails later: its cost counts, its accuracy does not
+            (2, measured(4, 0.4)),
+            (0, measured(3, 0.6)),
+            (2, measured(5, 0.2)),
+        ],
+        status={1: "failed"},
+    )
+    best = [0.5, 0.5, 0.5, 0.6, 0.6]
+    expected: dict[Cost, list[int]] = {
+        "epochs": [2, 3, 7, 8, 9],
+        "seconds": [4, 5, 6, 7, 8],
+        "wall_seconds": [20, 30, 40, 50, 60],
+    }
+    for cost, costs in expected.items():
+        x, y = incumbent(run, cost)
+        assert x.tolist() == costs
+        assert y.tolist() == best
+
+
+def test_the_anytime_curve_averages_seeds_at_equal_cost():
+    a = run_of([(0, measured(1, 0.2)), (0, measured(2, 0.4)), (0, measured(3, 0.4)), (0, measured(4, 0.8))])
+    b = run_of([(0, measured(2, 0.4))])
+    nothing = run_of([(0, measured(1, math.nan))])
+    curve = anytime([a, b, nothing], "epochs", points=3)
+    assert curve is not None
+    assert curve.n == 2
+    assert curve.cost.tolist() == [2, 3, 4]  # from where both have something; b keeps what it ended with
+    assert curve.mean == pytest.approx([0.4, 0.4, 0.6])
+    assert curve.low[:2] == pytest.approx([0.4, 0.4])
+    expected = mean_interval([0.8, 0.4])
+    assert (curve.low[2], curve.high[2]) == pytest.approx((expected.low, expected.high))
+    alone = anytime([a], "epochs")
+    assert alone is not None
+    assert np.isnan(alone.low).all()
+    assert anytime([nothing], "epochs") is None
+    assert anytime([], "epochs") is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1))
+def test_the_pareto_front_is_what_nothing_beats(points):
+    front = pareto_front([cost for cost, _ in points], [value for _, value in points]).tolist()
+    on_front = {points[index] for index in front}
+    for cost, value in points:
+        beaten = any((c <= cost and v >= value) and (c, v) != (cost, value) for c, v in points)
+        assert ((cost, value) in on_front) != beaten
+    assert len(on_front) == len(front)
+    assert [points[index][0] for index in front] == sorted(cost for cost, _ in on_front)
+
+
+def test_the_pareto_front_leaves_unknown_values_out():
+    assert pareto_front([1, math.nan, 2, 3], [0.1, 0.9, math.nan, 0.2]).tolist() == [0, 3]
+
+
+def trials_of(archs: Sequence[Architecture], accuracies: Sequence[float], budget: int = 1) -> list[Trial]:
+    return [
+        Trial(
+            i, arch, budget, seed=0, measurements=tuple(measured(b, accuracy) for b in range(1, budget + 1))
+        )
+        for i, (arch, accuracy) in enumerate(zip(archs, accuracies, strict=True))
+    ]
+
+
+def test_choices_that_made_the_accuracy_are_found_with_their_shares():
+    rng = np.random.default_rng(1)
+    archs = [
+        Architecture(norm=str(rng.choice(["a", "b"])), rate=float(rng.uniform()), other=int(rng.integers(5)))
+        for _ in range(2000)
+    ]
+    accuracies = [0.5 + 0.1 * (arch["norm"] == "b") + 0.1 * arch["rate"] for arch in archs]
+    found = which_choices_mattered(trials_of(archs, accuracies))
+    assert found is not None
+    assert [choice.choice for choice in found.choices] == ["norm", "rate", "other"]
+    norm, rate, other = found.choices
+    # Variances: 0.1 ** 2 / 4 for the coin, 0.1 ** 2 / 12 for the rate, of which quartiles keep 15 / 16.
+    assert norm.share == pytest.approx(0.75, abs=0.03)
+    assert rate.share == pytest.approx(0.25 * 15 / 16, abs=0.03)
+    assert other.share < other.chance_share < 0.01
+
+
+def test_the_share_is_scipys_anova():
+    rng = np.random.default_rng(2)
+    archs = [Architecture(kind=int(kind)) for kind in rng.integers(3, size=30)]
+    accuracies = rng.uniform(size=30)
+    found = which_choices_mattered(trials_of(archs, accuracies.tolist()))
+    assert found is not None
+    by_kind = [[y for arch, y in zip(archs, accuracies, strict=True) if arch["kind"] == k] for k in range(3)]
+    f = scipy.stats.f_oneway(*by_kind).statistic
+    assert found.choices[0].share == pytest.approx(2 * f / (2 * f + 27))
+    critical = scipy.stats.f.ppf(0.95, 2, 27)
+    assert found.choices[0].chance_share == pytest.approx(2 * critical / (2 * critical + 27))
+
+
+def test_a_conditional_choice_gets_no_credit_for_being_active():
+    rng = np.random.default_rng(3)
+    archs = [
+        Architecture(depth=2, width_2=int(rng.choice([8, 16]))) if deep else Architecture(depth=1)
+        for deep in rng.integers(2, size=400)
+    ]
+    found = which_choices_mattered(trials_of(archs, [0.5 + 0.1 * arch["depth"] for arch in archs]))
+    assert found is not None
+    shares = {choice.choice: choice.share for choice in found.choices}
+    assert shares["depth"] == pytest.approx(1.0)
+    assert shares["width_2"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_trials_are_compared_at_the_budget_that_half_of_them_reached():
+    archs = [Architecture(kind=i % 2) for i in range(20)]
+    short = trials_of(archs[:10], [0.1] * 10, budget=1)
+    long = [trial.replace(id=10 + trial.id) for trial in trials_of(archs[10:], [0.8] * 10, budget=9)]
+    long = [
+        trial.replace(measurements=(*trial.measurements[:8], measured(9, 0.8 + 0.1 * trial.arch["kind"])))
+        for trial in long
+    ]
+    found = which_choices_mattered([*short, *long])
+    assert found is not None
+    assert (found.budget, found.trials) == (9, 10)
+    assert found.choices[0].share == pytest.approx(1.0)
+
+
+def test_too_little_to_say_anything():
+    archs = [Architecture(kind=i) for i in range(8)]
+    accuracies = [0.1 * i for i in range(8)]
+    assert which_choices_mattered([]) is None
+    assert which_choices_mattered(trials_of(archs[:7], accuracies[:7])) is None
+    assert which_choices_mattered(trials_of(archs, [0.5] * 8)) is None
+    failed = [trial.replace(status="failed") for trial in trials_of(archs, accuracies)]
+    assert which_choices_mattered(failed) is None
+    fixed = which_choices_mattered(trials_of([Architecture(kind=1)] * 8, accuracies))
+    assert fixed is not None
+    assert fixed.choices == ()
