@@ -1,0 +1,269 @@
+"""Real training as an objective: one measurement an epoch, resumable from checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nas import ops
+from nas.data import Dataset, load, load_test
+from nas.errors import InputError
+from nas.objectives.base import TrialFailed, trial_folder
+from nas.results.record import Final
+from nas.space import Architecture, SearchSpace
+from nas.training.checkpoint import Checkpoints
+from nas.training.hyper import Hyper, hyper_of
+from nas.training.loop import (
+    Data,
+    Training,
+    TrainingConfig,
+    TrainingFailed,
+    on_device,
+    train,
+)
+from nas.training.network import outline
+from nas.training.programs import timed
+from nas.training.stored import use_compilation_cache
+from nas.trial import Measurement, Trial
+
+
+class Size(NamedTuple):
+    """What a network costs whatever its training: parameters, and multiply-adds of one image's forward pass."""
+
+    params: int
+    macs_per_image: int
+
+
+class FinalJob(NamedTuple):
+    """The arguments of `TrainObjective.final`."""
+
+    arch: Architecture
+    seed: int
+    epochs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, split how: the arguments of `nas.data.load`."""
+
+    dataset: str = "mnist5k"
+    """mnist5k, digits, or any TFDS image-classification set by its TFDS name"""
+    split_seed: int = 0
+    """what images go where; independent of --seed, so that searches from several seeds are comparable"""
+    valid_fraction: float = 0.1
+    """share of the training images that validation gets"""
+    test_fraction: float = 0.1
+    """share of all images that test gets, where the set has no test split of its own"""
+    subset: int | None = None
+    """use so many of the training and validation images, drawn evenly over classes"""
+    image_size: int | None = None
+    """resize images to this height and width; needed where a set's sizes vary"""
+    data_dir: str | None = None
+    """folder of prepared TFDS sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets"""
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "name": self.dataset,
+            "seed": self.split_seed,
+            "valid_fraction": self.valid_fraction,
+            "test_fraction": self.test_fraction,
+            "subset": self.subset,
+            "image_size": self.image_size,
+            "data_dir": self.data_dir,
+        }
+
+    def load(self) -> Dataset:
+        return load(**self.arguments())
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """What a worker needs to build a `TrainObjective`: settings, no data; called with the checkpoint folder.
+
+    ``defaults`` are hyperparameters (`Hyper` fields) for what an architecture leaves open, ``overrides``
+    those that hold whatever it says.
+    """
+
+    space: SearchSpace
+    data: DataConfig
+    training: TrainingConfig
+    epochs: int
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, checkpoints: Path | None) -> TrainObjective:
+        return TrainObjective(self, checkpoints)
+
+
+class TrainObjective:
+    """Trains a trial's network, and a chosen one to the end.
+
+    A trial's learning-rate schedule is laid out for ``setup.epochs``; its checkpoints are kept below
+    ``checkpoints`` (None: none are written).
+    """
+
+    def __init__(self, setup: TrainSetup, checkpoints: Path | None) -> None:
+        self.setup, self.checkpoints = setup, checkpoints
+        self.space, self.config = setup.space, setup.training
+        use_compilation_cache()
+        ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
+        self.dataset = setup.data.load()
+
+    @functools.cached_property
+    def train_data(self) -> Data:
+        return self._on_device(self.dataset.train)
+
+    @functools.cached_property
+    def valid_data(self) -> Data:
+        return self._on_device(self.dataset.valid)
+
+    @functools.cached_property
+    def all_data(self) -> Data:
+        """Train and validation images together, with the statistics of train."""
+        return join(self.train_data, self.valid_data)
+
+    def _on_device(self, split: Any) -> Data:
+        return on_device(
+            split, self.dataset.mean, self.dataset.std, self.config.devices or jax.local_device_count()
+        )
+
+    def hyper(self, arch: Architecture) -> Hyper:
+        return hyper_of({**arch, **self.setup.overrides}, **self.setup.defaults)
+
+    def describe(self, trial: Trial) -> Size:
+        return size_of(build(self.space, trial.arch, self.dataset.num_classes), self.dataset.image_shape)
+
+    def __call__(self, trial: Trial) -> Iterator[Measurement]:
+        checkpoints = None
+        if self.checkpoints is not None:
+            checkpoints = Checkpoints(trial_folder(self.checkpoints, trial.id))
+        try:
+            training = self.training(trial.arch, self.train_data, seed=trial.seed, epochs=self.setup.epochs)
+            yield from train(
+                training,
+                self.valid_data,
+                until=trial.budget,
+                checkpoints=checkpoints,
+                measured=trial.measurements,
+            )
+        except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            raise TrialFailed(_reason(error)) from None
+        finally:
+            if checkpoints is not None:
+                checkpoints.close()
+
+    def training(self, arch: Architecture, data: Data, *, seed: int, epochs: int) -> Training:
+        """A network of ``arch`` ready to train; raises TrainingFailed where memory cannot hold it."""
+        network, hyper = build(self.space, arch, self.dataset.num_classes), self.hyper(arch)
+        needed = outline(network, self.dataset.image_shape).training_bytes(hyper.batch_size)
+        free = free_memory()
+        if needed > free:
+            raise TrainingFailed(
+                f"needs about {needed / 2**30:.1f} GiB at batch size {hyper.batch_size}, "
+                f"{free / 2**30:.1f} GiB are free"
+            )
+        return Training(network, hyper, data, self.dataset.num_classes, self.config, seed=seed, epochs=epochs)
+
+    def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
+        """Train ``arch`` to the end and test it; see `final_training`."""
+        training = self.final_training(arch, seed, epochs)
+        while True:
+            try:
+                next(training)
+            except StopIteration as end:
+                return end.value
+
+    def final_training(
+        self,
+        arch: Architecture,
+        seed: int,
+        epochs: int,
+        *,
+        validate: bool = False,
+        checkpoints: Path | None = None,
+        measured: tuple[Measurement, ...] = (),
+    ) -> Generator[Measurement, None, Final]:
+        """Train ``arch`` for ``epochs``, yielding a measurement each, and test it, once, at the end.
+
+        On train and validation images together, or with ``validate`` on train alone, validation being
+        measured every epoch. Goes on behind ``measured`` from the checkpoint in ``checkpoints``. A training
+        that fails returns a `Final` with an ``error``.
+        """
+        dataset = self.dataset
+        size = size_of(build(self.space, arch, dataset.num_classes), dataset.image_shape)
+        final = Final(arch=arch, seed=seed, epochs=epochs, **size._asdict())
+        test = self._on_device(load_test(**self.setup.data.arguments()))
+        keeper = Checkpoints(checkpoints) if checkpoints else None
+        seen = list(measured)
+        try:
+            training = self.training(
+                arch, self.train_data if validate else self.all_data, seed=seed, epochs=epochs
+            )
+            valid = self.valid_data if validate else None
+            for measurement in train(training, valid, until=epochs, checkpoints=keeper, measured=measured):
+                seen.append(measurement)
+                yield measurement
+            tested, test_seconds = timed(lambda: training.evaluate(test))
+        except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            return dataclasses.replace(final, error=_reason(error))
+        finally:
+            if keeper is not None:
+                keeper.close()
+        return dataclasses.replace(
+            final,
+            test_accuracy=tested.accuracy,
+            test_loss=tested.loss,
+            valid_accuracy=seen[-1].valid_accuracy,
+            valid_loss=seen[-1].valid_loss,
+            compile_seconds=sum(m.compile_seconds for m in seen),
+            train_seconds=sum(m.train_seconds for m in seen),
+            evaluate_seconds=sum(m.evaluate_seconds for m in seen) + test_seconds,
+        )
+
+
+def join(a: Data, b: Data) -> Data:
+    """Both splits as one, with the statistics of ``a``."""
+    images = np.concatenate([np.asarray(a.images), np.asarray(b.images)])
+    labels = np.concatenate([np.asarray(a.labels), np.asarray(b.labels)])
+    images, labels = jax.device_put((images, labels), a.images.sharding)
+    return Data(images, labels, a.mean, a.std)
+
+
+def build(space: SearchSpace, arch: Architecture, num_classes: int) -> Any:
+    """The network of ``arch``; TrainingFailed says why where the space cannot build it."""
+    if space.build is None:
+        raise InputError(f"space {space.name}: has no networks to build")
+    return space.build(arch, num_classes)
+
+
+def size_of(network: Any, image_shape: tuple[int, int, int]) -> Size:
+    """Parameters and multiply-adds of ``network`` for one image, from shapes alone."""
+    found = outline(network, image_shape)
+    return Size(found.params, found.macs_per_image)
+
+
+def free_memory() -> int:
+    """Bytes that a training may still take: of the first local accelerator, else of this machine."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _reason(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"out of memory: {line}" if "RESOURCE_EXHAUSTED" in line else line

@@ -1,0 +1,70 @@
+"""Data augmentation: a few numbers an image are drawn on the host, the pixels change on the device.
+
+The draws are numpy's, a pure function of (seed, epoch), so that they are the same on every platform and
+cost no compilation; `nas.ops.gather_augmented` turns them and the uint8 images into one float batch.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+# What each draws for a batch; see `draw`.
+AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour")
+
+MIXUP_ALPHA = 0.2  # Zhang et al. 2018 use 0.1 to 0.4 on ImageNet
+COLOUR_RANGE = 0.2  # brightness, contrast and saturation factors in 1 +- this
+
+
+def crop_pad(size: int) -> int:
+    """Pixels of zero padding for a random crop: 4 at 32, as in He et al. 2015, in proportion elsewhere."""
+    return max(1, round(size / 8))
+
+
+def draw(
+    augmentation: str, rng: np.random.Generator, steps: int, batch: int, image_shape: tuple[int, int, int]
+) -> dict[str, np.ndarray]:
+    """The random numbers of ``steps`` batches, each with leading axes [steps, batch] (mixup: [steps]).
+
+    - crop, flip, cutout: ``shift`` int32 [.., 2], rows and columns, within the padding of `crop_pad`; ``flip``
+      bool, left to right; ``cutout`` int32 [.., 3], top, left and size of a square of half the image, centred
+      anywhere (DeVries and Taylor 2017). All three where there is any, zeros for the others: it is one program
+    - mixup: ``mix`` float32 [steps], the weight of a batch against itself in reverse order
+    - colour: ``colour`` float32 [.., 3], brightness, contrast and saturation factors
+    """
+    height, width, _ = image_shape
+    parts = augmentation.split("+")
+    plan: dict[str, np.ndarray] = {}
+    if {"crop", "flip", "cutout"} & set(parts):
+        plan["shift"] = np.zeros((steps, batch, 2), np.int32)
+        plan["flip"] = np.zeros((steps, batch), bool)
+        plan["cutout"] = np.zeros((steps, batch, 3), np.int32)
+    if "crop" in parts:
+        pads = np.array([crop_pad(height), crop_pad(width)])
+        plan["shift"] += rng.integers(-pads, pads + 1, size=(steps, batch, 2), dtype=np.int32)
+    if "flip" in parts:
+        plan["flip"] |= rng.random((steps, batch)) < 0.5
+    if "cutout" in parts:
+        size = min(height, width) // 2
+        centre = rng.integers(0, (height, width), size=(steps, batch, 2), dtype=np.int32)
+        plan["cutout"] += np.concatenate([centre - size // 2, np.full_like(centre[..., :1], size)], axis=-1)
+    if "mixup" in parts:
+        plan["mix"] = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA, size=steps).astype(np.float32)
+    if "colour" in parts:
+        plan["colour"] = rng.uniform(1 - COLOUR_RANGE, 1 + COLOUR_RANGE, (steps, batch, 3)).astype(np.float32)
+    return plan
+
+
+def adjust_colour(images: Array, factors: Array, mean: Array, std: Array) -> Array:
+    """Brightness, contrast and saturation of normalised ``images`` [B, H, W, C] times ``factors`` [B, 3].
+
+    Contrast is about each image's mean, saturation about each pixel's mean over channels (no effect on
+    one channel); done on pixels in [0, 1] without clipping.
+    """
+    bright, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
+    pixels = (images * std + mean) * bright
+    centre = jnp.mean(pixels, axis=(1, 2, 3), keepdims=True)
+    pixels = centre + (pixels - centre) * contrast
+    grey = jnp.mean(pixels, axis=-1, keepdims=True)
+    return (grey + (pixels - grey) * saturation - mean) / std

@@ -1,0 +1,312 @@
+"""The training loop: one network, its hyperparameters and a data set in; one measurement an epoch out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nas import ops
+from nas.data import Split
+from nas.errors import InputError, one_of
+from nas.training import augment
+from nas.training.checkpoint import Checkpoints
+from nas.training.hyper import Hyper, learning_rates
+from nas.training.network import Noise
+from nas.training.optimiser import Rates
+from nas.training.programs import (
+    FORMULATIONS,
+    Batch,
+    Runner,
+    Shape,
+    State,
+    data_mesh,
+    make_runner,
+    place,
+    timed,
+)
+from nas.trial import Measurement
+
+Tree = Any
+NAN_CHECK_STEPS = 100  # a lost run is noticed within so many steps, and the device seldom waits for the host
+
+
+class TrainingFailed(Exception):
+    """Training cannot go on; the message is the one-line reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How programs are made and run; the same for every trial of a search."""
+
+    dtype: str = "float32"
+    """compute dtype: float32 or bfloat16 (parameters stay float32)"""
+    formulation: str = "auto"
+    """program (one XLA program a step), pieces (one a node, shared between networks), or auto"""
+    clip_norm: float | None = None
+    """scale gradients down to this global norm"""
+    ema_decay: float | None = None
+    """evaluate an exponential moving average of the parameters with this decay a step"""
+    evaluate_batch_size: int = 250
+    """images a step of an evaluation, over all devices"""
+    devices: int = 1
+    """local devices to split every batch over; 0: all there are"""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise one_of("dtype", self.dtype, ("float32", "bfloat16"))
+        if self.formulation not in FORMULATIONS:
+            raise one_of("formulation", self.formulation, FORMULATIONS)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"clip_norm: {self.clip_norm} is not above 0")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise InputError(f"ema_decay: {self.ema_decay} is not between 0 and 1")
+        if self.evaluate_batch_size < 1:
+            raise InputError(f"evaluate_batch_size: {self.evaluate_batch_size} is below 1")
+        if self.devices < 0:
+            raise InputError(f"devices: {self.devices} is below 0")
+
+
+class Data(NamedTuple):
+    """One split on the devices, with what turns its pixels into inputs."""
+
+    images: Array  # uint8 [n, H, W, C]
+    labels: Array  # int32 [n]
+    mean: Array  # float32 [C]
+    std: Array  # float32 [C]
+
+
+def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1) -> Data:
+    """``split`` where training reads it, whole on each device; on CPU the memory map itself if it can be."""
+    mesh = data_mesh(devices)
+    where = NamedSharding(mesh, PartitionSpec()) if mesh else None
+    values = Data(split.images, split.labels, np.asarray(mean), np.asarray(std))  # type: ignore[arg-type]
+    return Data(*(jax.device_put(value, where, may_alias=True) for value in values))
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "dtype", "mesh"))
+def make_batch(
+    data: Data,
+    plan: dict[str, Array],
+    smoothing: Array | float,
+    *,
+    num_classes: int,
+    dtype: str,
+    mesh: Any = None,
+) -> Batch:
+    """The batch that ``plan`` (one step of `augment.draw`, and ``index`` int32 [B]) describes.
+
+    Targets are one-hot, smoothed by Szegedy et al. 2016 (``smoothing`` spread over all classes).
+    """
+    given = (data.images, plan["index"], data.mean, 1 / data.std)
+    if "shift" in plan:
+        images = ops.gather_augmented(*given, plan["shift"], plan["flip"], plan["cutout"])
+    else:
+        images = ops.gather_normalise(*given)
+    if "colour" in plan:
+        images = augment.adjust_colour(images, plan["colour"], data.mean, data.std)
+    labels, target = ops.gather_targets(data.labels, plan["index"], num_classes, smoothing)
+    if "mix" in plan:
+        images, target = (plan["mix"] * a + (1 - plan["mix"]) * a[::-1] for a in (images, target))
+        labels = jnp.where(plan["mix"] < 0.5, labels[::-1], labels)  # of the image that is most to be seen
+    batch = Batch(images.astype(dtype), target, labels)
+    if mesh is None:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+@jax.jit
+def tally(sums: Array, loss: Array, logits: Array, labels: Array) -> Array:
+    """``sums`` float32 [3] (of losses, correct, images) plus those of a training batch."""
+    count = jnp.float32(len(labels))
+    return sums + jnp.stack([loss * count, ops.count_correct(logits, labels), count])
+
+
+@jax.jit
+def tally_padded(sums: Array, logits: Array, batch: Batch, count: Array) -> Array:
+    """``sums`` plus those of an evaluation batch of which the first ``count`` images count."""
+    real = jnp.arange(len(batch.labels)) < count
+    losses = ops.softmax_cross_entropy(logits, batch.target)
+    correct = ops.count_correct(logits, jnp.where(real, batch.labels, -1))
+    return sums + jnp.stack([jnp.sum(jnp.where(real, losses, 0)), correct, count.astype(jnp.float32)])
+
+
+class Averages(NamedTuple):
+    loss: float
+    accuracy: float
+
+
+def averages(sums: Array) -> Averages:
+    loss, correct, count = np.asarray(sums, np.float64).tolist()
+    return Averages(loss / count, correct / count)
+
+
+class Training:
+    """One network in training: `train_epoch` and `evaluate` over a state that can be saved and restored.
+
+    Raises InputError where the sizes cannot be: fewer training images than one batch, a batch that the
+    devices cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        hyper: Hyper,
+        train: Data,
+        num_classes: int,
+        config: TrainingConfig,
+        *,
+        seed: int,
+        epochs: int,
+    ) -> None:
+        devices = config.devices or jax.local_device_count()
+        if devices > jax.local_device_count():
+            raise InputError(f"devices: {devices} is more than the {jax.local_device_count()} local ones")
+        evaluate_batch_size = -(-config.evaluate_batch_size // devices) * devices
+        if hyper.batch_size % devices:
+            raise InputError(f"batch_size: {hyper.batch_size} is not a multiple of devices={devices}")
+        self.steps = len(train.labels) // hyper.batch_size
+        if not self.steps:
+            raise InputError(f"batch_size: {hyper.batch_size} is more than the {len(train.labels)} images")
+        self.hyper, self.train, self.config, self.seed, self.epochs = hyper, train, config, seed, epochs
+        self.num_classes = num_classes
+        self.mesh = data_mesh(devices)
+        self.shape = Shape(
+            image_shape=tuple(train.images.shape[1:]),  # type: ignore[arg-type]
+            num_classes=num_classes,
+            batch_size=hyper.batch_size,
+            evaluate_batch_size=evaluate_batch_size,
+            optimiser=hyper.optimiser,
+            clip=config.clip_norm is not None,
+            ema=config.ema_decay is not None,
+            dtype=config.dtype,
+            devices=devices,
+        )
+        self.runner: Runner = make_runner(network, self.shape, config.formulation)
+        self.state: State = self.runner.init(seed)
+
+    def compile(self) -> None:
+        """Compile all that `train_epoch` and `evaluate` run, on shapes alone; the state stays as it is."""
+        self.runner.compile()
+        plan = self._plan(np.random.default_rng(0), 1)
+        zero = np.float32(0)
+        batch = self._batch(self.train, {name: values[0] for name, values in plan.items()}, zero)
+        padded = self._batch(self.train, {"index": np.zeros(self.shape.evaluate_batch_size, np.int32)}, zero)
+        # Targets stand for logits: they have their shape.
+        sums = tally(self._zero(), zero, batch.target, batch.labels)
+        jax.block_until_ready(tally_padded(sums, padded.target, padded, np.int32(0)))
+
+    def train_epoch(self, epoch: int) -> Averages:
+        """One pass over the training images in an order and with draws that (seed, epoch) fix.
+
+        Returns the averages over the epoch's steps. Raises TrainingFailed when the loss is not finite.
+        """
+        hyper = self.hyper
+        rng = np.random.default_rng((self.seed, epoch))
+        plan = self._plan(rng, self.steps)
+        rates = learning_rates(hyper, epoch=epoch, epochs=self.epochs, steps=self.steps)
+        seeds = rng.integers(0, 2**32, self.steps, np.uint32)
+        numbers = [hyper.dropout, hyper.label_smoothing, hyper.weight_decay]
+        dropout, smoothing, decay = (np.float32(number) for number in numbers)
+        clip = np.float32(self.config.clip_norm or math.inf)
+        ema_decay = np.float32(self.config.ema_decay or 0)
+        sums = self._zero()
+        for k in range(self.steps):
+            batch = self._batch(self.train, {name: values[k] for name, values in plan.items()}, smoothing)
+            step = np.int32(epoch * self.steps + k)
+            self.state, loss, logits = self.runner.step(
+                self.state, batch, Noise(dropout, seeds[k]), Rates(rates[k], decay, clip, step), ema_decay
+            )
+            sums = tally(sums, loss, logits, batch.labels)
+            if (k + 1) % NAN_CHECK_STEPS == 0 or k + 1 == self.steps:
+                total = float(np.asarray(sums)[0])
+                if not math.isfinite(total):
+                    raise TrainingFailed(f"loss is {total} by step {k + 1} of epoch {epoch + 1}")
+        return averages(sums)
+
+    def evaluate(self, data: Data) -> Averages:
+        """Mean loss and accuracy over ``data``, with averaged parameters where they are kept."""
+        variables = dict(self.state.variables)
+        if self.state.ema is not None:
+            variables["params"] = self.state.ema
+        size = self.shape.evaluate_batch_size
+        sums = self._zero()
+        for start in range(0, len(data.labels), size):
+            index = np.arange(start, min(start + size, len(data.labels)), dtype=np.int32)
+            padded = np.pad(index, (0, size - len(index)))
+            batch = self._batch(data, {"index": padded}, np.float32(0))
+            logits = self.runner.predict(variables, batch.images)
+            sums = tally_padded(sums, logits, batch, np.int32(len(index)))
+        return averages(sums)
+
+    def _plan(self, rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
+        size = self.hyper.batch_size
+        order = rng.permutation(len(self.train.labels))[: steps * size]
+        plan = augment.draw(self.hyper.augmentation, rng, steps, size, self.shape.image_shape)
+        return {"index": order.reshape(steps, size).astype(np.int32), **plan}
+
+    def _batch(self, data: Data, plan: dict[str, Any], smoothing: Any) -> Batch:
+        return make_batch(
+            data, plan, smoothing, num_classes=self.num_classes, dtype=self.shape.dtype, mesh=self.mesh
+        )
+
+    def _zero(self) -> Array:
+        return jax.device_put(np.zeros(3, np.float32))
+
+
+def train(
+    training: Training,
+    valid: Data | None,
+    *,
+    until: int,
+    checkpoints: Checkpoints | None = None,
+    measured: tuple[Measurement, ...] = (),
+) -> Iterator[Measurement]:
+    """Train up to epoch ``until``, yielding one measurement an epoch after the last of ``measured``.
+
+    A checkpoint is written behind every epoch; a newest one found there is gone on from, with its
+    measurements, else training begins again from the start, which repeats the same numbers and yields
+    only those not in ``measured``. Without ``valid`` the validation fields are NaN. Raises TrainingFailed.
+    """
+    known = list(measured)
+    _, compile_seconds = timed(training.compile)
+    start = 0
+    found = checkpoints.restore(training.state) if checkpoints else None
+    if found:
+        start, state, meta = found
+        training.state = place(state, training.mesh)
+        saved = [Measurement(**fields) for fields in meta["measurements"]]
+        for measurement in saved[len(known) : until]:
+            known.append(measurement)
+            yield measurement
+    for epoch in range(start, until):
+        result, train_seconds = timed(functools.partial(training.train_epoch, epoch))
+        checked, evaluate_seconds = Averages(math.nan, math.nan), 0.0
+        if valid is not None:
+            checked, evaluate_seconds = timed(functools.partial(training.evaluate, valid))
+        if epoch < len(known):
+            continue
+        measurement = Measurement(
+            budget=epoch + 1,
+            valid_accuracy=checked.accuracy,
+            valid_loss=checked.loss,
+            train_accuracy=result.accuracy,
+            train_loss=result.loss,
+            compile_seconds=compile_seconds,
+            train_seconds=train_seconds,
+            evaluate_seconds=evaluate_seconds,
+        )
+        compile_seconds = 0.0
+        known.append(measurement)
+        if checkpoints:
+            fields = [dataclasses.asdict(m) for m in known]
+            checkpoints.save(epoch + 1, training.state, {"measurements": fields})
+        yield measurement

@@ -1,0 +1,42 @@
+"""Search spaces, one file a family, by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from nas.errors import InputError
+from nas.space import SearchSpace
+from search_spaces import chain, resnet
+
+SPACES: dict[str, SearchSpace] = {space.name: space for space in (chain.SPACE, resnet.SPACE)}
+
+
+def spaces_with(name: str) -> Mapping[str, SearchSpace]:
+    """``SPACES``; where ``name`` is a Python file, with the space that is its ``SPACE`` under that name.
+
+    Raises InputError where the file is not there, does not run, or has no such space.
+    """
+    if not name.endswith(".py"):
+        return SPACES
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"space: no file {name}")
+    module_name = f"space_of_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None  # it ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"space: {name} does not run: {type(error).__name__}: {error}") from error
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        raise InputError(f"space: {name} has no SPACE that is a SearchSpace")
+    return {**SPACES, name: space}

@@ -1,0 +1,87 @@
+"""The ``chain`` space: a convolutional network as a chain of blocks, and how it is trained.
+
+A block is convolution, normalisation, activation. With ``connections="residual"`` its input is added before
+the activation (through a 1x1 convolution where the shape changes: He et al. 2015, option B); with
+``"dense"`` its input is concatenated to its output (Huang et al. 2017). After every ``downsample_every``
+blocks the map shrinks: that block's convolution has the stride ``stride`` and the pooling ``pooling``
+follows it. The head averages the map over at most 4x4 cells and adds ``head_depth`` dense layers before
+the classifier. The training hyperparameters are choices of the same space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.graph import Builder, Graph
+from search_spaces.layers import CellAverage, Concat, Conv, Dense, NormAct, Pool
+
+
+def chain_space(
+    *,
+    max_depth: int = 6,
+    widths: Sequence[int] = (8, 16, 32, 64),
+    kernels: Sequence[int] = (1, 3, 5),
+    name: str = "chain",
+) -> SearchSpace:
+    """The space with other limits than ``chain``'s own."""
+    blocks = range(1, max_depth + 1)
+    choices: dict[str, Choice] = {"depth": Integer(1, max_depth)}
+    choices |= {f"width_{i}": Categorical(tuple(widths)) for i in blocks}
+    choices |= {f"kernel_{i}": Categorical(tuple(kernels)) for i in blocks}
+    choices |= {
+        "stride": Categorical((1, 2)),
+        "pooling": Categorical(("none", "max", "average", "overlapping_max")),
+        "downsample_every": Categorical((1, 2, 3)),
+        "connections": Categorical(("plain", "residual", "dense")),
+        "normalisation": Categorical(("none", "batch", "layer", "local_response")),
+        "activation": Categorical(("relu", "gelu", "silu", "tanh")),
+        "head_depth": Integer(0, 2),
+        "head_width": Categorical((32, 64, 128, 256)),
+        "dropout": Uniform(0.0, 0.5, changes_program=False),
+        "optimiser": Categorical(("nesterov", "adamw")),
+        "learning_rate": LogUniform(1e-3, 1e-1, changes_program=False),
+        "schedule": Categorical(("constant", "linear", "cosine", "step"), changes_program=False),
+        "batch_size": Categorical((32, 64, 128)),
+        "weight_decay": LogUniform(1e-6, 1e-2, changes_program=False),
+        "label_smoothing": Uniform(0.0, 0.2, changes_program=False),
+        "augmentation": Categorical(("none", "crop", "crop+flip", "crop+cutout", "mixup", "colour")),
+    }
+    conditions = {
+        f"{group}_{i}": (When("depth", at_least=i),) for group in ("width", "kernel") for i in blocks[1:]
+    }
+    conditions["head_width"] = (When("head_depth", at_least=1),)
+    return SearchSpace(name=name, choices=choices, conditions=conditions, build=build)
+
+
+def build(arch: Architecture, num_classes: int) -> Graph:
+    """The network of a ``chain`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    b = Builder()
+    x = 0
+    width = 0  # channels of x; 0: the image's
+    for i in range(1, arch["depth"] + 1):
+        last = i % arch["downsample_every"] == 0
+        stride = arch["stride"] if last else 1
+        features = arch[f"width_{i}"]
+        y = b.add(f"conv_{i}", Conv(features, arch[f"kernel_{i}"], stride), x)
+        norm = NormAct(arch["normalisation"], arch["activation"])
+        if arch["connections"] == "residual" and i > 1:
+            same = stride == 1 and width == features
+            shortcut = x if same else b.add(f"shortcut_{i}", Conv(features, 1, stride), x)
+            x, width = b.add(f"norm_{i}", norm, y, shortcut), features
+        elif arch["connections"] == "dense" and i > 1:
+            y = b.add(f"norm_{i}", norm, y)
+            old = x if stride == 1 else b.add(f"shrink_{i}", Pool("average"), x)
+            x, width = b.add(f"concat_{i}", Concat(), old, y), width + features
+        else:
+            x, width = b.add(f"norm_{i}", norm, y), features
+        if last and arch["pooling"] != "none":
+            x = b.add(f"pool_{i}", Pool(arch["pooling"]), x)
+    x = b.add("average", CellAverage(), x)
+    for i in range(1, arch["head_depth"] + 1):
+        x = b.add(f"dense_{i}", Dense(arch["head_width"], arch["activation"]), x)
+    b.add("logits", Dense(num_classes), x)
+    return b.graph()
+
+
+SPACE = chain_space()

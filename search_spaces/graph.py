@@ -1,0 +1,74 @@
+"""Networks as data: a directed graph of Flax modules.
+
+A `Graph` is an ordinary Flax module (`init`, `apply`, parameter counts, tabulate); because its nodes are a
+tuple of hashable values, the same network can also be run node by node. That is what the ``pieces``
+formulation of ``nas.training`` does: equal nodes at equal shapes share one compiled program, across trials.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+from jax import Array
+
+from nas import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A module and where its inputs come from: 0 is the image, i the output of the i-th node (from 1)."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[int, ...]
+
+
+class Graph(nn.Module):
+    """Applies ``nodes`` in order; the last one's output is the network's.
+
+    Every node module is called as ``module(*inputs, train=…)``, with those of ``rates`` that its call names:
+    traced numbers that do not change the program (``dropout``, and the ``seed`` of its mask).
+    """
+
+    nodes: tuple[Node, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, **rates: Any) -> Array:
+        readers = collections.Counter(i for node in self.nodes for i in node.inputs)
+        values: list[tuple[Array, ...]] = []  # of each value, a copy for each reader still to come
+
+        def keep(value: Array) -> None:
+            # Forked, the readers' gradients are summed by one kernel rather than by code XLA has to generate.
+            values.append(ops.fork(value, max(1, readers[len(values)])))
+
+        def take(i: int) -> Array:
+            value, *rest = values[i]
+            values[i] = tuple(rest)
+            return value
+
+        keep(x)
+        for position, node in enumerate(self.nodes):
+            module = node.module.clone(parent=self, name=node.name)
+            used = {name: rates[name] for name in ops.noise_taken(module) if name in rates}
+            if "seed" in used:
+                used["seed"] = ops.node_seed(used["seed"], position)
+            keep(module(*(take(i) for i in node.inputs), train=train, **used))
+        return take(-1)
+
+
+class Builder:
+    """Collects nodes: ``h = b.add("conv_1", Conv(16), h)``; ``b.graph()`` is the network."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+
+    def add(self, name: str, module: nn.Module, *inputs: int) -> int:
+        """Append a node fed by the values numbered ``inputs``; returns the number of its output."""
+        self.nodes.append(Node(name, module, inputs))
+        return len(self.nodes)
+
+    def graph(self) -> Graph:
+        return Graph(tuple(self.nodes))

@@ -1,0 +1,602 @@
+"""Training: the pure step against independent arithmetic, and what a run must repeat to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nas.cache import cache_root
+from nas.data import load
+from nas.errors import InputError
+from nas.space import Architecture
+from nas.training import augment, optimiser
+from nas.training.checkpoint import Checkpoints
+from nas.training.hyper import SCHEDULES, Hyper, hyper_of, learning_rates
+from nas.training.loop import (
+    Data,
+    Training,
+    TrainingConfig,
+    TrainingFailed,
+    make_batch,
+    on_device,
+    tally,
+    tally_padded,
+    train,
+)
+from nas.training.network import Noise, outline
+from nas.training.programs import (
+    Batch,
+    Shape,
+    abstract_arguments,
+    make_runner,
+    step_function,
+)
+from search_spaces import SPACES, chain
+
+ROOT = Path(__file__).parents[2]
+BASE = {
+    "depth": 2,
+    "width_1": 8,
+    "width_2": 16,
+    "kernel_1": 3,
+    "kernel_2": 3,
+    "stride": 1,
+    "pooling": "max",
+    "downsample_every": 1,
+    "connections": "plain",
+    "normalisation": "batch",
+    "activation": "relu",
+    "head_depth": 1,
+    "head_width": 32,
+}
+RATES = optimiser.Rates(np.float32(0.1), np.float32(1e-3), np.float32(math.inf), np.int32(0))
+
+
+def network(**changes):
+    return chain.build(Architecture(BASE | changes), 10)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return load("digits", cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def data_of(dataset, split="train") -> Data:
+    return on_device(getattr(dataset, split), dataset.mean, dataset.std)
+
+
+def batch_of(dataset, size=32, seed=0) -> Batch:
+    index = np.random.default_rng(seed).integers(0, len(dataset.train), size).astype(np.int32)
+    return make_batch(data_of(dataset), {"index": index}, np.float32(0), num_classes=10, dtype="float32")
+
+
+def shape_of(dataset, **changes) -> Shape:
+    return dataclasses.replace(Shape(dataset.image_shape, 10, 32, 64, "nesterov"), **changes)
+
+
+def training_of(dataset, *, net=None, config=None, seed=0, epochs=3, **hyper) -> Training:
+    hyper = Hyper(**({"learning_rate": 0.05, "batch_size": 64} | hyper))
+    return Training(
+        net or network(), hyper, data_of(dataset), 10, config or TrainingConfig(), seed=seed, epochs=epochs
+    )
+
+
+# ------------------------------------------------------------------------------- rates and hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("constant", optax.constant_schedule(0.3)),
+        ("linear", optax.linear_schedule(0.3, 0.0, 40)),
+        ("cosine", optax.cosine_decay_schedule(0.3, 40)),
+        ("step", optax.piecewise_constant_schedule(0.3, {20: 0.1, 30: 0.1})),
+    ],
+)
+def test_schedules_equal_optax(name, reference):
+    hyper = Hyper(learning_rate=0.3, schedule=name)
+    ours = np.concatenate([learning_rates(hyper, epoch=e, epochs=4, steps=10) for e in range(4)])
+    np.testing.assert_allclose(ours, [float(reference(k)) for k in range(40)], rtol=1e-5, atol=1e-8)
+
+
+def test_one_cycle_rises_then_falls_to_zero():
+    rates = learning_rates(Hyper(learning_rate=1.0, schedule="one_cycle"), epoch=0, epochs=1, steps=1000)
+    assert rates[0] == 0
+    assert rates.argmax() == 150
+    assert rates[150] == pytest.approx(1)
+    assert rates[-1] < 0.002
+    assert set(SCHEDULES) == {"constant", "linear", "cosine", "step", "one_cycle"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"optimiser": "sdg"}, "optimiser: 'sdg' is not one of sgd, momentum"),
+        ({"schedule": "cosin"}, "schedule: 'cosin' is not one of"),
+        ({"augmentation": "crop+flop"}, "augmentation: 'flop' is not one of"),
+        ({"batch_size": 0}, "batch_size: 0 is below 1"),
+        ({"dropout": 1.0}, "dropout: 1.0 is not in"),
+        ({"learning_rate": math.nan}, "learning_rate: nan is not"),
+    ],
+)
+def test_a_wrong_hyperparameter_is_named(wrong, says):
+    with pytest.raises(InputError, match=says):
+        Hyper(**wrong)
+
+
+def test_hyperparameters_come_from_the_architecture_first():
+    hyper = hyper_of({"learning_rate": 0.2, "depth": 3}, learning_rate=0.1, batch_size=16)
+    assert (hyper.learning_rate, hyper.batch_size) == (0.2, 16)
+
+
+REFERENCES = {
+    "sgd": optax.identity(),
+    "momentum": optax.trace(0.9),
+    "nesterov": optax.trace(0.9, nesterov=True),
+    "rmsprop": optax.scale_by_rms(0.9),
+    "adam": optax.scale_by_adam(),
+    "adamw": optax.scale_by_adam(),
+    **optimiser.OPTAX,
+}
+
+
+@pytest.mark.parametrize("name", optimiser.OPTIMISERS)
+def test_an_update_equals_optax(name):
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)}
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    decay = optax.add_decayed_weights(1e-2, mask={"kernel": True, "bias": False})
+    coupled = name in ("sgd", "momentum", "nesterov", "rmsprop", "adam")
+    parts = (decay, REFERENCES[name]) if coupled else (REFERENCES[name], decay)
+    reference = optax.chain(*parts, optax.scale(-0.1))
+    theirs, slots = params, reference.init(params)
+    ours, own = params, optimiser.init(name, params)
+    for k in range(4):
+        grads = jax.tree.map(lambda p, k=k: jnp.sin(p + k), params)
+        updates, slots = reference.update(jax.tree.map(lambda g: 0.5 * g, grads), slots, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+        rates = optimiser.Rates(np.float32(0.1), np.float32(1e-2), np.float32(math.inf), np.int32(k))
+        ours, own = optimiser.update(name, ours, grads, own, rates, np.float32(0.5))
+    # optax loses digits in Adam's 1 - b2 ** count, about 1e-5 of an update of 0.1.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), ours, theirs)
+
+
+# --------------------------------------------------------------------------------------------- augmentation
+
+
+def test_draws_are_a_function_of_the_generator_and_within_bounds():
+    def once():
+        return augment.draw(
+            "crop+flip+cutout+mixup+colour",
+            np.random.default_rng(3),
+            steps=50,
+            batch=16,
+            image_shape=(32, 28, 3),
+        )
+
+    first, second = once(), once()
+    assert set(first) == {"shift", "flip", "cutout", "mix", "colour"}
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    assert np.abs(first["shift"]).max(axis=(0, 1)).tolist() == [augment.crop_pad(32), augment.crop_pad(28)]
+    cutout = first["cutout"]
+    assert (cutout[..., 2] == 14).all()
+    assert (cutout[..., :2].min(), cutout[..., 0].max(), cutout[..., 1].max()) == (-7, 31 - 7, 27 - 7)
+    assert 0.4 < first["flip"].mean() < 0.6
+    assert not augment.draw("crop", np.random.default_rng(3), 5, 4, (8, 8, 1))["flip"].any()
+    assert augment.draw("none", np.random.default_rng(3), 5, 4, (8, 8, 1)) == {}
+
+
+def test_batches_equal_numpy(digits):
+    """Pad-crop, flip, cutout, mixup and smoothing of real images, pixel by pixel."""
+    data = data_of(digits)
+    index = np.arange(6, dtype=np.int32)
+    plan = {
+        "index": index,
+        "shift": np.array([[0, 0], [1, 0], [0, -1], [-1, 1], [1, 1], [-1, -1]], np.int32),
+        "flip": np.array([False, True, False, True, False, False]),
+        "cutout": np.array([[0, 0, 0], [1, 2, 4], [-2, -2, 4], [6, 6, 4], [3, 3, 1], [0, 0, 0]], np.int32),
+        "mix": np.float32(0.25),
+    }
+    batch = make_batch(data, plan, np.float32(0.1), num_classes=10, dtype="float32")
+    expected = []
+    for i in index:
+        image = np.zeros((8, 8, 1), np.float32)  # zero padding in pixel space
+        dy, dx = plan["shift"][i]
+        for y in range(8):
+            for x in range(8):
+                if 0 <= y + dy < 8 and 0 <= x + dx < 8:
+                    image[y, x] = digits.train.images[i, y + dy, x + dx] / np.float32(255)
+        if plan["flip"][i]:
+            image = image[:, ::-1]
+        image = (image - digits.mean) / digits.std
+        top, left, size = plan["cutout"][i]
+        image[max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)] = 0
+        expected.append(image)
+    expected = np.stack(expected)
+    target = np.eye(10, dtype=np.float32)[digits.train.labels[:6]] * 0.9 + 0.01
+    np.testing.assert_allclose(batch.images, 0.25 * expected + 0.75 * expected[::-1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(batch.target, 0.25 * target + 0.75 * target[::-1], rtol=1e-5)
+    np.testing.assert_array_equal(batch.labels, digits.train.labels[:6][::-1])
+
+
+def test_colour_factors_of_one_change_nothing_and_contrast_is_about_the_mean():
+    images = jnp.asarray(np.random.default_rng(0).random((2, 4, 4, 3)), jnp.float32)
+    mean, std = jnp.full(3, 0.2), jnp.full(3, 0.5)
+    same = augment.adjust_colour(images, jnp.ones((2, 3)), mean, std)
+    np.testing.assert_allclose(same, images, atol=1e-6)
+    flat = augment.adjust_colour(images, jnp.array([[1.0, 0.0, 1.0]] * 2), mean, std) * std + mean
+    np.testing.assert_allclose(flat, jnp.broadcast_to(flat[:, :1, :1], flat.shape), atol=1e-6)
+    grey = augment.adjust_colour(images, jnp.array([[1.0, 1.0, 0.0]] * 2), mean, std) * std + mean
+    np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ the step
+
+
+def test_a_step_equals_plain_jax(digits):
+    """One update of a network without normalisation or dropout, against the formula written out."""
+    net = network(normalisation="none", pooling="average", head_depth=0)
+    runner = make_runner(net, shape_of(digits), "program")
+    runner.compile()
+    state = runner.init(0)
+    batch = batch_of(digits)
+    params = jax.tree.map(np.array, state.variables["params"])
+
+    def loss(p):
+        x = batch.images
+        for i in (1, 2):
+            kernel = p[f"conv_{i}"]["kernel"]
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + p[f"norm_{i}"]["bias"])
+            x = x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
+        logits = x.reshape(x.shape[0], -1) @ p["logits"]["kernel"] + p["logits"]["bias"]
+        return -jnp.mean(jnp.sum(batch.target * jax.nn.log_softmax(logits), -1))
+
+    value, grads = jax.value_and_grad(loss)(params)
+    state, loss_here, _ = runner.step(state, batch, Noise(np.float32(0), np.uint32(0)), RATES, np.float32(0))
+    assert float(loss_here) == pytest.approx(float(value), rel=1e-5)
+
+    def updated(path, p, g):
+        g = g + 1e-3 * p if p.ndim >= 2 else g
+        return p - 0.1 * (g + 0.9 * g)  # Nesterov's first step from a zero trace
+
+    expected = jax.tree_util.tree_map_with_path(updated, params, grads)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        state.variables["params"],
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"connections": "residual", "stride": 2, "normalisation": "layer", "activation": "gelu"},
+        {"connections": "dense", "normalisation": "local_response", "pooling": "overlapping_max"},
+        {"connections": "residual", "normalisation": "none", "pooling": "none", "activation": "silu"},
+    ],
+)
+def test_program_and_pieces_have_the_same_values(digits, changes):
+    net = network(depth=3, width_3=16, kernel_3=1, **changes)
+    shape = shape_of(digits, clip=True, ema=True)
+    batches = [batch_of(digits, seed=k) for k in range(2)]
+    rates = RATES._replace(clip_norm=np.float32(1.0))
+    results = []
+    for formulation in ("program", "pieces"):
+        runner = make_runner(net, shape, formulation)
+        runner.compile()
+        state = runner.init(7)
+        for k, batch in enumerate(batches):
+            noise = Noise(np.float32(0.3), np.uint32(11 + k))
+            state, losses, logits = runner.step(state, batch, noise, rates, np.float32(0.9))
+        images = jnp.concatenate([batch.images for batch in batches])
+        logits_after = runner.predict(dict(state.variables) | {"params": state.ema}, images)
+        results.append((state.variables, state.ema, losses, logits, logits_after))
+    assert any(leaf.size for leaf in jax.tree.leaves(results[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), results[0], results[1])
+
+
+def test_pieces_of_a_network_that_is_no_graph_are_refused(digits):
+    import flax.linen as nn
+
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            return nn.Dense(10)(x.reshape(x.shape[0], -1))
+
+    with pytest.raises(ValueError, match="Linear is not a graph of modules"):
+        make_runner(Linear(), shape_of(digits), "pieces")
+    runner = make_runner(Linear(), shape_of(digits), "auto")  # an ordinary Flax module trains all the same
+    runner.compile()
+    state, before, _ = runner.step(
+        runner.init(0), batch_of(digits), Noise(np.float32(0), np.uint32(0)), RATES, np.float32(0)
+    )
+    _, after, _ = runner.step(
+        state, batch_of(digits), Noise(np.float32(0), np.uint32(0)), RATES, np.float32(0)
+    )
+    assert float(after) < float(before)
+
+
+@pytest.mark.parametrize("formulation", ["program", "pieces"])
+def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits, formulation):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: (
+            compiled.append(name) if name.endswith("backend_compile_duration") else None
+        )
+    )
+    config = TrainingConfig(formulation=formulation)
+    valid = data_of(digits, "valid")
+
+    def run(**hyper):
+        before = len(compiled)
+        measured = list(train(training_of(digits, config=config, epochs=2, **hyper), valid, until=2))
+        return len(compiled) - before, measured
+
+    first, _ = run(learning_rate=0.02, dropout=0.0, label_smoothing=0.0)
+    second, measured = run(
+        learning_rate=0.05, dropout=0.2, label_smoothing=0.1, weight_decay=1e-3, schedule="linear", seed=5
+    )
+    assert first > 0
+    assert second == 0
+    assert measured[0].compile_seconds < 0.25
+    assert run(batch_size=32)[0] > 0  # the listener does hear of compilations
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_steps_lower_for_accelerators(digits, platform, dtype):
+    for space in SPACES.values():
+        assert space.build is not None
+        net = space.build(space.sample(1), 10)
+        shape = shape_of(digits, dtype=dtype, clip=True, ema=True)
+        arguments = abstract_arguments(net, shape, None)
+        exported = jax.export.export(step_function(net, shape), platforms=[platform], disabled_checks=[])(
+            *arguments
+        )
+        assert exported.platforms == (platform,)
+        assert "custom_call @nas" not in exported.mlir_module()
+
+
+def test_bfloat16_trains(digits):
+    training = training_of(digits, config=TrainingConfig(dtype="bfloat16"), epochs=3)
+    measured = list(train(training, data_of(digits, "valid"), until=3))
+    assert measured[-1].valid_accuracy > 0.8
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(training.state.variables["params"]))
+
+
+# ------------------------------------------------------------------------------------------------ the loop
+
+
+def test_training_learns_and_is_repeatable_to_the_bit(digits):
+    def run():
+        training = training_of(digits, dropout=0.1, augmentation="crop", epochs=3)
+        return [strip(m) for m in train(training, data_of(digits, "valid"), until=3)]
+
+    first = run()
+    assert first == run()
+    assert first[-1].valid_accuracy > 0.6
+    assert [m.budget for m in first] == [1, 2, 3]
+
+
+def strip(measurement):
+    return dataclasses.replace(measurement, compile_seconds=0, train_seconds=0, evaluate_seconds=0)
+
+
+@pytest.mark.parametrize("formulation", ["program", "pieces"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_going_on_from_a_checkpoint_repeats_to_the_bit(digits, tmp_path, formulation, lost):
+    config = TrainingConfig(formulation=formulation, ema_decay=0.9, clip_norm=1.0)
+    valid = data_of(digits, "valid")
+
+    def new():
+        return training_of(
+            digits, config=config, optimiser="adamw", learning_rate=3e-3, dropout=0.2, epochs=4
+        )
+
+    whole = [strip(m) for m in train(new(), valid, until=4)]
+    keeper = Checkpoints(tmp_path / "trial")
+    half = list(train(new(), valid, until=2, checkpoints=keeper))
+    keeper.close()
+    keeper = Checkpoints(tmp_path / ("elsewhere" if lost else "trial"))
+    rest = list(train(new(), valid, until=4, checkpoints=keeper, measured=tuple(half)))
+    keeper.close()
+    assert [strip(m) for m in (*half, *rest)] == whole
+    assert [m.budget for m in rest] == [3, 4]
+    assert keeper.epochs() == [4]
+
+
+def test_a_checkpoint_ahead_of_the_record_gives_its_measurements(digits, tmp_path):
+    valid = data_of(digits, "valid")
+    keeper = Checkpoints(tmp_path)
+    done = list(train(training_of(digits), valid, until=2, checkpoints=keeper))
+    again = list(train(training_of(digits), valid, until=3, checkpoints=keeper, measured=tuple(done[:1])))
+    keeper.close()
+    assert [m.budget for m in again] == [2, 3]
+    assert again[0] == done[1]
+
+
+def test_a_damaged_checkpoint_is_passed_over(digits, tmp_path):
+    keeper = Checkpoints(tmp_path)
+    done = list(train(training_of(digits), data_of(digits, "valid"), until=1, checkpoints=keeper))
+    keeper.close()
+    for path in (tmp_path / "1").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    keeper = Checkpoints(tmp_path)
+    rest = list(
+        train(
+            training_of(digits), data_of(digits, "valid"), until=2, checkpoints=keeper, measured=tuple(done)
+        )
+    )
+    keeper.close()
+    whole = list(train(training_of(digits), data_of(digits, "valid"), until=2))
+    assert [strip(m) for m in rest] == [strip(m) for m in whole[1:]]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(digits):
+    training = training_of(digits, learning_rate=1e8, net=network(normalisation="none"))
+    with pytest.raises(TrainingFailed, match=r"loss is (nan|inf) by step \d+ of epoch 1"):
+        list(train(training, data_of(digits, "valid"), until=1))
+
+
+def test_the_running_average_is_what_is_evaluated(digits):
+    valid = data_of(digits, "valid")
+    training = training_of(digits, config=TrainingConfig(ema_decay=0.999))
+    training.compile()
+    training.train_epoch(0)
+    lagging = training.evaluate(valid)
+    training.state = training.state._replace(ema=training.state.variables["params"])
+    assert training.evaluate(valid).accuracy > lagging.accuracy + 0.2
+
+
+def test_evaluation_counts_every_image_once(digits):
+    valid = data_of(digits, "valid")
+    results = []
+    for size in (7, 1000):
+        training = training_of(digits, config=TrainingConfig(evaluate_batch_size=size))
+        training.compile()
+        results.append(training.evaluate(valid))
+    assert results[0].accuracy == pytest.approx(results[1].accuracy, abs=1e-9)
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
+
+
+def test_tally_leaves_padding_out():
+    logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    labels = jnp.array([0, 0, 0], jnp.int32)
+    batch = Batch(jnp.zeros((3, 1, 1, 1)), jax.nn.one_hot(labels, 2), labels)
+    sums = tally_padded(jnp.ones(3), logits, batch, np.int32(2))
+    losses = [math.log1p(math.exp(-2)), math.log1p(math.exp(1))]
+    np.testing.assert_allclose(sums, [1 + sum(losses), 2, 3], rtol=1e-6)
+    np.testing.assert_allclose(tally(jnp.ones(3), jnp.float32(2), logits, labels), [7, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("hyper", "config", "says"),
+    [
+        ({"batch_size": 100_000}, {}, r"batch_size: 100000 is more than the \d+ images"),
+        ({}, {"devices": 64}, "devices: 64 is more than the 1 local ones"),
+    ],
+)
+def test_sizes_that_cannot_be(digits, hyper, config, says):
+    with pytest.raises(InputError, match=says):
+        training_of(digits, config=TrainingConfig(**config), **hyper)
+
+
+def test_an_outline_is_the_network(digits):
+    net = network(connections="residual")
+    found = outline(net, digits.image_shape)
+    variables = net.lazy_init(jax.random.key(0), jnp.zeros((1, *digits.image_shape)))
+    assert jax.tree.map(jnp.shape, dict(variables)) == jax.tree.map(jnp.shape, found.variables)
+    assert found.params == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert found.macs_per_image == 64 * 9 * 8 + 16 * 9 * 8 * 16 + 16 * 8 * 16 + 64 * 32 + 32 * 10
+    assert found.training_bytes(64) > found.training_bytes(32) > 5 * 4 * found.params
+
+
+STORED = """
+import sys
+import jax, numpy as np
+from nas.data import load
+from nas.space import Architecture
+from nas.training.hyper import Hyper
+from nas.training.loop import Training, TrainingConfig, on_device, train
+from nas.training.stored import use_compilation_cache
+from search_spaces import chain
+use_compilation_cache()
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
+)
+dataset = load("digits")
+data = [on_device(s, dataset.mean, dataset.std) for s in (dataset.train, dataset.valid)]
+network = chain.build(Architecture({arch!r}), 10)
+training = Training(network, Hyper(learning_rate=0.02), data[0], 10, TrainingConfig(), seed=0, epochs=1)
+for m in train(training, data[1], until=1):
+    print(m.train_loss, m.valid_loss, m.valid_accuracy)
+print(len(compiled))
+"""
+
+
+def test_compiled_programs_are_shared_by_processes(tmp_path):
+    """Also where only JAX's cache has them, or a stored one is damaged: always the same numbers."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NAS_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    # the library of native kernels, which takes longer to build than all of this
+    native = cache_root() / "native"
+    if native.is_dir():
+        (tmp_path / "native").symlink_to(native)
+    arch = BASE | {"connections": "residual", "width_2": 8, "pooling": "none"}
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", STORED.format(arch=arch)],
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    *first, compiled = run()
+    *second, again = run()
+    assert second == first
+    assert int(again) == int(compiled) - 2  # the step and the prediction were not so much as looked for
+    stored = list((tmp_path / "programs").iterdir())
+    assert len(stored) == 2
+    for path in stored:
+        path.write_bytes(path.read_bytes()[:1000])
+    assert run()[:-1] == first
+    for path in stored:
+        path.unlink()
+    assert run()[:-1] == first
+    assert run()[:-1] == first
+
+
+PARALLEL = """
+import sys
+import numpy as np, jax
+from nas.data import load
+from nas.training.hyper import Hyper
+from nas.training.loop import Training, TrainingConfig, on_device, train
+from search_spaces import chain
+assert jax.local_device_count() == 8
+dataset = load("digits", cache_dir=sys.argv[1])
+arch = {arch!r}
+for devices in (1, 8):
+    config = TrainingConfig(devices=devices, ema_decay=0.9, clip_norm=1.0)
+    data = [on_device(s, dataset.mean, dataset.std, devices) for s in (dataset.train, dataset.valid)]
+    hyper = Hyper(learning_rate=0.02, dropout=0.1, augmentation="crop+mixup")
+    training = Training(chain.build(arch, 10), hyper, data[0], 10, config, seed=0, epochs=2)
+    for m in train(training, data[1], until=2):
+        print(m.train_loss, m.valid_loss, m.valid_accuracy)
+    leaf = training.state.variables["params"]["conv_2"]["kernel"]
+    assert len(leaf.sharding.device_set) == devices
+"""
+
+
+def test_eight_devices_equal_one_up_to_rounding(tmp_path):
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
+    env["JAX_PLATFORMS"] = "cpu"
+    done = subprocess.run(
+        [sys.executable, "-c", PARALLEL.format(arch=BASE), str(tmp_path)],
+        capture_output=True, text=True, env=env, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    values = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()])
+    assert values.shape == (4, 3)
+    np.testing.assert_allclose(values[2:], values[:2], rtol=2e-2)
