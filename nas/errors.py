@@ -1,6 +1,5 @@
 """The one kind of error that is the user's to mend."""
 
-
 from collections.abc import Iterable
 
 

@@ -91,9 +91,14 @@ def parse(config_type: type, argv: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = [line.strip("│ ") for line in errors.getvalue().splitlines() if line.startswith("│")]
-        message = " ".join(lines[: next((i for i, line in enumerate(lines) if line[:1] == "─"), None)])
-        raise InputError(f"{re.sub(r' [.]$', '', message)} (see --help)") from None
+        # The message stands between the first two rules of a box, drawn as the terminal allows.
+        rows = [re.sub(r"\x1b\[[0-9;]*m|[│|╭╮╰╯]", "", row).strip() for row in errors.getvalue().splitlines()]
+        rules = [i for i, row in enumerate(rows) if row[:2] in ("─ ", "──", "--", "- ")]
+        message = " ".join(rows[rules[0] + 1 : rules[1]] if len(rules) > 1 else rows).strip()
+        message = re.sub(r" [.]$", "", message)
+        # What a dataclass says of its own values is a whole line already.
+        said = re.sub(r"^Error parsing [A-Za-z]\w*: ", "", message)
+        raise InputError(said if said != message else f"{message} (see --help)") from None
 
 
 def gather(config_type: type, argv: list[str]) -> list[str]:

@@ -4,8 +4,8 @@ A block is convolution, normalisation, activation. With ``connections="residual"
 the activation (through a 1x1 convolution where the shape changes: He et al. 2015, option B); with
 ``"dense"`` its input is concatenated to its output (Huang et al. 2017). After every ``downsample_every``
 blocks the map shrinks: that block's convolution has the stride ``stride`` and the pooling ``pooling``
-follows it. The head averages the map over at most 4x4 cells and adds ``head_depth`` dense layers before
-the classifier. The training hyperparameters are choices of the same space.
+follows it. The head averages the map over at most 4x4 cells and adds ``head_depth`` dense layers, normalised and
+activated likewise, before the classifier. The training hyperparameters are choices of the same space.
 """
 
 from __future__ import annotations
@@ -78,8 +78,11 @@ def build(arch: Architecture, num_classes: int) -> Graph:
         if last and arch["pooling"] != "none":
             x = b.add(f"pool_{i}", Pool(arch["pooling"]), x)
     x = b.add("average", CellAverage(), x)
+    # Hidden dense layers are normalised like convolutions: without, large learning rates kill them at once.
+    kind = arch["normalisation"] if arch["normalisation"] in ("batch", "layer") else "none"
     for i in range(1, arch["head_depth"] + 1):
-        x = b.add(f"dense_{i}", Dense(arch["head_width"], arch["activation"]), x)
+        y = b.add(f"dense_{i}", Dense(arch["head_width"], bias=False), x)
+        x = b.add(f"dense_norm_{i}", NormAct(kind, arch["activation"]), y)
     b.add("logits", Dense(num_classes), x)
     return b.graph()
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from nas import ops
 
@@ -143,20 +144,20 @@ class CellAverage(nn.Module):
 
 
 class Dense(nn.Module):
-    """Dropout of the inputs, then a fully connected layer with bias: [B, I] -> [B, features].
+    """Dropout of the inputs, then a fully connected layer: [B, I] -> [B, features].
 
     ``dropout`` is the probability and ``seed`` the uint32 that fixes the mask; both are traced.
     """
 
     features: int
-    activation: str = "identity"
+    bias: bool = True
 
     @nn.compact
     def __call__(
-        self, x: Array, *, train: bool = False, dropout: Array | float = 0.0, seed: Array | int = 0
+        self, x: Array, *, train: bool = False, dropout: ArrayLike = 0.0, seed: ArrayLike = 0
     ) -> Array:
-        kernel = self.param("kernel", he_normal, (x.shape[-1], self.features))
-        bias = self.param("bias", zeros, (self.features,))
+        kernel = self.param("kernel", he_normal, (x.shape[-1], self.features)).astype(x.dtype)
+        bias = self.param("bias", zeros, (self.features,)).astype(x.dtype) if self.bias else None
         if train:
-            x = ops.dropout(x, dropout, seed)
-        return ops.dense(x, kernel.astype(x.dtype), bias.astype(x.dtype), activation=self.activation)
+            x = ops.dropout(x, jnp.asarray(dropout), jnp.asarray(seed))
+        return ops.dense(x, kernel, bias)

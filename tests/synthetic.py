@@ -42,14 +42,18 @@ class Setup:
     raises: dict[int, int] = dataclasses.field(default_factory=dict)  # trial -> the unit that fails
     memory: tuple[int, ...] = ()
     nan: tuple[int, ...] = ()
+    unsaved: dict[int, int] = dataclasses.field(default_factory=dict)  # trial -> the unit that is not kept
     dies: tuple[int, ...] = ()  # the process is killed in the second unit, once
     dies_always: tuple[int, ...] = ()
     everything_fails: bool = False
     cannot_be_built: bool = False
+    dies_when_built: bool = False
 
     def __call__(self, checkpoints: Path) -> Synthetic:
         if self.cannot_be_built:
             raise FileNotFoundError("no such data set")
+        if self.dies_when_built:
+            os.kill(os.getpid(), signal.SIGKILL)
         return Synthetic(self, checkpoints)
 
 
@@ -61,6 +65,16 @@ class Synthetic:
         return 1000 * trial.arch["depth"], 10 * trial.arch["width_1"]
 
     def __call__(self, trial: Trial) -> Iterator[Measurement]:
+        last = trial.spent
+        try:
+            for measurement in self._units(trial):
+                last = measurement.budget
+                yield measurement
+        finally:
+            if self.setup.unsaved.get(trial.id) == last:
+                raise OSError("no space left")
+
+    def _units(self, trial: Trial) -> Iterator[Measurement]:
         setup = self.setup
         folder = trial_folder(self.checkpoints, trial.id)
         unit, state = self._restore(folder, trial)

@@ -113,6 +113,10 @@ class TrainObjective:
         self.setup, self.checkpoints = setup, checkpoints
         self.space, self.config = setup.space, setup.training
         use_compilation_cache()
+        if setup.training.devices > jax.local_device_count():
+            raise InputError(
+                f"devices: {setup.training.devices} is more than the {jax.local_device_count()} local ones"
+            )
         ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
         self.dataset = setup.data.load()
 

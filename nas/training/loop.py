@@ -168,8 +168,6 @@ class Training:
         epochs: int,
     ) -> None:
         devices = config.devices or jax.local_device_count()
-        if devices > jax.local_device_count():
-            raise InputError(f"devices: {devices} is more than the {jax.local_device_count()} local ones")
         evaluate_batch_size = -(-config.evaluate_batch_size // devices) * devices
         if hyper.batch_size % devices:
             raise InputError(f"batch_size: {hyper.batch_size} is not a multiple of devices={devices}")

@@ -74,6 +74,6 @@ def test_sizes_of_a_chain_by_hand():
         "optimiser=adamw,learning_rate=0.001,schedule=cosine,batch_size=32,weight_decay=1e-06,"
         "label_smoothing=0.0,augmentation=none"
     )
-    params = 9 * 8 + 2 * 8 + 25 * 8 * 16 + 2 * 16 + (16 * 16 * 32 + 32) + (32 * 10 + 10)
+    params = 9 * 8 + 2 * 8 + 25 * 8 * 16 + 2 * 16 + (16 * 16 * 32 + 2 * 32) + (32 * 10 + 10)
     macs = 28 * 28 * 9 * 8 + 14 * 14 * 25 * 8 * 16 + 16 * 16 * 32 + 32 * 10
     assert size_of(build(space, arch, 10), (28, 28, 1)) == (params, macs)

@@ -359,6 +359,7 @@ def test_dense(portable):
         (13, 33, 47, True, "tanh"),
         (64, 401, 130, True, "relu"),
         (8, 12, 9, True, "gelu"),
+        (3, 700, 200, True, "relu"),
     ):
         arrays = [
             normal(0, rows, inputs),

@@ -489,7 +489,7 @@ def test_tally_leaves_padding_out():
     ("hyper", "config", "says"),
     [
         ({"batch_size": 100_000}, {}, r"batch_size: 100000 is more than the \d+ images"),
-        ({}, {"devices": 64}, "devices: 64 is more than the 1 local ones"),
+        ({"batch_size": 50}, {"devices": 8}, "batch_size: 50 is not a multiple of devices=8"),
     ],
 )
 def test_sizes_that_cannot_be(digits, hyper, config, says):

@@ -11,8 +11,8 @@ static ffi::Error forward(ffi::ThreadPool threads, Array x, Array w, At at, Out 
 }
 
 static ffi::Error input_gradient(ffi::ThreadPool threads, Array dy, Array w, At at, Out dx) {
-  conv({&threads}, Geometry(at), true, dy.typed_data(), Images(dy), w.typed_data(), w.dimensions()[2], w.dimensions()[3],
-       dx->typed_data(), Images(*dx));
+  conv({&threads}, Geometry(at), true, dy.typed_data(), Images(dy), w.typed_data(), w.dimensions()[2],
+       w.dimensions()[3], dx->typed_data(), Images(*dx));
   return ffi::Error::Success();
 }
 

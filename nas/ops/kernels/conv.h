@@ -20,8 +20,8 @@ inline bool is_pointwise(const Geometry& at) {
   return plain(at.rows) && plain(at.columns) && at.members == 1;
 }
 
-inline void conv_or_dx(const Pool& pool, Geometry at, bool gradient, const float* x, Images in,
-                             const float* w, Index kernel_inputs, Index kernel_outputs, float* y, Images out) {
+inline void conv_or_dx(const Pool& pool, Geometry at, bool gradient, const float* x, Images in, const float* w,
+                       Index kernel_inputs, Index kernel_outputs, float* y, Images out) {
   auto run = [&] {
     const Plan plan = gradient ? gradient_plan(at) : forward_plan(at);
     if (suits_winograd(at, plan, in.count, in.channels, out.channels)) {
@@ -53,7 +53,8 @@ inline void conv(const Pool& pool, const Geometry& at, bool gradient, const floa
   }
 }
 
-inline void conv_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out, float* dw) {
+inline void conv_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
+                    float* dw) {
   if (is_depthwise(at, in.channels, out.channels)) {
     depthwise_dw(pool, at, x, in, dy, out, dw);
   } else if (suits_winograd(at, forward_plan(at), in.count, in.channels, out.channels)) {

@@ -96,7 +96,8 @@ struct Segment {
 };
 
 // The segments of `windows` windows on an axis of `size` pixels; one of all taps where the image is a copy.
-inline std::vector<Segment> segments_of(const std::vector<Tap>& taps, Index windows, Index step, Index size, bool copy) {
+inline std::vector<Segment> segments_of(const std::vector<Tap>& taps, Index windows, Index step, Index size,
+                                        bool copy) {
   if (copy || taps.empty()) return {{0, windows, 0, taps.size()}};
   auto sees = [&](Index window, const Tap& tap) {
     const Index pixel = window * step + tap.offset;
@@ -134,7 +135,8 @@ inline std::vector<Part> parts_of(const Plan& plan, const Images& in, bool copy)
         Part part{&phase, down.first, down.last, across.first, across.last, {}};
         for (std::size_t r = down.first_tap; r < down.last_tap; ++r) {
           for (std::size_t c = across.first_tap; c < across.last_tap; ++c) {
-            part.taps.push_back({phase.down[r].offset, phase.across[c].offset, phase.down[r].index, phase.across[c].index});
+            part.taps.push_back(
+                {phase.down[r].offset, phase.across[c].offset, phase.down[r].index, phase.across[c].index});
           }
         }
         parts.push_back(part);
@@ -292,8 +294,8 @@ inline void pack_panel(const float* w, const Geometry& at, const Phase& phase, b
 
 constexpr Index kCacheFloats = 48 * 1024;  // what a unit of work may pack: a fraction of a second-level cache
 
-inline void correlate(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in,
-                      const float* w, Index kernel_inputs, Index kernel_outputs, float* y, Images out) {
+inline void correlate(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in, const float* w,
+                      Index kernel_inputs, Index kernel_outputs, float* y, Images out) {
   const Index groups = at.groups;
   const Index inputs = in.channels / groups, outputs = out.channels / groups;
   const std::vector<Panel> panels = panels_of(outputs);
@@ -316,8 +318,8 @@ inline void correlate(const Pool& pool, const Plan& plan, const Geometry& at, co
     const Index panel = piece % panels.size(), phase = piece / panels.size() % phase_count;
     const Index group = piece / panels.size() / phase_count % groups;
     const Index member = piece / panels.size() / phase_count / groups;
-    pack_panel(w + member * kernel_floats, at, plan.phases[phase], plan.swapped, inputs, kernel_inputs,
-               kernel_outputs, group, panels[panel],
+    pack_panel(w + member * kernel_floats, at, plan.phases[phase], plan.swapped, inputs, kernel_inputs, kernel_outputs,
+               group, panels[panel],
                weights + (member * groups + group) * packed_floats + starts[phase * panels.size() + panel]);
   };
   if (at.members * groups * packed_floats > 64 * 1024) {
@@ -377,8 +379,7 @@ inline void correlate(const Pool& pool, const Plan& plan, const Geometry& at, co
               results.part(i - first, last - first);
             }
             const float* from = source + (i - first) * plan.in_row_step * row_floats;
-            float* to = y + image * out.image_floats() +
-                        (phase.first_row + i * plan.out_row_step) * out.row_floats() +
+            float* to = y + image * out.image_floats() + (phase.first_row + i * plan.out_row_step) * out.row_floats() +
                         phase.first_column * out.channels + group * outputs + panel.first;
             for (Index t = 0; t < tiles; ++t) {
               const Index pixels = t < wides ? wide : wide - 1;

@@ -12,7 +12,8 @@ inline bool wants_copy(const Plan& plan, const Images& in) {
   const Phase& phase = plan.phases[0];
   if (phase.taps() == 0) return false;
   const Index before = std::max<Index>(0, -phase.across[0].offset);
-  const Index after = std::max<Index>(0, (phase.columns - 1) * plan.in_column_step + phase.across.back().offset + 1 - in.columns);
+  const Index after =
+      std::max<Index>(0, (phase.columns - 1) * plan.in_column_step + phase.across.back().offset + 1 - in.columns);
   return 2 * ceil_div(before + after, plan.in_column_step) > phase.columns;
 }
 
@@ -45,7 +46,7 @@ __attribute__((noinline)) void depthwise_tile(const float* x, Index x_step, cons
 
 // One pixel, in two chains: one alone would wait for each addition.
 template <int W>
-__attribute__((noinline)) void depthwise_pixel(const float* x, const Seen* taps, Index count, float* y) {
+__attribute__((noinline)) void depthwise_pixel(const float* x, Index, const Seen* taps, Index count, float* y, Index) {
   Vector<W> even = {}, odd = {};
   Index tap = 0;
   for (; tap + 2 <= count; tap += 2) {
@@ -56,17 +57,28 @@ __attribute__((noinline)) void depthwise_pixel(const float* x, const Seen* taps,
   store<W>(y, even + odd);
 }
 
-// Output pixels [first, last) of a row, which all see the taps given.
+using DepthwiseFunction = void (*)(const float*, Index, const Seen*, Index, float*, Index);
+
+constexpr Index kMostDepthwise = 8;
+
+template <int W, int... P>
+DepthwiseFunction depthwise_of(Index pixels, std::integer_sequence<int, P...>) {
+  static constexpr DepthwiseFunction table[] = {depthwise_pixel<W>, depthwise_tile<W, P + 2>...};
+  return table[pixels - 1];
+}
+
+// `pixels` output pixels of a row, which all see the taps given, in tiles of nearly the same size.
 template <int W>
 inline void depthwise_row(const float* x, Index x_step, const Seen* taps, Index count, float* y, Index y_step,
                           Index pixels) {
-  auto run = [&](auto wide) {
-    constexpr int P = decltype(wide)::value;
-    for (; pixels >= P; pixels -= P, x += P * x_step, y += P * y_step) depthwise_tile<W, P>(x, x_step, taps, count, y, y_step);
-  };
-  run(std::integral_constant<int, 8>());
-  run(std::integral_constant<int, 4>());
-  for (; pixels > 0; --pixels, x += x_step, y += y_step) depthwise_pixel<W>(x, taps, count, y);
+  const Index tiles = ceil_div(pixels, kMostDepthwise), wide = ceil_div(pixels, tiles);
+  const auto others = std::make_integer_sequence<int, kMostDepthwise - 1>();
+  for (Index tile = 0; tile < tiles; ++tile) {
+    const Index size = tile < pixels - (wide - 1) * tiles ? wide : wide - 1;
+    depthwise_of<W>(size, others)(x, x_step, taps, count, y, y_step);
+    x += size * x_step;
+    y += size * y_step;
+  }
 }
 
 inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in, const float* w,
@@ -109,7 +121,8 @@ inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, co
         seen_by(part, taps, channel);
         for (Index i = begin; i < end; ++i) {
           const float* from = origin + i * plan.in_row_step * row_floats + part.first_column * x_step + channel;
-          float* to = y + image * out.image_floats() + (part.phase->first_row + i * plan.out_row_step) * out.row_floats() +
+          float* to = y + image * out.image_floats() +
+                      (part.phase->first_row + i * plan.out_row_step) * out.row_floats() +
                       part.phase->first_column * channels + part.first_column * y_step + channel;
           depthwise_row<width()>(from, x_step, taps.data(), taps.size(), to, y_step, count);
         }
@@ -194,17 +207,22 @@ inline void depthwise_dw(const Pool& pool, const Geometry& at, const float* x, I
                 float* sums = part + r * phase.across.size() * lanes + c * lanes;
                 channel_blocks(channels, [&](auto width, Index channel) {
                   auto add = [&](auto together) {
-                    depthwise_outer<width(), together()>(
-                        from + channel, plan.in_row_step * row_floats, plan.in_column_step * channels, tap_step,
-                        given + channel, out.row_floats(), channels, rows, across.last - across.first,
-                        sums + ceil_div(channel, width()) * taps * width());
+                    depthwise_outer<width(), together()>(from + channel, plan.in_row_step * row_floats,
+                                                         plan.in_column_step * channels, tap_step, given + channel,
+                                                         out.row_floats(), channels, rows, across.last - across.first,
+                                                         sums + ceil_div(channel, width()) * taps * width());
                   };
                   switch (across.last_tap - c) {
-                    case 1: return add(std::integral_constant<int, 1>());
-                    case 2: return add(std::integral_constant<int, 2>());
-                    case 3: return add(std::integral_constant<int, 3>());
-                    case 4: return add(std::integral_constant<int, 4>());
-                    default: return add(std::integral_constant<int, 5>());
+                    case 1:
+                      return add(std::integral_constant<int, 1>());
+                    case 2:
+                      return add(std::integral_constant<int, 2>());
+                    case 3:
+                      return add(std::integral_constant<int, 3>());
+                    case 4:
+                      return add(std::integral_constant<int, 4>());
+                    default:
+                      return add(std::integral_constant<int, 5>());
                   }
                 });
               }

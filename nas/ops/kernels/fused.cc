@@ -948,8 +948,8 @@ void pack(const Matrix& a, int64_t panel, int64_t lines, int64_t depth, float* o
   const int64_t first = panel * step, n = std::min<int64_t>(step, lines - first);
   if (n < step) std::fill(out, out + depth * step, 0.0f);
   const float* from = a.data + first * a.rows;
-  if (a.rows == 1) {
-    for (int64_t k = 0; k < depth; ++k) std::memcpy(out + k * step, from + k * a.columns, n * sizeof(float));
+  if (a.rows == 1 && n == step) {
+    for (int64_t k = 0; k < depth; ++k) std::memcpy(out + k * step, from + k * a.columns, step * sizeof(float));
     return;
   }
   for (int64_t start = 0; start < depth; start += 16) {  // a few cache lines of the output at a time
@@ -976,14 +976,14 @@ inline void tile(const float* a, const float* b, int64_t depth, Vec (&sums)[MR][
   }
 }
 
-// c [m, n] = a [m, depth] b [depth, n] (+ bias [n])
+// c [m, n] = a [m, depth] b [depth, n] (+ bias [n]), for matrices that fit the cache
 void multiply(const nas::Pool& pool, int64_t m, int64_t n, int64_t depth, Matrix a, Matrix b, const float* bias,
               float* c) {
   const int64_t down = (m + MR - 1) / MR, across = (n + NR - 1) / NR;
   Scratch scratch((down * MR + across * NR) * depth * sizeof(float));
   float *left = scratch.as<float>(), *right = left + down * MR * depth;
   const Matrix turned{b.data, b.columns, b.rows};
-  const int64_t heavy = m * n * depth > (1 << 19);
+  const bool heavy = m * n * depth > (1 << 19);
   const int64_t packs = heavy ? std::min<int64_t>(16, down + across) : 1;
   on_threads(pool, packs, [&](int64_t task) {
     for (int64_t p = task * (down + across) / packs; p < (task + 1) * (down + across) / packs; ++p) {

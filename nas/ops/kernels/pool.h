@@ -32,7 +32,7 @@ inline void store(int32_t* to, Integers<W> value) {
 
 template <typename V>
 inline V larger(V best, V value) {  // NaN wins, as in XLA
-  return (value > best) | (value != value) ? value : best;
+  return ((value > best) | (value != value)) ? value : best;
 }
 
 // Stretches of windows whose floats lie as far apart in the image as in the result.
@@ -98,7 +98,8 @@ inline void first_maxima(const Geometry& at, const float* x, Images in, Images o
   fill_floats(line, kLowest, shape.floats);
   Index ready = 0;  // rows of the image seen so far
   for (Index i = 0; i < out.rows; ++i) {
-    const Index begin = i * rows.stride - rows.before + rows.first(i), end = i * rows.stride - rows.before + rows.last(i);
+    const Index begin = i * rows.stride - rows.before + rows.first(i),
+                end = i * rows.stride - rows.before + rows.last(i);
     for (Index row = std::max(ready, begin); row < end; ++row) {
       copy_floats(line + shape.edge, x + row * shape.width, shape.width);
       float* best_to = bests + row % rows.taps * result;
@@ -129,7 +130,8 @@ inline void first_maxima(const Geometry& at, const float* x, Images in, Images o
     Index count = 0;
     for (Index row = begin; row < end; ++row, ++count) {
       const Index slot = row % rows.taps * result;
-      seen_rows[count] = {bests + slot, best_taps + slot, static_cast<int32_t>((row + rows.before - i * rows.stride) * across)};
+      seen_rows[count] = {bests + slot, best_taps + slot,
+                          static_cast<int32_t>((row + rows.before - i * rows.stride) * across)};
     }
     for_floats(result, [&](auto width, Index f) {
       auto best = load<width()>(seen_rows[0].best + f);
@@ -158,7 +160,8 @@ inline void with_maxima(const Pool& pool, const Geometry& at, const float* x, Im
 // Calls body(width, part, to, from) for vectors of the output floats of each part of a plan, and the input floats at
 // their windows' origins.
 template <typename Body>
-inline void each_vector(const Plan& plan, const std::vector<Part>& parts, const Images& in, const Images& out, const Body& body) {
+inline void each_vector(const Plan& plan, const std::vector<Part>& parts, const Images& in, const Images& out,
+                        const Body& body) {
   for (const Part& part : parts) {
     const bool joined = plan.in_column_step == 1 && plan.out_column_step == 1;
     const Index pixels = part.last_column - part.first_column;

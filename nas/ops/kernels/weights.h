@@ -87,7 +87,7 @@ struct Chunks {
 
 // dw [members * kh, kw, C / groups, O] from x [.., H, W, C] and dy [.., H', W', O].
 inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
-                    float* dw) {
+                      float* dw) {
   const Index groups = at.groups;
   const Index inputs = in.channels / groups, outputs = out.channels / groups;
   const Plan plan = forward_plan(at);
@@ -159,8 +159,11 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
         }
         const Index x_floats = count * std::min(in.image_floats(), rows * at.rows.stride * in.row_floats());
         const Index dy_floats = count * rows * out.row_floats();
-        const Ahead<false> next_x(x, in.floats(), x + image * in.image_floats() + first * at.rows.stride * in.row_floats() + x_floats, x_floats);
-        const Ahead<false> next_dy(dy, out.floats(), dy + image * out.image_floats() + first * out.row_floats() + dy_floats, dy_floats);
+        const Ahead<false> next_x(x, in.floats(),
+                                  x + image * in.image_floats() + first * at.rows.stride * in.row_floats() + x_floats,
+                                  x_floats);
+        const Ahead<false> next_dy(dy, out.floats(),
+                                   dy + image * out.image_floats() + first * out.row_floats() + dy_floats, dy_floats);
         for (auto at_panel = first_panel; at_panel != last_panel; ++at_panel) {
           const Panel& panel = *at_panel;
           const Index tiles = ceil_div(length, most_taps_of(panel));
@@ -192,7 +195,8 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
     const Index member = row / (taps * inputs);
     for (Index group = 0; group < groups; ++group) {
       float* to = dw + row * out.channels + group * outputs;
-      const float* from = parts + (member * groups + group) * chunks * part_floats + row % (taps * inputs) * padded_outputs;
+      const float* from =
+          parts + (member * groups + group) * chunks * part_floats + row % (taps * inputs) * padded_outputs;
       copy_floats(to, from, outputs);
       for (Index chunk = 1; chunk < chunks; ++chunk) {
         from += part_floats;

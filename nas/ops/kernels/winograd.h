@@ -27,10 +27,10 @@ inline bool suits_winograd(const Geometry& at, const Plan& plan, Index images, I
 
 // Tiles of 2x2 outputs, in blocks that a unit of work transforms, multiplies and transforms back.
 struct Tiles {
-  Index rows, columns;   // of tiles in an image
-  Index band;            // rows of tiles in a block
-  Index bands, images;   // blocks in an image; images in a block
-  Index most;            // tiles in a block
+  Index rows, columns;  // of tiles in an image
+  Index band;           // rows of tiles in a block
+  Index bands, images;  // blocks in an image; images in a block
+  Index most;           // tiles in a block
   Tiles(Index out_rows, Index out_columns, Index wanted)
       : rows(ceil_div(out_rows, 2)),
         columns(ceil_div(out_columns, 2)),
@@ -234,8 +234,10 @@ inline void winograd(const Pool& pool, const Plan& plan, const Geometry& at, con
     const Index member = piece / panels.size();
     const Panel& panel = panels[piece % panels.size()];
     float* packed = scratch(kPacked, 9 * inputs * panel.floats());
-    pack_panel(w + member * kernel_floats, at, phase, plan.swapped, inputs, kernel_inputs, kernel_outputs, 0, panel, packed);
-    kernel_transform(packed, inputs * panel.floats(), weights + member * packed_floats + kPoints * inputs * panel.first);
+    pack_panel(w + member * kernel_floats, at, phase, plan.swapped, inputs, kernel_inputs, kernel_outputs, 0, panel,
+               packed);
+    kernel_transform(packed, inputs * panel.floats(),
+                     weights + member * packed_floats + kPoints * inputs * panel.first);
   });
 
   const Tiles tiles(phase.rows, phase.columns, 48);
@@ -259,7 +261,8 @@ inline void winograd(const Pool& pool, const Plan& plan, const Geometry& at, con
       next_inputs.part(point, kPoints);
       results.part(point, kPoints);
       for (const Panel& panel : panels) {
-        const float* weight = weights + member * packed_floats + kPoints * inputs * panel.first + point * inputs * panel.floats();
+        const float* weight =
+            weights + member * packed_floats + kPoints * inputs * panel.first + point * inputs * panel.floats();
         const Index pieces = ceil_div(used, panel.pixels());
         const Index wide = ceil_div(used, pieces), wides = used - (wide - 1) * pieces;
         const float* from = transformed + point * in_point;
@@ -304,10 +307,12 @@ inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, Im
   const Tiles tiles(phase.rows, phase.columns, std::clamp<Index>(64 * 1024 / (inputs + padded), 32, 128));
 
   parallel(pool, at.members * chunks * split.panels, [&](Index unit) {
-    const Index share = unit % split.panels, chunk = unit / split.panels % chunks, member = unit / split.panels / chunks;
+    const Index share = unit % split.panels, chunk = unit / split.panels % chunks,
+                member = unit / split.panels / chunks;
     const auto first_panel = panels.begin() + share * panels.size() / split.panels;
     const auto last_panel = panels.begin() + (share + 1) * panels.size() / split.panels;
-    const Index first_channel = first_panel->first, mine = (last_panel - 1)->first + (last_panel - 1)->channels() - first_channel;
+    const Index first_channel = first_panel->first,
+                mine = (last_panel - 1)->first + (last_panel - 1)->channels() - first_channel;
     const Index end = member * images + images * (chunk + 1) / chunks;
     const Index in_point = tiles.point(inputs), out_point = tiles.point(padded);
     float* transformed = scratch(kPacked2, kPoints * (in_point + out_point));
@@ -347,8 +352,8 @@ inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, Im
             float* sums = part + point * inputs * padded + panel.first;
             for (Index piece = 0; piece < pieces; ++piece) {
               const Index adjacent = piece < wides ? wide : wide - 1;
-              outer_function(panel, adjacent)(from, {0, 0, inputs}, given + point * out_point + panel.first, {0, 0, padded}, 1,
-                                              1, used, sums, padded, fresh);
+              outer_function(panel, adjacent)(from, {0, 0, inputs}, given + point * out_point + panel.first,
+                                              {0, 0, padded}, 1, 1, used, sums, padded, fresh);
               from += adjacent;
               sums += adjacent * padded;
             }

@@ -1,0 +1,276 @@
+"""What both engines share: a run's ledger, the way back into a recorded run, and the checks on an objective."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError
+from nas.objectives.base import Objective, TrialFailed, trial_folder
+from nas.results.record import TRIALS, Observation, Record
+from nas.strategies.base import Strategy, recorded
+from nas.trial import Trial
+
+HOPELESS = 100
+"""So many failures in a row, with no measurement between them, end a search: it may have no other end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """A trial was proposed, or promoted to the larger ``trial.budget``."""
+
+    trial: Trial
+    replayed: bool = False
+    """Whether this is told from the record of a resumed run rather than happening now."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """``trial.measurements[-1]`` is new."""
+
+    trial: Trial
+    replayed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A trial is over: ``trial.status`` is completed, stopped or failed."""
+
+    trial: Trial
+    replayed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetSpent:
+    """The search ends here because ``total_epochs`` are spent."""
+
+    total_epochs: int
+
+
+Event = Started | Measured | Ended | BudgetSpent
+Listener = Callable[[Event], None]
+
+
+class Ledger:
+    """The record of a search and all that must keep step with it: budget, listeners, checkpoints.
+
+    Args:
+        record: made or resumed by the caller; the only writer of its folder.
+        epochs: R, the units after which a trial is completed; one that ends with less was stopped.
+        total_epochs: the units that all trials together may spend; None for no limit.
+        on_event: hears of everything that happens, and of everything recorded before a resumption.
+
+    Every method that writes raises `InputError` where the record cannot be written.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        epochs: int,
+        total_epochs: int | None = None,
+        on_event: Listener | None = None,
+    ) -> None:
+        if total_epochs is not None and total_epochs < 1:
+            raise InputError(f"search: total_epochs={total_epochs} is less than 1")
+        self._record = record
+        self._epochs, self._total_epochs = epochs, total_epochs
+        self._tell = on_event or (lambda event: None)
+        self._running = {trial.id for trial in record.trials.values() if trial.status == "running"}
+        self._spent = sum(trial.spent for trial in record.trials.values())
+        self._failures = 0
+
+    @property
+    def trials(self) -> Mapping[int, Trial]:
+        """Every trial of the run as recorded."""
+        return self._record.trials
+
+    @property
+    def history(self) -> tuple[Observation, ...]:
+        """Every measurement of the run in the order recorded."""
+        return self._record.run().history
+
+    @property
+    def running(self) -> frozenset[int]:
+        """Ids of the trials that have not ended."""
+        return frozenset(self._running)
+
+    @property
+    def full(self) -> bool:
+        """Whether the search's whole budget is spent."""
+        return self._total_epochs is not None and self._spent >= self._total_epochs
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that `trial_folder` divides among trials."""
+        return self._record.folder / "checkpoints"
+
+    def start(self, trial: Trial) -> None:
+        """A trial begins, or goes on to the larger ``trial.budget``; nothing where that is recorded."""
+        known = self.trials.get(trial.id)
+        self._record.start(trial)
+        if known is None or trial.budget > known.budget:
+            self._running.add(trial.id)
+            self._tell(Started(self.trials[trial.id]))
+
+    def measure(self, trial: Trial) -> None:
+        """``trial`` has a new measurement, its last."""
+        before = self.trials[trial.id].spent
+        measurement = trial.measurements[-1]
+        self._record.measure(trial.id, measurement, params=trial.params, macs_per_image=trial.macs_per_image)
+        self._spent += measurement.budget - before
+        self._failures = 0
+        self._tell(Measured(self.trials[trial.id]))
+
+    def fail(self, trial_id: int, failure: TrialFailed) -> None:
+        """The trial is over, with a reason; the search is, too, where nothing but failures came lately.
+
+        Raises:
+            InputError: this was the last of ``HOPELESS`` failures in a row.
+        """
+        seconds = {
+            name: getattr(failure, name) for name in ("compile_seconds", "train_seconds", "evaluate_seconds")
+        }
+        self._end(trial_id, "failed", one_line(str(failure)), **seconds)
+        self._failures += 1
+        if self._failures == HOPELESS:
+            raise InputError(
+                f"search: {HOPELESS} trials failed in a row, the last with: {one_line(str(failure))}"
+            )
+
+    def settle(self, ids: Iterable[int]) -> None:
+        """These trials go on no more, if they have not ended already."""
+        for trial_id in sorted(self._running.intersection(ids)):
+            spent = self.trials[trial_id].spent
+            self._end(trial_id, "completed" if spent >= self._epochs else "stopped")
+
+    def close(self) -> None:
+        """The search is over: so is every trial; checkpoints are of no more use."""
+        if self.full and self._total_epochs is not None:
+            self._tell(BudgetSpent(self._total_epochs))
+        self.settle(self.running)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def replay(self, strategy: Strategy) -> deque[Trial]:
+        """Put the fresh ``strategy`` where the record leaves off; nothing is computed.
+
+        The strategy is asked and told in the recorded order and given the recorded architectures, so
+        that it knows what it knew, also where parallel workers made the order. Trials that the strategy
+        had dropped, but whose end was not written any more, are ended.
+
+        Returns:
+            The trials asked but not told, with their measurements, in the order asked: what was under way.
+
+        Raises:
+            InputError: the strategy does not propose the trials that are in the record.
+        """
+        strategy = recorded(strategy, {trial.id: trial.arch for trial in self.trials.values()})
+        asked: dict[int, Trial] = {}
+        for event in _recorded_events(self._record):
+            trial_id = event["id"]
+            final = self.trials[trial_id]
+            if event["event"] in ("trial", "promotion"):
+                while trial_id not in asked or asked[trial_id].budget < event["budget"]:
+                    trial = strategy.ask()
+                    if trial is None:
+                        raise InputError(
+                            f"{self._record.folder}: the strategy no longer proposes trial {trial_id} with budget "
+                            f"{event['budget']}, so the search has changed since; choose another --out"
+                        )
+                    asked[trial.id] = trial
+                self._tell(Started(asked[trial_id], replayed=True))
+            elif event["event"] == "measurement":
+                trial = asked[trial_id]
+                trial = trial.add(final.measurements[len(trial.measurements)])
+                asked[trial_id] = trial.replace(params=final.params, macs_per_image=final.macs_per_image)
+                if trial.spent >= trial.budget:
+                    strategy.tell(asked.pop(trial_id))
+                self._tell(Measured(trial, replayed=True))
+            else:
+                if trial_id in asked:
+                    strategy.tell(asked.pop(trial_id).replace(status=final.status, error=final.error))
+                self._tell(Ended(final, replayed=True))
+        if not self.full:  # else `close` ends them, as it would have done without the interruption
+            self.settle(self.running - strategy.paused - asked.keys())
+        return deque(asked.values())
+
+    def _end(self, trial_id: int, status: Any, error: str | None = None, **seconds: float) -> None:
+        self._record.end(trial_id, status, error, **seconds)
+        self._running.discard(trial_id)
+        shutil.rmtree(trial_folder(self.checkpoints, trial_id), ignore_errors=True)
+        self._tell(Ended(self.trials[trial_id]))
+
+
+def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]:
+    """``trial`` after each of its units from ``trial.spent`` to ``trial.budget``, each with one measurement more.
+
+    ``params`` and ``macs_per_image`` are filled in.
+
+    Raises:
+        TrialFailed: whatever went wrong in the objective, in one line; also a measurement that is none
+            (a validation accuracy that is not a number, a unit left out).
+    """
+    began = time.perf_counter()
+    measurements: Iterator[Any] = iter(())
+    try:
+        if trial.params is None and trial.macs_per_image is None:
+            params, macs_per_image = objective.describe(trial)
+            trial = trial.replace(params=params, macs_per_image=macs_per_image)
+        measurements = objective(trial)
+        while trial.spent < trial.budget:
+            measurement = next(measurements, None)
+            if measurement is None:
+                raise TrialFailed(f"the objective ended after {trial.spent} of {trial.budget} units")
+            if measurement.budget != trial.spent + 1:
+                raise TrialFailed(f"the objective measured unit {measurement.budget} after {trial.spent}")
+            if math.isnan(measurement.valid_accuracy):
+                raise TrialFailed(f"valid_accuracy is not a number after {measurement.budget} units")
+            if measurement.budget == trial.budget:
+                # First: who hears of the last unit may give the trial to another worker, or end it.
+                _close(measurements)
+            trial = trial.add(measurement)
+            yield trial
+            began = time.perf_counter()
+    except TrialFailed as failure:
+        if not (failure.compile_seconds or failure.train_seconds or failure.evaluate_seconds):
+            failure.train_seconds = time.perf_counter() - began
+        raise
+    except Exception as error:
+        raise TrialFailed(describe_error(error), train_seconds=time.perf_counter() - began) from error
+    finally:
+        with contextlib.suppress(Exception):  # left early or failed: what closing says changes nothing
+            _close(measurements)
+
+
+def _close(measurements: Iterator[Any]) -> None:
+    if isinstance(measurements, Generator):
+        measurements.close()
+
+
+def describe_error(error: BaseException) -> str:
+    """An unexpected exception in one line: its kind, then what it says."""
+    says = one_line(str(error)) or ("out of memory" if isinstance(error, MemoryError) else "")
+    return f"{type(error).__name__}: {says}" if says else type(error).__name__
+
+
+def one_line(text: str, longest: int = 300) -> str:
+    """``text`` with all white space made single blanks, cut to ``longest`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _recorded_events(record: Record) -> Iterator[dict[str, Any]]:
+    """What happened to trials, in the recorded order; `Record` has checked and mended the file."""
+    with (record.folder / TRIALS).open(encoding="utf-8") as lines:
+        events = (json.loads(line) for line in lines)
+        yield from (
+            event for event in events if event["event"] in ("trial", "promotion", "measurement", "end")
+        )

@@ -1,0 +1,59 @@
+"""The engine in this process: one trial after the other, for debugging, for tables and for small machines."""
+
+from __future__ import annotations
+
+import contextlib
+
+from nas.objectives.base import Objective, TrialFailed
+from nas.results.record import Record, Run
+from nas.run.driver import Ledger, Listener, evaluate
+from nas.strategies.base import Strategy
+
+
+def search(
+    strategy: Strategy,
+    objective: Objective,
+    record: Record,
+    *,
+    epochs: int,
+    total_epochs: int | None = None,
+    on_event: Listener | None = None,
+) -> Run:
+    """Run ``strategy`` (fresh) over ``objective`` to its end, or to the end of the budget.
+
+    With a resumed record, what it holds is not computed again: the search goes on behind it, and the
+    finished record equals, times aside, that of a run never interrupted. A trial whose objective raises
+    is failed, with the reason, and the search goes on. KeyboardInterrupt passes; the record can be resumed.
+
+    Args:
+        epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
+        total_epochs: units that all trials together may spend; the one under way is then stopped.
+        on_event: hears of every start, measurement and end.
+
+    Returns:
+        The whole run. Whether more belongs to it (final trainings), and so its ``done``, is the caller's.
+
+    Raises:
+        InputError: the record cannot be written, holds another search, or nothing but failures come.
+    """
+    ledger = Ledger(record, epochs=epochs, total_epochs=total_epochs, on_event=on_event)
+    under_way = ledger.replay(strategy)
+    while not ledger.full:
+        trial = under_way.popleft() if under_way else strategy.ask()
+        if trial is None:
+            break
+        ledger.start(trial)
+        try:
+            with contextlib.closing(evaluate(objective, trial)) as units:
+                for trial in units:
+                    ledger.measure(trial)
+                    if ledger.full:
+                        break
+        except TrialFailed as failure:
+            ledger.fail(trial.id, failure)
+            trial = trial.replace(status="failed", error=str(failure))
+        if not ledger.full:
+            strategy.tell(trial)
+            ledger.settle(ledger.running - strategy.paused)
+    ledger.close()
+    return record.run()

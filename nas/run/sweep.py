@@ -1,0 +1,255 @@
+"""One search from its options to its record: space, data, strategy, engine, final trainings, in this order."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from nas import ops
+from nas.errors import InputError, one_of
+from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup
+from nas.results.record import Final, Record, Run
+from nas.run import local
+from nas.run.progress import Progress
+from nas.space import Range, SearchSpace, parse_assignments
+from nas.strategies import STRATEGIES, StrategyConfig, hyperband, successive_halving
+from nas.strategies.successive_halving import Bracket
+from nas.training.hyper import Hyper
+from nas.training.loop import TrainingConfig
+
+# What a resumed run may be given anew: where and how fast it runs, not what it computes.
+MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
+UNBOUNDED = ("random", "asha", "tpe", "evolution")  # strategies with no end of their own
+HALVING = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan}
+LARGEST_GRID = 1000  # a whole grid beyond this is more likely a slip than a wish
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What every search has, whichever its strategy."""
+
+    space: str = "chain"
+    """name of the search space"""
+    fix: tuple[str, ...] = ()
+    """choices with one value: connections=residual depth=3 (width means every width_<i>)"""
+    narrow: tuple[str, ...] = ()
+    """choices with fewer values: width=16,32 learning_rate=1e-3..1e-2"""
+    hyper: tuple[str, ...] = ()
+    """training hyperparameters that the space leaves open: learning_rate=0.1 batch_size=128"""
+    total_epochs: int | None = None
+    """epochs that all trials of a search together may take"""
+    engine: Literal["ray", "local"] = "ray"
+    """ray: trials side by side, on this machine or a cluster; local: one after the other in this process"""
+    workers: int | None = None
+    """trials side by side (ray); default: one an accelerator, else one a CPU core"""
+    cpus_per_worker: int | None = None
+    """CPU threads of a worker (ray); default: the cores divided by the workers"""
+    gpus_per_worker: float | None = None
+    """accelerators of a worker (ray); default: 1 where there are any"""
+    address: str | None = None
+    """a running Ray cluster to use (ray), such as auto; default: this machine"""
+    test_seeds: int = 3
+    """times that the best network is trained again, from other seeds, and tested; 0: not at all"""
+    final_epochs: int | None = None
+    """epochs of these final trainings; default: --epochs"""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    plan: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("total_epochs", 1), ("workers", 1), ("cpus_per_worker", 1), ("test_seeds", 0), ("final_epochs", 1)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"{name}: {value} is below {low}")
+
+
+def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> SearchSpace:
+    """The search space that ``--space``, ``--fix`` and ``--narrow`` describe. Raises InputError."""
+    if options.space not in spaces:
+        raise one_of("space", options.space, spaces)
+    return spaces[options.space].restrict(fix=options.fix, narrow=options.narrow)
+
+
+def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
+    """``["learning_rate=0.1"]`` as values of `Hyper`'s fields. Raises InputError."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Hyper)}
+    values: dict[str, Any] = {}
+    for name, to in parse_assignments(texts).items():
+        if name not in kinds:
+            raise one_of("hyper", name, kinds)
+        if isinstance(to, Range) or len(to) != 1:
+            raise InputError(f"hyper: {name} needs one value")
+        try:
+            values[name] = kinds[name](to[0])
+        except ValueError:
+            raise InputError(f"hyper: {name}={to[0]} is not {kinds[name].__name__}") from None
+    Hyper(**values)
+    return values
+
+
+def hyper_defaults(options: SearchOptions, space: SearchSpace) -> dict[str, Any]:
+    """The hyperparameters given for what ``space`` leaves open. Raises InputError."""
+    values = hyperparameters(options.hyper)
+    for name in values:
+        if name in space.choices:
+            raise InputError(f"hyper: {name} is a choice of {space.name}; --fix {name}=… sets it")
+    return values
+
+
+def plan_of(options: SearchOptions, strategy: str, space: SearchSpace) -> tuple[StrategyConfig, int]:
+    """The strategy's settings with what was left open filled in, and the epochs it will take at most.
+
+    A strategy with no end of its own gets 20 trials where neither trials nor total epochs are given; one
+    with an end goes round again where total epochs are. Raises InputError.
+    """
+    if strategy not in STRATEGIES:
+        raise one_of("strategy", strategy, STRATEGIES)
+    plan = options.plan
+    if plan.trials is None and options.total_epochs is None:
+        if strategy in UNBOUNDED:
+            plan = dataclasses.replace(plan, trials=20)
+        elif strategy == "grid" and space.size(plan.grid_points).value > LARGEST_GRID:
+            raise InputError(
+                f"grid: {space.size(plan.grid_points).value} architectures at grid_points={plan.grid_points}; "
+                "say --trials or --total-epochs, or --fix and --narrow the space"
+            )
+    elif strategy in HALVING and plan.trials is None:
+        plan = dataclasses.replace(plan, iterations=None)
+    if options.total_epochs is not None:
+        return plan, options.total_epochs
+    if strategy in HALVING:
+        return plan, sum(map(bracket_epochs, HALVING[strategy](plan)))
+    trials = plan.trials or space.size(plan.grid_points).value
+    return plan, int(trials) * plan.epochs
+
+
+def pass_epochs(plan: StrategyConfig) -> int:
+    """Epochs of one pass of Hyperband: the default budget of a comparison."""
+    return sum(map(bracket_epochs, hyperband.brackets(plan.epochs, plan.eta, plan.rounding)))
+
+
+def bracket_epochs(bracket: Bracket) -> int:
+    """Epochs of one bracket, promoted trials going on from where they were."""
+    budgets = [0, *(rung.budget for rung in bracket.rungs)]
+    return sum(
+        rung.trials * (rung.budget - before) for rung, before in zip(bracket.rungs, budgets, strict=False)
+    )
+
+
+def flat(options: SearchOptions, **more: Any) -> dict[str, Any]:
+    """The options as one flat dictionary: what ``config.json`` holds."""
+    config: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(options).items():
+        config |= value if isinstance(value, dict) else {name: value}
+    return config | more
+
+
+def search(
+    options: SearchOptions,
+    strategy: str,
+    out: Path,
+    spaces: Mapping[str, SearchSpace],
+    *,
+    resume: bool = False,
+) -> Run:
+    """Search, then train the best network anew over several seeds and test it; all of it recorded in ``out``.
+
+    Raises InputError before anything is written where an option cannot be meant.
+    """
+    space = narrowed(options, spaces)
+    plan, planned_epochs = plan_of(options, strategy, space)
+    setup = TrainSetup(
+        space, options.data, options.training, epochs=plan.epochs, defaults=hyper_defaults(options, space)
+    )
+    searcher = STRATEGIES[strategy](space, plan)
+    # What is wrong with the data is said now; and data and native kernels are there for the workers.
+    options.data.load()
+    ops.native_status()
+    config = flat(options, **dataclasses.asdict(plan), strategy=strategy)
+    local_devices(options)
+    opened = Record.resume(out, config, may_differ=MAY_DIFFER) if resume else Record.create(out, config)
+    with opened as record, contextlib.ExitStack() as stack:
+        if record.run().done:
+            return record.run()
+        view = Progress(f"{strategy} seed {plan.seed}", planned_epochs=planned_epochs)
+        common = {"total_epochs": options.total_epochs, "on_event": view}
+        if options.engine == "local":
+            objective = setup(out / "checkpoints")
+            with view:
+                local.search(searcher, objective, record, epochs=plan.epochs, **common)
+            train = functools.partial(finals_here, objective)
+        else:
+            from nas.run import ray_tune  # 2 s of imports that the local engine does without
+
+            cluster = ray_tune.Cluster(**cluster_of(options))
+            stack.enter_context(ray_tune.session(cluster))
+            with view:
+                ray_tune.search(space, strategy, plan, setup, record, cluster=cluster, **common)
+            train = functools.partial(ray_tune.finals, setup, out / "checkpoints", cluster=cluster)
+        best = record.run().best
+        if best is not None:
+            have = {final.seed for final in record.finals}
+            epochs = options.final_epochs or plan.epochs
+            jobs = [
+                FinalJob(best.arch, seed, epochs) for seed in range(options.test_seeds) if seed not in have
+            ]
+            for final in train(jobs):
+                record.final(final)
+        record.done()
+        return record.run()
+
+
+def finals_here(objective: TrainObjective, jobs: Iterable[FinalJob]) -> Iterator[Final]:
+    """The final trainings one after the other in this process."""
+    return (objective.final(*job) for job in jobs)
+
+
+@contextlib.contextmanager
+def session(options: SearchOptions) -> Iterator[None]:
+    """Several searches within it share one start of Ray; nothing for the local engine."""
+    if options.engine == "local":
+        yield
+        return
+    from nas.run import ray_tune
+
+    with ray_tune.session(ray_tune.Cluster(**cluster_of(options))):
+        yield
+
+
+def local_devices(options: SearchOptions) -> None:
+    """Raises InputError where this process is to train and has fewer devices than ``--devices``."""
+    if options.engine == "local" and options.training.devices > jax.local_device_count():
+        raise InputError(
+            f"devices: {options.training.devices} is more than the {jax.local_device_count()} local ones"
+        )
+
+
+def cluster_of(options: SearchOptions) -> dict[str, Any]:
+    """The arguments of `ray_tune.Cluster` that the options mean on this machine."""
+    accelerators = local_accelerators() if options.address is None else {}
+    given = {"cpus_per_worker": options.cpus_per_worker, "address": options.address}
+    if accelerators.get("tpu"):
+        return given | {"workers": options.workers or 1, "tpus_per_worker": accelerators["tpu"]}
+    gpus = options.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if accelerators.get("gpu") else 0.0
+    workers = options.workers or (
+        int(accelerators.get("gpu", 1) / gpus) if gpus else len(os.sched_getaffinity(0))
+    )
+    return given | {"workers": max(1, workers), "gpus_per_worker": gpus}
+
+
+def local_accelerators() -> dict[str, int]:
+    """How many GPUs and TPU chips this machine has, by their device files: asking jax would take them."""
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    tpus = len(list(Path("/dev").glob("accel[0-9]*"))) or len(list(Path("/dev").glob("vfio/[0-9]*")))
+    return {name: count for name, count in (("gpu", gpus), ("tpu", tpus)) if count}

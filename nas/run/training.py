@@ -1,0 +1,77 @@
+"""Training one architecture to the end, from several seeds, recorded and resumable like a search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from nas.objectives.base import trial_folder
+from nas.objectives.train import DataConfig, TrainSetup
+from nas.results.record import Record, Run
+from nas.run.driver import Ended, Measured, Started
+from nas.run.progress import Progress
+from nas.run.sweep import hyperparameters
+from nas.space import Architecture, SearchSpace
+from nas.training.loop import TrainingConfig
+from nas.trial import Trial
+
+
+def train_to_end(
+    space: SearchSpace,
+    arch: Architecture,
+    data: DataConfig,
+    training: TrainingConfig,
+    out: Path,
+    *,
+    epochs: int,
+    seeds: Iterable[int],
+    hyper: tuple[str, ...] = (),
+    validate: bool = False,
+    resume: bool = False,
+) -> Run:
+    """One trial a seed and one `Final` each in the record of ``out``; in this process, on all its devices.
+
+    ``hyper`` are hyperparameters over those of the architecture. Goes on with ``resume`` at the last
+    checkpoint. Raises InputError.
+    """
+    space.validate(arch)
+    setup = TrainSetup(space, data, training, epochs=epochs, overrides=hyperparameters(hyper))
+    objective = setup(None)
+    config = {
+        "space": space.name,
+        "arch": space.to_string(arch),
+        "epochs": epochs,
+        "hyper": hyper,
+        "validate": validate,
+        **dataclasses.asdict(data),
+        **dataclasses.asdict(training),
+    }
+    opened = Record.resume(out, config, may_differ=("data_dir",)) if resume else Record.create(out, config)
+    with opened as record, Progress("training", planned_epochs=epochs * len(list(seeds))) as view:
+        done = {final.seed for final in record.finals}
+        for k, seed in enumerate(seeds):
+            trial = record.trials.get(k) or Trial(id=k, arch=arch, budget=epochs, seed=seed)
+            view(Started(trial))
+            if seed in done:
+                record.end(k, trial.status if trial.status != "running" else "completed")
+                continue
+            folder = trial_folder(out / "checkpoints", k)
+            record.start(trial)
+            steps = objective.final_training(
+                arch, seed, epochs, validate=validate, checkpoints=folder, measured=trial.measurements
+            )
+            while True:
+                try:
+                    measurement = next(steps)
+                except StopIteration as end:
+                    final = end.value
+                    break
+                trial = trial.add(measurement)
+                record.measure(k, measurement)
+                view(Measured(trial))
+            record.final(final)
+            record.end(k, "failed" if final.error else "completed", final.error)
+            view(Ended(record.trials[k]))
+        record.done()
+        return record.run()

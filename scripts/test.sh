@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Checks the code, then runs the tests; works in a fresh clone.
+#   ./scripts/test.sh                  the default tests
+#   ./scripts/test.sh --all            the slow ones too
+#   ./scripts/test.sh [--all] ARGS…    ARGS go to pytest: tests/unit/test_space.py -k encode
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ "${1:-}" = --all ]; then
+    shift
+else
+    set -- -m "not slow" "$@"
+fi
+export PYTHONDONTWRITEBYTECODE=  # what is imported is compiled once
+./scripts/setup.sh requirements-dev.txt
+.venv/bin/python -m ruff check
+.venv/bin/python -m ruff format --check
+PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/python -m pyright --pythonpath .venv/bin/python
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs a command of this repository on a Cloud TPU VM and brings the VM's runs/ back.
+#
+#   ./scripts/tpu/run.sh NAME ZONE -- python scripts/search.py --space chain --dataset mnist5k --out runs/tpu
+#
+# Never run on a real TPU by us: none was at hand. What is tested is what it asks of gcloud (against a
+# stand-in, tests/unit/test_shell.py) and that every training step lowers for TPU (no device needed).
+#
+# Before: gcloud set up with your project, and a VM made by you, which costs money until you delete it:
+#   gcloud compute tpus tpu-vm create NAME --zone ZONE --accelerator-type v5litepod-8 --version v2-alpha-tpuv5-lite
+#   gcloud compute tpus tpu-vm delete NAME --zone ZONE
+# One host is used: take a slice that fits one (v5litepod-1, -4 or -8; v6e-1, -4 or -8; v4-8).
+#
+# What it does: sends the working tree (what git tracks or would), makes .venv there with requirements-tpu.txt,
+# runs the command with JAX bound to the TPU, prints its output, and copies runs/ into runs/from-NAME/ here,
+# whether it failed or not. A lost connection does not end the command; a search that did end goes on with
+# the same line and --resume. Data sets are not sent: mnist5k and digits come with the packages, others are
+# prepared there (the command may be: python scripts/prepare_data.py cifar10). Exit status: the command's own.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+fail() {
+    echo "error: tpu: $*" >&2
+    exit 2
+}
+if [ $# -lt 4 ] || [ "$3" != -- ]; then fail "usage: ./scripts/tpu/run.sh NAME ZONE -- COMMAND…"; fi
+name=$1 zone=$2
+shift 3
+command -v gcloud >/dev/null || fail "gcloud, the Google Cloud command line, is not installed"
+tpu() { gcloud compute tpus tpu-vm "$@" --zone "$zone"; }
+
+archive=$(mktemp)
+trap 'rm -f "$archive"' EXIT
+git ls-files -z --cached --others --exclude-standard | tar --null -czf "$archive" -T -
+tpu scp "$archive" "$name:nas-search.tar.gz"
+
+# The VM's own Python may be older than 3.11 (Ubuntu 22.04 has 3.10): uv brings a newer one.
+remote='set -eu
+mkdir -p nas-search && tar -xzf nas-search.tar.gz -C nas-search && cd nas-search
+if [ ! -x .venv/bin/python ] && ! python3 -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
+    python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --seed --python 3.12 .venv
+fi
+./scripts/setup.sh requirements-tpu.txt
+export JAX_PLATFORMS=tpu,cpu PATH="$PWD/.venv/bin:$PATH"
+nohup '$(printf '%q ' "$@")'>tpu.log 2>&1 </dev/null &
+tail -n +1 -f --pid=$! tpu.log
+wait $!'
+status=0
+tpu ssh "$name" --command "$remote" || status=$?
+mkdir -p "runs/from-$name"
+tpu scp --recurse "$name:nas-search/runs" "runs/from-$name" || echo "tpu: nothing to copy from runs/" >&2
+exit "$status"

@@ -1,0 +1,223 @@
+"""Bad input, as a user would give it: one clear line, a non-zero exit, results kept.
+
+Scripts run in this process through the same `run` as on the command line: what is tested is all but the
+interpreter's start. Damaged records, full disks and dying workers are tested where they are handled:
+test_record.py, test_run_ray.py, test_kill_resume.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch, capsys, tmp_path):
+    """``script("search", "--space", "x")`` -> exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLIBC_TUNABLES", os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0"))
+
+    def call(name, *arguments):
+        module = importlib.import_module(name)
+        cli = importlib.import_module("_cli")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        code = 0
+        try:
+            cli.run(module.main)
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+SEARCH = ("--space", "chain", "--dataset", "digits", "--engine", "local", "--epochs", "1", "--trials", "1")
+
+WRONG = {
+    "unknown option": (("search", "--sapce", "chain"), "Unrecognized options: --sapce"),
+    "not a number": (("search", "--epochs", "many"), "--epochs"),
+    "unknown engine": (("search", "--engine", "spark"), "'spark'"),
+    "unknown space": (("search", "--space", "chian"), "space: 'chian' is not one of chain"),
+    "unknown strategy": (("search", *SEARCH, "--strategy", "rnadom"), "strategy: 'rnadom' is not one of grid"),
+    "unknown strategies": (("compare", "--strategies", "random", "foo"), "strategies: 'foo' is not one of"),
+    "a strategy twice": (("compare", "--strategies", "random", "random"), "each is to be named once"),
+    "no strategies": (("compare", "--strategies"), "strategies"),
+    "unknown data set": (("search", *SEARCH, "--dataset", "cifra10"), "cifra10"),
+    "a data set not prepared": (("search", *SEARCH, "--dataset", "cifar100", "--data-dir", "here"), "prepare_data.py"),
+    "unknown choice": (("search", *SEARCH, "--fix", "colour=red"), "colour"),
+    "impossible value": (("search", *SEARCH, "--fix", "depth=9"), "chain: depth=9 is not one of 1..6"),
+    "impossible number": (("search", *SEARCH, "--fix", "learning_rate=5"), "learning_rate"),
+    "not an assignment": (("search", *SEARCH, "--fix", "depth"), "depth"),
+    "several values fixed": (("search", *SEARCH, "--fix", "depth=1,2"), "chain: cannot fix depth=1,2: give one value"),
+    "an empty narrowing": (("search", *SEARCH, "--narrow", "width="), "width"),
+    "a range the wrong way": (("search", *SEARCH, "--narrow", "learning_rate=0.1..0.01"), "learning_rate"),
+    "no trials": (("search", *SEARCH, "--trials", "0"), "trials=0 is less than 1"),
+    "no epochs": (("search", *SEARCH, "--epochs", "0"), "epochs=0 is less than 1"),
+    "eta of one": (("search", *SEARCH, "--strategy", "hyperband", "--eta", "1"), "eta=1 is less than 2"),
+    "an empty grid": (("search", *SEARCH, "--strategy", "grid", "--grid-points", "0"), "grid_points=0"),
+    "a grid without end": (
+        ("search", *SEARCH[:-2], "--strategy", "grid"), "--trials or --total-epochs"),
+    "no budget": (("search", *SEARCH, "--total-epochs", "0"), "total_epochs: 0 is below 1"),
+    "unknown dtype": (("search", *SEARCH, "--dtype", "float8"), "dtype: 'float8' is not one of"),
+    "unknown formulation": (("search", *SEARCH, "--formulation", "eager"), "formulation: 'eager' is not one of"),
+    "impossible fraction": (("search", *SEARCH, "--valid-fraction", "1.5"), "valid_fraction"),
+    "a subset too large": (("search", *SEARCH, "--subset", "100000"), "subset"),
+    "hyper that the space has": (("search", *SEARCH, "--hyper", "learning_rate=1"), "hyper: learning_rate is a choice"),
+    "hyper unknown": (("search", *SEARCH, "--hyper", "momentum=1"), "hyper: 'momentum' is not one of"),
+    "nothing to resume": (("search", *SEARCH, "--out", "nowhere", "--resume"), "nowhere: no run to resume"),
+    "more devices than there are": (("search", *SEARCH, "--devices", "64"), "devices: 64"),
+    "no such architecture": (("train", "--arch", "lenet"), "arch: lenet is neither"),
+    "not an architecture": (("train", "--arch", "chain:depth=9"), "depth=9"),
+    "architecture of no space": (("train", "--arch", "chian:depth=1"), "chian"),
+    "no such run": (("report", "nowhere"), "nowhere"),
+    "no run named": (("report",), "no run folder given"),
+    "a file that is no space": (("search", "--space", "none.py"), "space: no file none.py"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_one_line(script, case, tmp_path):
+    arguments, says = WRONG[case]
+    code, _, err = script(*arguments)
+    assert code == 2
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("trials.jsonl"))  # nothing was begun
+
+
+def test_a_run_folder_is_never_overwritten(script):
+    assert script("search", *SEARCH, "--out", "run", "--test-seeds", "0")[0] == 0
+    before = Path("run/trials.jsonl").read_bytes()
+    code, _, err = script("search", *SEARCH, "--out", "run", "--test-seeds", "0")
+    assert code == 2
+    assert "run: holds a run already; go on with --resume or choose another --out" in err
+    code, _, err = script("search", *SEARCH, "--out", "run", "--resume", "--seed", "5")
+    assert code == 2
+    assert "seed" in err
+    assert Path("run/trials.jsonl").read_bytes() == before
+    assert script("search", *SEARCH, "--out", "run", "--test-seeds", "0", "--resume")[0] == 0
+    assert Path("run/trials.jsonl").read_bytes() == before
+
+
+def test_a_damaged_record_is_named_by_line(script):
+    assert script("search", *SEARCH, "--out", "run", "--test-seeds", "0")[0] == 0
+    lines = Path("run/trials.jsonl").read_text().splitlines(keepends=True)
+    Path("run/trials.jsonl").write_text(lines[0] + "{damaged\n" + "".join(lines[1:]))
+    for arguments in (
+        ("report", "run"),
+        ("search", *SEARCH, "--out", "run", "--resume", "--test-seeds", "0"),
+    ):
+        code, _, err = script(*arguments)
+        assert code == 2
+        assert "trials.jsonl:2" in err
+
+
+def test_a_loss_that_is_not_a_number_is_a_failed_trial(script):
+    """Every network of this space overflows at once: the search ends well, says so, and tests nothing."""
+    Path("hot.py").write_text(
+        "import dataclasses\nfrom search_spaces import SPACES\n"
+        "from nas.space import Categorical\n"
+        "chain = SPACES['chain']\n"
+        "hot = Categorical((1e12,), changes_program=False)\n"
+        "SPACE = dataclasses.replace(chain, name='hot', choices={**chain.choices, 'learning_rate': hot})\n"
+    )
+    code, _, err = script(
+        "search",
+        "--space",
+        "hot.py",
+        *SEARCH[2:],
+        "--trials",
+        "2",
+        "--fix",
+        "normalisation=none",
+        "--out",
+        "run",
+    )
+    assert code == 2
+    assert "no trial could be measured" in err
+    ends = [json.loads(line) for line in Path("run/trials.jsonl").read_text().splitlines()]
+    ends = [event for event in ends if event["event"] == "end"]
+    assert [event["status"] for event in ends] == ["failed", "failed"]
+    assert all("loss is" in event["error"] for event in ends)
+
+
+def test_a_network_too_large_for_memory_is_a_failed_trial(script):
+    Path("huge.py").write_text(
+        "from search_spaces.chain import chain_space\nSPACE = chain_space(widths=(1 << 21,), name='huge')\n"
+    )
+    code, _, err = script(
+        "search", "--space", "huge.py", *SEARCH[2:], "--fix", "depth=2", "kernel=5", "--out", "run"
+    )
+    assert code == 2
+    assert "GiB" in Path("run/trials.jsonl").read_text()
+    assert "no trial could be measured" in err
+
+
+def test_a_full_disk(tmp_path):
+    """A file-size limit stands for a full disk: the write stops half way, what was recorded stays readable."""
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from nas.results.record import Record\nfrom nas.space import Architecture\nfrom nas.trial import Trial\n"
+        "record = Record.create(sys.argv[1], {'strategy': 'random', 'seed': 0}, env={})\n"
+        "for i in range(1000): record.start(Trial(i, Architecture({'a': i}), 1, 0))\n"
+    )
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "InputError" in done.stderr
+    from nas.results.record import Record, read_run
+
+    kept = len(read_run(tmp_path / "run").trials)
+    assert kept > 5
+    with Record.resume(tmp_path / "run", {"strategy": "random", "seed": 0}) as record:
+        assert len(record.trials) == kept
+
+
+def test_an_unwritable_folder(script):
+    Path("file").write_text("")
+    code, _, err = script("search", *SEARCH, "--out", "file/run")
+    assert code == 2
+    assert "file/run" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_is_one_line_and_resumable(script, monkeypatch):
+    from nas.objectives.train import TrainObjective
+
+    whole = TrainObjective.__call__
+
+    def interrupted(self, trial):
+        steps = whole(self, trial)
+        yield next(steps)
+        if trial.id == 1:
+            raise KeyboardInterrupt
+        yield from steps
+
+    options = (*SEARCH[:-4], "--epochs", "2", "--trials", "3", "--out", "run", "--test-seeds", "0")
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainObjective, "__call__", interrupted)
+        code, _, err = script("search", *options)
+    assert code == 130
+    assert err.strip().splitlines()[-1].startswith("error: interrupted")
+    assert script("search", *options, "--resume")[0] == 0
+    assert script("search", *(*options[:-3], "whole", *options[-2:]))[0] == 0
+    from nas.results.record import record_difference
+
+    assert record_difference("run", "whole") is None

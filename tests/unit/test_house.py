@@ -1,0 +1,154 @@
+"""The arrows of the house point one way, and the requirements are what is imported."""
+
+import ast
+import contextlib
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+HOUSE = ("nas", "search_spaces", "experiments", "scripts")
+# Installed for another package's sake; never imported by name.
+INDIRECT = {"array-record": "tensorflow-datasets reads its files with it"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every dotted name imported anywhere in the file; ``from a import b`` is ``a`` and ``a.b``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            base = ".".join([*package, *filter(None, [node.module])])
+            names.update({base, *(f"{base}.{alias.name}" for alias in node.names)})
+    return names
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def offenders(folder: str, *forbidden: str, but_for: tuple[str, ...] = ()) -> list[str]:
+    """``file: name`` for every import of ``forbidden`` under ``folder``, outside the paths of ``but_for``."""
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources(folder)
+        if not path.relative_to(ROOT).as_posix().startswith(but_for)
+        for name in sorted(imports(path))
+        if within(name, *forbidden)
+    ]
+
+
+def test_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "nas" / "run" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("import a.b as c\ndef f():\n    from d import e\nfrom . import g\nfrom ..h import i\n")
+    assert imports(path) == {"a.b", "d", "d.e", "nas.run", "nas.run.g", "nas.h", "nas.h.i"}
+    assert offenders("nas", "d", "a") == ["nas/run/x.py: a.b", "nas/run/x.py: d", "nas/run/x.py: d.e"]
+    assert offenders("nas", "d", but_for=("nas/run/",)) == []
+
+
+def test_nas_knows_no_network_and_no_experiment() -> None:
+    assert offenders("nas", "search_spaces", "experiments", "scripts") == []
+    assert offenders("search_spaces", "experiments", "scripts") == []
+
+
+def test_a_search_space_needs_spaces_and_operations_only() -> None:
+    allowed = ("nas.space", "nas.ops", "nas.errors")
+    seen = {name for path in sources("search_spaces") for name in imports(path) if within(name, "nas")}
+    assert {name for name in seen if not within(name, *allowed)} <= {"nas"}
+
+
+@pytest.mark.parametrize(
+    "part", ["strategies", "objectives", "training", "ops", "data", "results", "proxies"]
+)
+def test_only_scripts_and_experiments_stand_above_the_drivers(part: str) -> None:
+    assert offenders(f"nas/{part}", "nas.run") == []
+
+
+def test_a_strategy_touches_no_files_clock_or_global_randomness() -> None:
+    assert offenders("nas/strategies", "os", "pathlib", "io", "time", "datetime", "random", "secrets") == []
+    assert offenders("nas/strategies", "nas.objectives", "nas.training", "nas.results", "nas.data") == []
+
+
+def test_a_search_space_value_needs_no_network_library() -> None:
+    for name in ("space.py", "trial.py", "errors.py"):
+        heavy = [
+            module for module in imports(ROOT / "nas" / name) if within(module, "jax", "flax", "optax", "ray")
+        ]
+        assert heavy == [], name
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("ray", ("nas/run/ray_tune.py",)),
+        ("tensorflow_datasets", ("nas/data/",)),
+        ("flax.linen", ("search_spaces/", "nas/oneshot/")),
+        ("matplotlib", ("nas/results/",)),
+    ],
+)
+def test_a_library_has_one_home(library: str, home: tuple[str, ...]) -> None:
+    assert [line for folder in HOUSE for line in offenders(folder, library, but_for=home)] == []
+
+
+def requirements(file: str) -> Iterator[Requirement]:
+    """The lines of a requirements file and of those it includes."""
+    for line in (ROOT / file).read_text().splitlines():
+        line = line.partition("#")[0].strip()
+        if line.startswith("-r "):
+            yield from requirements(line[3:])
+        elif line:
+            yield Requirement(line)
+
+
+def declared(file: str) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements(file)}
+
+
+def imported(*folders: str) -> set[str]:
+    """The distributions that the modules under ``folders`` import."""
+    homes = importlib.metadata.packages_distributions()
+    modules = {name.partition(".")[0] for path in sources(*folders) for name in imports(path)}
+    own = {*HOUSE, "_cli", *(path.stem for path in sources("scripts", "tests"))}
+    foreign = modules - set(sys.stdlib_module_names) - own - {"torch"}  # optional: requirements-bench.txt
+    assert not (unknown := {module for module in foreign if module not in homes}), unknown
+    return {canonicalize_name(home) for module in foreign for home in set(homes[module])}
+
+
+def test_requirements_are_exactly_what_is_imported() -> None:
+    assert declared("requirements.txt") - set(INDIRECT) == imported(*HOUSE)
+
+
+def test_tests_import_only_what_requirements_dev_names() -> None:
+    assert imported("tests") <= declared("requirements-dev.txt")
+
+
+def test_constraints_pin_everything_that_gets_installed() -> None:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    pins = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2] for line in lines if line}
+    assert all(pins.values())
+    needed: set[tuple[str, frozenset[str]]] = set()
+    queue = list(requirements("requirements-dev.txt"))
+    while queue:
+        requirement = queue.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in needed:
+            continue
+        needed.add((name, extras))
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # what it needs shows where it is
+            children = [Requirement(line) for line in importlib.metadata.requires(name) or ()]
+            environments = [{"extra": extra} for extra in extras or {""}]
+            queue += [c for c in children if not c.marker or any(map(c.marker.evaluate, environments))]
+    assert {name for name, _ in needed} <= set(pins)

@@ -1,0 +1,367 @@
+"""The engine on Ray Tune. One Ray serves all tests of this file: it takes seconds to start."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nas.errors import InputError
+from nas.results.record import Record, Run, read_run, record_difference
+from nas.run import local, ray_tune
+from nas.run.driver import Ledger
+from nas.run.ray_tune import Cluster
+from nas.strategies import STRATEGIES, StrategyConfig
+from nas.strategies.hyperband import plan
+from nas.trial import Measurement
+from tests.synthetic import SPACE, Setup, units_done
+
+R = 9
+ONE = Cluster(workers=1, cpus_per_worker=1)
+TWO = Cluster(workers=2, cpus_per_worker=1)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[None]:
+    with ray_tune.session(TWO):
+        yield
+
+
+def search(
+    folder: Path,
+    strategy: str,
+    config: StrategyConfig,
+    *,
+    engine: str = "ray",
+    cluster: Cluster = ONE,
+    total_epochs: int | None = None,
+    resume: bool = False,
+    **faults: Any,
+) -> Run:
+    setup = Setup(folder.with_suffix(".log"), **faults)
+    opened = Record.resume if resume else Record.create
+    with opened(folder, {}, env={}, fsync=False) as record:
+        if engine == "local":
+            searcher, objective = STRATEGIES[strategy](SPACE, config), setup(folder / "checkpoints")
+            return local.search(searcher, objective, record, epochs=config.epochs, total_epochs=total_epochs)
+        return ray_tune.search(
+            SPACE, strategy, config, setup, record, cluster=cluster, total_epochs=total_epochs
+        )
+
+
+FAULTS: dict[str, Any] = {"raises": {2: 1, 5: 3}, "memory": (4,), "nan": (7,), "unsaved": {1: 1, 6: 3}}
+SEARCHES = [
+    pytest.param("grid", StrategyConfig(epochs=R), 40, {}),
+    pytest.param("random", StrategyConfig(epochs=R), 31, FAULTS),  # without an end but its budget's
+    pytest.param(
+        "successive_halving", StrategyConfig(epochs=R, eta=2, trials=11), None, FAULTS, marks=pytest.mark.slow
+    ),
+    # Trial 8 is the last of the second rung of the first bracket, which its failure brings to its end.
+    pytest.param(
+        "hyperband", StrategyConfig(epochs=R, seed=3), None, FAULTS | {"raises": {2: 1, 8: 2}, "unsaved": {}}
+    ),
+    pytest.param("hyperband", StrategyConfig(epochs=R), 9, {}),  # spent where a rung ends
+    pytest.param("asha", StrategyConfig(epochs=R, trials=12), None, FAULTS),
+    pytest.param("tpe", StrategyConfig(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
+    pytest.param("evolution", StrategyConfig(epochs=R, population=3), 60, FAULTS),
+]
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(("strategy", "config", "total_epochs", "faults"), SEARCHES)
+def test_with_one_worker_both_engines_write_the_same_record(
+    tmp_path: Path, strategy: str, config: StrategyConfig, total_epochs: int | None, faults: dict[str, Any]
+) -> None:
+    here = search(tmp_path / "here", strategy, config, engine="local", total_epochs=total_epochs, **faults)
+    there = search(tmp_path / "there", strategy, config, total_epochs=total_epochs, **faults)
+    assert record_difference(tmp_path / "here", tmp_path / "there") is None
+    assert len(here.trials) > 3
+    assert [(t.arch, t.spent, t.status) for t in here.trials.values()] == [
+        (t.arch, t.spent, t.status) for t in there.trials.values()
+    ]
+    processes = {line.split()[2] for line in (tmp_path / "there.log").read_text().splitlines()}
+    assert len(processes) == 1, "the worker was not reused"
+    assert not (tmp_path / "there" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("strategy", "parts"),
+    [
+        ("hyperband", (0.3, 0.8)),
+        pytest.param("asha", (0.5,), marks=pytest.mark.slow),
+        pytest.param("evolution", (0.5,), marks=pytest.mark.slow),
+    ],
+)
+def test_search_goes_on_behind_its_record(tmp_path: Path, strategy: str, parts: tuple[float, ...]) -> None:
+    config = StrategyConfig(epochs=R, trials=None if strategy == "hyperband" else 8, population=4)
+    search(tmp_path / "whole", strategy, config, engine="local", **FAULTS)
+    whole = (tmp_path / "whole" / "trials.jsonl").read_bytes().splitlines(keepends=True)
+    for part in parts:
+        folder = tmp_path / f"cut-{round(100 * part)}"
+        Record.create(folder, {}, env={}, fsync=False).close()
+        kept = whole[: int(part * len(whole))]
+        (folder / "trials.jsonl").write_bytes(b"".join(kept))
+        search(folder, strategy, config, resume=True, **FAULTS)
+        assert record_difference(tmp_path / "whole", folder) is None
+        measured = {(e["id"], e["budget"]) for e in map(json.loads, kept) if e["event"] == "measurement"}
+        assert not measured.intersection(units_done(folder.with_suffix(".log")))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running")
+def test_grid_too_long_to_list_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_tune, "LISTED", 3)
+    config = StrategyConfig(epochs=2, grid_points=1)  # 21 points
+    for engine in ("local", "ray"):
+        search(tmp_path / engine, "grid", config, engine=engine)
+    assert len(read_run(tmp_path / "ray").trials) == 21
+    assert record_difference(tmp_path / "local", tmp_path / "ray") is None
+
+
+@pytest.mark.usefixtures("running")
+def test_two_workers_share_cores_and_trials_and_promote_the_same(tmp_path: Path) -> None:
+    config = StrategyConfig(epochs=R)
+    here = search(tmp_path / "here", "hyperband", config, engine="local")
+    there = search(tmp_path / "there", "hyperband", config, cluster=TWO, seconds=0.01)
+    without_times = {i: _without_times(t) for i, t in there.trials.items()}
+    assert without_times == {i: _without_times(t) for i, t in here.trials.items()}
+    lines = [line.split() for line in (tmp_path / "there.log").read_text().splitlines()]
+    units = Counter(pid for _, _, pid in lines)
+    assert len(units) == 2
+    assert min(units.values()) > 10
+
+
+def _without_times(trial: Any) -> Any:
+    bare = tuple(dataclasses.replace(m, train_seconds=0.0) for m in trial.measurements)
+    return trial.replace(measurements=bare)
+
+
+class Surroundings:
+    """Tells by its losses what a worker was given."""
+
+    def describe(self, trial: Any) -> tuple[None, None]:
+        return None, None
+
+    def __call__(self, trial: Any) -> Iterator[Measurement]:
+        for unit in range(trial.spent + 1, trial.budget + 1):
+            time.sleep(0.05)  # so that both workers get some
+            cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+            threads = int(os.environ["NPROC"]) + int(os.environ["OMP_NUM_THREADS"])
+            tunables = "mmap_threshold" in Path("/proc/self/environ").read_text()
+            yield Measurement(unit, 0.5, cores[0], len(cores), threads, compile_seconds=float(tunables))
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.skipif(len(ray_tune._cores()) < 2, reason="needs two cores")
+def test_workers_have_cores_of_their_own(tmp_path: Path) -> None:
+    with Record.create(tmp_path / "run", {}, env={}, fsync=False) as record:
+        config = StrategyConfig(epochs=1, trials=6)
+        run = ray_tune.search(SPACE, "random", config, lambda folder: Surroundings(), record, cluster=TWO)
+    seen = [trial.measurements[0] for trial in run.trials.values()]
+    assert len({m.valid_loss for m in seen}) == 2, "both workers are on one core"
+    assert {(m.train_accuracy, m.train_loss) for m in seen} == {(1, 2)}
+    assert all(m.compile_seconds for m in seen), "glibc was not told"
+
+
+@pytest.mark.usefixtures("running")
+def test_trial_goes_on_after_its_worker_died_once_and_fails_after_twice(tmp_path: Path) -> None:
+    config = StrategyConfig(epochs=3, trials=4)
+    run = search(tmp_path / "run", "random", config, dies=(1,), dies_always=(2,))
+    assert [(t.status, t.spent) for t in run.trials.values()] == [
+        ("completed", 3), ("completed", 3), ("failed", 1), ("completed", 3)
+    ]  # fmt: skip
+    assert run.trials[2].error == "the worker died: killed, crashed or out of memory"
+    done = units_done(tmp_path / "run.log")
+    assert len(done) == len(set(done)) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("strategy", ["hyperband", "asha", "evolution"])
+def test_dying_workers_do_not_stop_any_scheduler(tmp_path: Path, strategy: str) -> None:
+    config = StrategyConfig(epochs=R, trials=9, population=4)
+    run = search(
+        tmp_path / "run", strategy, config, cluster=TWO, dies=(0, 5), dies_always=(1, 8), seconds=0.01
+    )
+    assert len(run.trials) == 9
+    assert {t.status for t in run.trials.values()} <= {"completed", "stopped", "failed"}
+    assert all(t.spent == 1 and t.id in (1, 8) for t in run.failed)
+    done = units_done(tmp_path / "run.log")
+    assert len(done) == len(set(done))
+
+
+@pytest.mark.usefixtures("running")
+def test_objective_that_cannot_be_built_ends_the_search_with_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        search(tmp_path / "run", "random", StrategyConfig(trials=50), cannot_be_built=True)
+    assert str(caught.value) == "worker: the objective cannot be built: FileNotFoundError: no such data set"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running")
+def test_worker_that_dies_before_it_begins_ends_the_search_with_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        search(tmp_path / "run", "random", StrategyConfig(trials=50), dies_when_built=True)
+    assert str(caught.value) == "worker: died before it could begin: killed, crashed or out of memory"
+
+
+@pytest.mark.usefixtures("running")
+def test_final_trainings_come_in_order_with_failures_as_values(tmp_path: Path) -> None:
+    arch = SPACE.sample(0)
+    setup = Setup(tmp_path / "log", raises={1: 0}, dies_always=(2,))
+    jobs = [(arch, seed, 3) for seed in range(4)]
+    finals = list(ray_tune.finals(setup, tmp_path / "checkpoints", jobs, cluster=TWO))
+    assert [(final.seed, final.error) for final in finals] == [
+        (0, None),
+        (1, "ValueError: seed 1 is bad"),
+        (2, "the worker died: killed, crashed or out of memory"),
+        (3, None),
+    ]
+    assert [final.test_accuracy for final in finals[::3]] == [0.0, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("127.0.0.1:1", r"^cluster: no Ray at 127\.0\.0\.1:1: .*refused$"),
+        (
+            "ray://head:10001",
+            "^cluster: address='ray://head:10001' is neither auto, on a node .*, nor host:port$",
+        ),
+        ("head", "^cluster: address='head' is neither auto"),
+    ],
+)
+def test_cluster_that_is_not_there_is_said_at_once(address: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        ray_tune._check_address(address)
+
+
+@pytest.mark.usefixtures("running")
+def test_cluster_must_hold_the_workers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^cluster: workers=3 need 6 CPU, Ray has 2$"):
+        search(tmp_path / "cpus", "random", StrategyConfig(trials=2), cluster=Cluster(3, 2))
+    with pytest.raises(InputError, match=r"^cluster: workers=1 need 1 GPU, Ray has 0$"):
+        search(
+            tmp_path / "gpus", "random", StrategyConfig(trials=2), cluster=Cluster(1, 1, gpus_per_worker=1)
+        )
+
+
+def test_bad_clusters_and_strategies_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^cluster: workers=0 is less than 1$"):
+        Cluster(workers=0)
+    with pytest.raises(InputError, match=r"^cluster: gpus_per_worker=1\.5 is neither whole nor below 1$"):
+        Cluster(gpus_per_worker=1.5)
+    with pytest.raises(InputError, match=r"^strategy: 'rnd' is not one of grid, random"):
+        search(tmp_path / "run", "rnd", StrategyConfig())
+
+
+def test_resources_are_those_that_tune_shall_set_aside() -> None:
+    assert Cluster(2, 3).resources == {"CPU": 3}
+    assert Cluster(2, 1, gpus_per_worker=0.5).resources == {"CPU": 1, "GPU": 0.5}
+    assert Cluster(2, 1, tpus_per_worker=4).resources == {"CPU": 1, "TPU": 4}
+    half = ray_tune._worker_environment(Cluster(2, 1, gpus_per_worker=0.5))
+    assert half["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450"
+    assert "JAX_PLATFORMS" not in half
+    assert ray_tune._worker_environment(Cluster(2, 3))["NPROC"] == "3"
+
+
+BRACKETS = {  # of the paper: trials and budget at each rung
+    (81, 3): [
+        [(81, 1), (27, 3), (9, 9), (3, 27), (1, 81)],
+        [(34, 3), (11, 9), (3, 27), (1, 81)],
+        [(15, 9), (5, 27), (1, 81)],
+        [(8, 27), (2, 81)],
+        [(5, 81)],
+    ],
+    (300, 4): [
+        [(256, 1), (64, 4), (16, 18), (4, 75), (1, 300)],
+        [(80, 4), (20, 18), (5, 75), (1, 300)],
+        [(27, 18), (6, 75), (1, 300)],
+        [(10, 75), (2, 300)],
+        [(5, 300)],
+    ],
+}
+
+
+@pytest.mark.parametrize(("epochs", "eta"), BRACKETS)
+def test_brackets_of_hyperband_in_tune_are_the_papers(tmp_path: Path, epochs: int, eta: int) -> None:
+    config = StrategyConfig(epochs=epochs, eta=eta)
+    with Record.create(tmp_path / "run", {}, env={}, fsync=False) as record:
+        ledger = Ledger(record, epochs=epochs)
+        _drive(ledger, config)
+        trials = list(ledger.trials.values())
+    for b, rungs in enumerate(BRACKETS[epochs, eta]):
+        spent = [trial.spent for trial in trials if trial.bracket == b]
+        assert [(sum(s >= budget for s in spent), budget) for _, budget in rungs] == rungs
+        assert set(spent) == {budget for _, budget in rungs}
+
+
+def _drive(ledger: Ledger, config: StrategyConfig) -> None:
+    """Tune's scheduler, with a controller that has one worker and takes no time."""
+    clerk = ray_tune._Clerk(ledger)
+    brackets = ray_tune._Brackets(plan(config), ledger)
+    scheduler = ray_tune._Halving(config, brackets, clerk, workers=1)
+    controller: Any = SimpleNamespace(_actor_cache=SimpleNamespace(increase_max=lambda *args: None))
+    controller.pause_trial = lambda trial, should_checkpoint: setattr(trial, "status", "PAUSED")
+
+    def stop(trial: Any) -> None:
+        scheduler.on_trial_remove(controller, trial)
+        trial.status = "TERMINATED"
+
+    controller.stop_trial = stop
+    jobs = brackets.jobs(SPACE, config)
+    while True:
+        trial: Any = scheduler.choose_trial_to_run(controller)
+        if trial is None:
+            job = next(jobs, None)
+            if job is None:
+                return
+            trial = SimpleTrial(job)
+            scheduler.on_trial_add(controller, trial)
+            clerk.busy.add(trial.trial_id)
+        trial.status = "RUNNING"
+        clerk.on_trial_start(0, [], trial)
+        decision = "CONTINUE"
+        while decision == "CONTINUE":
+            known = ledger.trials[trial.id]
+            measurement = Measurement(known.spent + 1, (known.id * 7919) % 1000 / 1000, 0.0, 0.0, 0.0)
+            result = {
+                "id": known.id,
+                "budget": measurement.budget,
+                "valid_accuracy": measurement.valid_accuracy,
+            }
+            said = {
+                "measurement": json.dumps(dataclasses.asdict(measurement)),
+                "params": 1,
+                "macs_per_image": 1,
+            }
+            assert not clerk.hear(result | said)
+            if measurement.budget == config.epochs:
+                scheduler.on_trial_complete(controller, trial, result)
+                clerk.busy.discard(trial.trial_id)
+                trial.status = "TERMINATED"
+                break
+            decision = scheduler.on_trial_result(controller, trial, result)
+
+
+class SimpleTrial:
+    """What the scheduler sees of a Tune trial."""
+
+    placement_group_factory = None
+    is_saving = False
+    status = "PENDING"
+
+    def __init__(self, job: Any) -> None:
+        self.config, self.id, self.trial_id = job.config(), job.trial.id, str(job.trial.id)
+
+    def set_config(self, config: dict[str, str]) -> None:
+        self.config = config
