@@ -171,7 +171,7 @@ def torch_graph(network: Any, image_shape: tuple[int, int, int]) -> Any:
     )
     outputs = kept["intermediates"]
     channels = [image_shape[-1]]
-    sizes = [image_shape[:2]]
+    sizes: list[tuple[int, ...]] = [image_shape[:2]]
     modules = []
     for node in network.nodes:
         shape = outputs[node.name]["__call__"][0].shape

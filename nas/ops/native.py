@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 
 from nas.ops.geometry import Windows
@@ -184,7 +184,7 @@ def _key(compiler: list[str]) -> str:
     parts += [
         " ".join([*compiler, *_FLAGS]).encode(),
         version,
-        jaxlib.__version__.encode(),
+        jaxlib.version.__version__.encode(),
         processor().encode(),
     ]
     digest = hashlib.sha256()

@@ -49,7 +49,7 @@ def depthwise_dx(dy: jax.Array, w: jax.Array, at: Windows) -> jax.Array:
         for reach, (before, _), size, outputs in zip(extent, at.padding, at.image, at.output, strict=True)
     ]
     wide = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *((a, b, 0) for a, b in sides), (0, 0, 0)))
-    flipped = Windows(wide.shape[1:3], at.kernel, (1, 1), ((0, 0), (0, 0)), at.dilation)
+    flipped = Windows((wide.shape[1], wide.shape[2]), at.kernel, (1, 1), ((0, 0), (0, 0)), at.dilation)
     return depthwise(wide, w[::-1, ::-1], flipped)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.core import ShapedArray
 from jax.extend import core
 from jax.interpreters import mlir
 
@@ -29,7 +30,7 @@ def primitive(
     new = core.Primitive(name)
 
     def abstract(*arrays: Any, at: Any) -> Any:
-        return jax.core.ShapedArray(shape(*(array.shape for array in arrays), at), arrays[0].dtype)
+        return ShapedArray(shape(*(array.shape for array in arrays), at), arrays[0].dtype)
 
     def on_cpu(context: Any, *arrays: Any, at: Any) -> Any:
         chosen = fast if native.available() else portable

@@ -316,7 +316,7 @@ def test_control_flow():
     }
     for name, loop in loops.items():
         np.testing.assert_allclose(jax.jit(loop)(x), expected, rtol=1e-5, atol=1e-6, err_msg=name)
-        text = jax.jit(loop).lower(x).compile().as_text()
+        text = str(jax.jit(loop).lower(x).compile().as_text())
         assert ('custom_call_target="nas_conv"' in text) == native.available(), name
     for loop in (loops["scan"], loops["checkpoint"]):
         found = jax.jit(jax.grad(lambda x, loop=loop: loop(x).sum()))(x)

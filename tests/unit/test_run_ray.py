@@ -68,7 +68,8 @@ SEARCHES = [
     pytest.param(
         "hyperband", StrategyConfig(epochs=R, seed=3), None, FAULTS | {"raises": {2: 1, 8: 2}, "unsaved": {}}
     ),
-    pytest.param("hyperband", StrategyConfig(epochs=R), 9, {}),  # spent where a rung ends
+    # Spent where a rung ends.
+    pytest.param("hyperband", StrategyConfig(epochs=R), 9, {}, marks=pytest.mark.slow),
     pytest.param("asha", StrategyConfig(epochs=R, trials=12), None, FAULTS),
     pytest.param("tpe", StrategyConfig(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
     pytest.param("evolution", StrategyConfig(epochs=R, population=3), 60, FAULTS),
@@ -96,7 +97,8 @@ def test_with_one_worker_both_engines_write_the_same_record(
 @pytest.mark.parametrize(
     ("strategy", "parts"),
     [
-        ("hyperband", (0.3, 0.8)),
+        ("hyperband", (0.6,)),
+        pytest.param("hyperband", (0.2, 0.4, 0.8), marks=pytest.mark.slow),
         pytest.param("asha", (0.5,), marks=pytest.mark.slow),
         pytest.param("evolution", (0.5,), marks=pytest.mark.slow),
     ],

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -333,12 +334,13 @@ def test_pieces_of_a_network_that_is_no_graph_are_refused(digits):
 
 @pytest.mark.parametrize("formulation", ["program", "pieces"])
 def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits, formulation):
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: (
-            compiled.append(name) if name.endswith("backend_compile_duration") else None
-        )
-    )
+    compiled: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     config = TrainingConfig(formulation=formulation)
     valid = data_of(digits, "valid")
 
@@ -498,7 +500,7 @@ def test_sizes_that_cannot_be(digits, hyper, config, says):
 
 
 def test_an_outline_is_the_network(digits):
-    net = network(connections="residual")
+    net: Any = network(connections="residual")
     found = outline(net, digits.image_shape)
     variables = net.lazy_init(jax.random.key(0), jnp.zeros((1, *digits.image_shape)))
     assert jax.tree.map(jnp.shape, dict(variables)) == jax.tree.map(jnp.shape, found.variables)
