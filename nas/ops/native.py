@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -20,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jaxlib.version
 import numpy as np
 
 from nas.ops.geometry import Windows
@@ -184,7 +184,7 @@ def _key(compiler: list[str]) -> str:
     parts += [
         " ".join([*compiler, *_FLAGS]).encode(),
         version,
-        jaxlib.version.__version__.encode(),
+        importlib.metadata.version("jaxlib").encode(),
         processor().encode(),
     ]
     digest = hashlib.sha256()

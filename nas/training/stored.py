@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib.version
 from jax.experimental import serialize_executable
 
 from nas import ops
@@ -92,7 +92,7 @@ def _key(what: str, shape: Any, network: Any) -> str:
     modules = sorted({type(part).__module__ for part in (network, *_modules(network))})
     parts = (
         what, repr(shape), repr(network), [_module_source(name) for name in modules], _sources(), jax.__version__,
-        jaxlib.version.__version__, sys.version, devices, flags, ops.native_status(), ops.processor(),
+        importlib.metadata.version("jaxlib"), sys.version, devices, flags, ops.native_status(), ops.processor(),
         jax.config.values["jax_enable_x64"], jax.config.values["jax_default_matmul_precision"],
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

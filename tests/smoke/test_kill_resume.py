@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -79,7 +80,8 @@ class Killer:
                 if how is not None:
                     time.sleep(random.Random(units).uniform(0, 0.03))
                     # Ctrl-C reaches all processes of a terminal, kill -9 the one that it is meant for.
-                    (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
+                    with contextlib.suppress(ProcessLookupError):  # the search was over by now
+                        (os.killpg if how == signal.SIGINT else os.kill)(process.pid, how)
                 self.code = process.wait(60)
             finally:
                 process.kill()

@@ -121,7 +121,7 @@ def imported(*folders: str) -> set[str]:
     """The distributions that the modules under ``folders`` import."""
     homes = importlib.metadata.packages_distributions()
     modules = {name.partition(".")[0] for path in sources(*folders) for name in imports(path)}
-    own = {*HOUSE, "_cli", *(path.stem for path in sources("scripts", "tests"))}
+    own = {*HOUSE, "tests", "_cli", *(path.stem for path in sources("scripts", "tests"))}
     foreign = modules - set(sys.stdlib_module_names) - own - {"torch"}  # optional: requirements-bench.txt
     assert not (unknown := {module for module in foreign if module not in homes}), unknown
     return {canonicalize_name(home) for module in foreign for home in set(homes[module])}
