@@ -53,6 +53,8 @@ _OTHERS = 100  # other values of one choice that an edit tries, under constraint
 
 # --------------------------------------------------------------------------------------------- architectures
 
+FILE_MODULE = "space_in_file_"  # how the modules made of users' own space files are named
+
 
 class Architecture(Mapping[str, Any]):
     """A point of a search space: an immutable, hashable mapping from choice names to plain scalars.

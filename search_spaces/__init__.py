@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.errors import InputError
-from nas.space import SearchSpace
+from nas.space import FILE_MODULE, SearchSpace
 from search_spaces import chain, resnet
 
 SPACES: dict[str, SearchSpace] = {space.name: space for space in (chain.SPACE, resnet.SPACE)}
@@ -24,7 +24,7 @@ def spaces_with(name: str) -> Mapping[str, SearchSpace]:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"space: no file {name}")
-    module_name = f"space_of_{path.stem}"
+    module_name = f"{FILE_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None  # it ends in .py
     assert spec.loader is not None

@@ -52,7 +52,7 @@ from nas.errors import InputError, one_of
 from nas.objectives.base import Finisher, Objective, TrialFailed
 from nas.results.record import Final, Record, Run
 from nas.run.driver import Ledger, Listener, describe_error, evaluate, one_line
-from nas.space import Architecture, SearchSpace
+from nas.space import FILE_MODULE, Architecture, SearchSpace
 from nas.strategies import STRATEGIES, asha, grid, hyperband, successive_halving
 from nas.strategies.base import Strategy, StrategyConfig, new_trial, promote, sample_architecture
 from nas.strategies.successive_halving import Bracket, Rung
@@ -173,7 +173,7 @@ def finals(
     Raises `InputError` where the objective cannot be built, and as `session` does.
     """
     cluster = cluster or Cluster()
-    factory = cloudpickle.dumps(make_objective)
+    factory = _pickled(make_objective)
     with session(cluster), _quiet():
         train = _final.options(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus_per_worker, resources=cluster.custom_resources
@@ -255,6 +255,14 @@ def _check_room(cluster: Cluster) -> None:
             raise InputError(
                 f"cluster: workers={workers} need {workers * amount:g} {name}, Ray has {have_amount}"
             )
+
+
+def _pickled(make_objective: Callable[[Path], Any]) -> bytes:
+    """For the workers; what they cannot import, a space in a file of the user's, goes by value."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(FILE_MODULE):
+            cloudpickle.register_pickle_by_value(module)
+    return cloudpickle.dumps(make_objective)
 
 
 # ---- jobs: what a worker gets to do, as one line of JSON in the config of a Tune trial
@@ -893,7 +901,7 @@ def _run(parts: _Parts, clerk: _Clerk, make_objective: Callable[[Path], Objectiv
     checkpoints = clerk.ledger.checkpoints.absolute()
     worker = tune.with_parameters(
         _Worker,
-        make_objective=cloudpickle.dumps(make_objective),
+        make_objective=_pickled(make_objective),
         checkpoints=str(checkpoints),
         cpus=cluster.cpus,
         party=_Party(checkpoints / f"workers-{uuid.uuid4().hex}", parts.at_once),

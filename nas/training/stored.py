@@ -45,10 +45,13 @@ def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stage
     """``lower(name)`` compiled, from disk where an equal program was stored before.
 
     Equal means: the same ``what``, ``shape`` and network by their repr, sources, versions, flags and devices.
-    What cannot be read, for whatever reason, is compiled again; what cannot be written is not. ``name`` is to
+    What cannot be read, for whatever reason, is compiled again; what cannot be written is not. A network with
+    a module whose source is not at hand here is never stored: it could have changed. ``name`` is to
     be the jitted function's: it keeps the program apart from others in JAX's own cache.
     """
     key = _key(what, shape, network)
+    if key is None:
+        return lower(what).compile()
     path = cache_root() / "programs" / key
     with contextlib.suppress(Exception):  # damaged, or of a jax that reads it no more
         return serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()))
@@ -86,12 +89,15 @@ def _hits() -> int:
     return len(_counter())
 
 
-def _key(what: str, shape: Any, network: Any) -> str:
+def _key(what: str, shape: Any, network: Any) -> str | None:
     devices = [f"{device.platform} {device.device_kind}" for device in jax.local_devices()]
     flags = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NAS_NATIVE")}
     modules = sorted({type(part).__module__ for part in (network, *_modules(network))})
+    sources = [_module_source(name) for name in modules]
+    if None in sources:
+        return None
     parts = (
-        what, repr(shape), repr(network), [_module_source(name) for name in modules], _sources(), jax.__version__,
+        what, repr(shape), repr(network), sources, _sources(), jax.__version__,
         importlib.metadata.version("jaxlib"), sys.version, devices, flags, ops.native_status(), ops.processor(),
         jax.config.values["jax_enable_x64"], jax.config.values["jax_default_matmul_precision"],
     )  # fmt: skip
@@ -103,11 +109,12 @@ def _modules(network: Any) -> list[Any]:
 
 
 @functools.cache
-def _module_source(name: str) -> str:
-    """The text of a module's file, such as a user's own space."""
-    with contextlib.suppress(OSError, TypeError):
+def _module_source(name: str) -> str | None:
+    """The text of a module's file, such as a user's own space; None where it came to this process without."""
+    try:
         return inspect.getsource(sys.modules[name])
-    return name
+    except (KeyError, OSError, TypeError):
+        return None
 
 
 @functools.cache
