@@ -41,6 +41,7 @@ if [ ! -x .venv/bin/python ] && ! python3 -c "import ensurepip, sys; sys.exit(sy
 fi
 ./scripts/setup.sh requirements-tpu.txt
 export JAX_PLATFORMS=tpu,cpu PATH="$PWD/.venv/bin:$PATH"
+: >tpu.log  # there before tail looks for it
 nohup '$(printf '%q ' "$@")'>tpu.log 2>&1 </dev/null &
 tail -n +1 -f --pid=$! tpu.log
 wait $!'
