@@ -11,7 +11,7 @@ for ((n = 2; ; n++)); do
     out=runs/quickstart-$n
 done
 exec .venv/bin/python scripts/compare.py --space chain --dataset mnist5k \
-    --strategies grid random hyperband asha --epochs 6 --final-epochs 12 --test-seeds 2 \
-    --fix downsample_every=1 stride=1 \
-    --narrow depth=2,3 width=8,16,32 kernel=3,5 pooling=max,average,overlapping_max \
+    --strategies grid random hyperband asha --epochs 4 --final-epochs 12 --test-seeds 2 \
+    --fix downsample_every=1 stride=1 kernel=3 \
+    --narrow depth=2,3 width=8,16,32 pooling=max,average,overlapping_max \
     normalisation=batch,layer learning_rate=0.005..0.05 --out "$out" "$@"
