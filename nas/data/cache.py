@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from nas.cache import cache_root
 from nas.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -103,8 +104,7 @@ class _Summed:
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where the data cache is: below ``cache_dir``, ``NAS_CACHE_DIR`` or ``~/.cache/nas``."""
-    root = cache_dir or os.environ.get("NAS_CACHE_DIR") or Path.home() / ".cache" / "nas"
-    return Path(root).expanduser().absolute() / "data"
+    return cache_root(cache_dir) / "data"
 
 
 def cached(folder: Path, build: Callable[[Writer], Mapping[str, Any]]) -> Entry:
