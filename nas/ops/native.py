@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from nas.cache import cache_root
 from nas.ops.geometry import Windows
 
 _SOURCES = Path(__file__).parent / "kernels"
@@ -170,8 +171,7 @@ def _cached(compiler: list[str], path: Path) -> ctypes.CDLL:
 
 
 def _cache_folder() -> Path:
-    named = os.environ.get("NAS_CACHE_DIR")
-    return (Path(named) if named else Path.home() / ".cache" / "nas") / "native"
+    return cache_root() / "native"
 
 
 def _key(compiler: list[str]) -> str:
