@@ -630,6 +630,8 @@ class SearchSpace:
       build: from an architecture and a number of classes to a network.
       format, parse: the field's own notation instead of ``name=value,…``, inverse to each other; ``parse``
         may return any mapping and raise ``ValueError``.
+      search_within: the part to search unless one asks for another, as assignments of ``restrict``'s
+        ``narrow``: a family that holds a 1,202-layer network need not draw such at random. See ``searched``.
 
     ``key``, wherever it is asked for, is a whole number, a sequence of them such as ``(seed, i)``, or a NumPy
     generator (which is advanced); the same key gives the same result. Bad input raises ``InputError``.
@@ -642,6 +644,7 @@ class SearchSpace:
     build: Callable[[Architecture, int], Any] | None = None
     format: Callable[[Architecture], str] | None = None
     parse: Callable[[str], Mapping[str, Any]] | None = None
+    search_within: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         conditions = {
@@ -669,6 +672,8 @@ class SearchSpace:
             self._check_conditions(name)
         for constraint in self.constraints:
             self._scope(constraint)
+        object.__setattr__(self, "search_within", tuple(self.search_within))
+        self._selected(self.search_within)
 
     def _check_conditions(self, name: str) -> None:
         place = f"{self.name}: condition on {name}"
@@ -1311,12 +1316,25 @@ class SearchSpace:
             if isinstance(to, Range) or len(to) > 1:
                 shown = to if isinstance(to, Range) else ",".join(to)
                 raise InputError(f"{self.name}: cannot fix {name}={shown}: give one value, or narrow it")
-        for assignments in (parse_assignments(narrow), fixed):
-            selected: dict[str, Range | tuple[str, ...]] = {}
-            for name in sorted(assignments, key=lambda name: name in self.choices):  # groups first
-                selected |= dict.fromkeys(self._members(name), assignments[name])
-            space = space._with({name: space._narrowed(name, to) for name, to in selected.items()})
+        for assignments in (narrow, fix):
+            space = space._with(space._selected(assignments))
         return space
+
+    def searched(self, fix: Iterable[str] = (), narrow: Iterable[str] = ()) -> SearchSpace:
+        """``restrict``, and ``search_within`` for every choice that the assignments leave alone."""
+        fix, narrow = tuple(fix), tuple(narrow)
+        named = {**parse_assignments(fix), **parse_assignments(narrow)}
+        said = {member for name in named for member in self._members(name)}
+        usual = {name: to for name, to in self._selected(self.search_within).items() if name not in said}
+        return self._with(usual).restrict(fix, narrow)
+
+    def _selected(self, assignments: Iterable[str]) -> dict[str, Choice]:
+        """The choices that assignments name, as they narrow them."""
+        parsed = parse_assignments(assignments)
+        selected: dict[str, Range | tuple[str, ...]] = {}
+        for name in sorted(parsed, key=lambda name: name in self.choices):  # groups first
+            selected |= dict.fromkeys(self._members(name), parsed[name])
+        return {name: self._narrowed(name, to) for name, to in selected.items()}
 
     def _narrowed(self, name: str, to: Range | Sequence[Scalar]) -> Choice:
         choice = self.choices[name]
@@ -1346,7 +1364,8 @@ class SearchSpace:
             return When(when.choice, values=[v for v in when.values if choices[when.choice].accepts(v)])
 
         conditions = {name: tuple(kept(when) for when in self._whens(name)) for name in self.conditions}
-        return dataclasses.replace(self, choices=choices, conditions=conditions)
+        left = [text for text in self.search_within if changed.keys().isdisjoint(self._selected([text]))]
+        return dataclasses.replace(self, choices=choices, conditions=conditions, search_within=left)
 
     # -------------------------------------------------------------------------------------------- describing
 

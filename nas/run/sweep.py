@@ -76,7 +76,7 @@ def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> Searc
     """The search space that ``--space``, ``--fix`` and ``--narrow`` describe. Raises InputError."""
     if options.space not in spaces:
         raise one_of("space", options.space, spaces)
-    return spaces[options.space].restrict(fix=options.fix, narrow=options.narrow)
+    return spaces[options.space].searched(fix=options.fix, narrow=options.narrow)
 
 
 def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:

@@ -940,3 +940,21 @@ def test_a_description_keeps_numbers_that_are_no_index() -> None:
     assert "size_3  1..3    kind_3 in 1, 3  built in" in lines
     assert "kind_3  1, 3    depth >= 3      built in" in lines
     assert lines[-1] == f"s: 5 choices, {space.count():,} architectures"
+
+
+def test_search_within_is_searched_unless_one_says_otherwise() -> None:
+    space = SearchSpace(
+        name="deep",
+        choices={"depth": Integer(1, 200), "width_1": Categorical((8, 64)), "width_2": Categorical((8, 64))},
+        search_within=["depth=1..3", "width=8"],
+    )
+    assert space.searched().count() == 3
+    assert space.searched(narrow=["depth=150..200"]).count() == 51
+    assert space.searched(fix=["width_2=64"]).sample(0)["width_2"] == 64
+    assert space.searched(fix=["width_2=64"]).sample(0)["width_1"] == 8
+    assert space.searched(fix=["depth=9"], narrow=["depth=5..9"]).count() == 1
+    assert space.searched().searched() == space.searched()
+    assert space.restrict(fix=["depth=7"]).searched().count() == 1
+    space.validate(Architecture(depth=200, width_1=8, width_2=64))
+    with pytest.raises(InputError, match=r"deep: unknown choice|deep: .*wide"):
+        SearchSpace(name="deep", choices=space.choices, search_within=["wide=3"])
