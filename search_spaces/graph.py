@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -31,13 +32,19 @@ class Graph(nn.Module):
 
     Every node module is called as ``module(*inputs, train=…)``, with those of ``rates`` that its call names:
     traced numbers that do not change the program (``dropout``, and the ``seed`` of its mask).
+
+    ``auxiliary`` names nodes that are further classifiers, with the weights of their cross-entropies in the
+    loss: they and what only they need exist in training alone (see `nas.training.network.Extra`).
     """
 
     nodes: tuple[Node, ...]
+    auxiliary: tuple[tuple[str, float], ...] = ()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, **rates: Any) -> Array:
-        readers = collections.Counter(i for node in self.nodes for i in node.inputs)
+        used = range(len(self.nodes)) if train or self.is_initializing() else self.needed
+        readers = collections.Counter(i for k in used for i in self.nodes[k].inputs)
+        weights = dict(self.auxiliary)
         values: list[tuple[Array, ...]] = []  # of each value, a copy for each reader still to come
 
         def keep(value: Array) -> None:
@@ -51,12 +58,29 @@ class Graph(nn.Module):
 
         keep(x)
         for position, node in enumerate(self.nodes):
+            if position not in used:
+                values.append(())
+                continue
             module = node.module.clone(parent=self, name=node.name)
-            used = {name: rates[name] for name in ops.noise_taken(module) if name in rates}
-            if "seed" in used:
-                used["seed"] = ops.node_seed(used["seed"], position)
-            keep(module(*(take(i) for i in node.inputs), train=train, **used))
+            noise = {name: rates[name] for name in ops.noise_taken(module) if name in rates}
+            if "seed" in noise:
+                noise["seed"] = ops.node_seed(noise["seed"], position)
+            keep(module(*(take(i) for i in node.inputs), train=train, **noise))
+            if train and node.name in weights:
+                self.sow("auxiliary", f"{node.name}_logits", (weights[node.name], take(-1)))
         return take(-1)
+
+    @property
+    def needed(self) -> frozenset[int]:
+        """Positions of the nodes that the output needs: all but the auxiliary classifiers' own."""
+        found: set[int] = set()
+        open_ends = [len(self.nodes)]
+        while open_ends:
+            k = open_ends.pop()
+            if k and k - 1 not in found:
+                found.add(k - 1)
+                open_ends += self.nodes[k - 1].inputs
+        return frozenset(found)
 
 
 class Builder:
@@ -70,5 +94,9 @@ class Builder:
         self.nodes.append(Node(name, module, inputs))
         return len(self.nodes)
 
-    def graph(self) -> Graph:
-        return Graph(tuple(self.nodes))
+    def graph(self, auxiliary: Mapping[str, float] | None = None) -> Graph:
+        """The network; ``auxiliary`` as in `Graph`. ValueError for a name that is no node's."""
+        weights = tuple((auxiliary or {}).items())
+        if unknown := {name for name, _ in weights} - {node.name for node in self.nodes}:
+            raise ValueError(f"auxiliary: {sorted(unknown)} are not nodes")
+        return Graph(tuple(self.nodes), weights)

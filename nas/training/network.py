@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,17 +29,50 @@ def abstract(shape: tuple[int, ...], dtype: str = "float32") -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
+class Extra(NamedTuple):
+    """What a network sows in training beside its output, for the loss; nothing of it is kept.
+
+    ``losses``: scalars of collection "losses" (a reconstruction cost), which are added to the loss.
+    ``auxiliary``: of collection "auxiliary", pairs of a weight and the logits [B, classes] of a further
+    classifier, whose weighted cross-entropy is added (Szegedy et al. 2014, section 5).
+    """
+
+    losses: list[Array]
+    auxiliary: list[tuple[ArrayLike, Array]]
+
+
 def apply_train(
     network: Any, variables: dict[str, Tree], inputs: Sequence[Array], noise: Noise
-) -> tuple[Array, dict[str, Tree]]:
-    """The network's output in training mode and its updated collections (running statistics)."""
+) -> tuple[Array, dict[str, Tree], Extra]:
+    """The network's output in training mode, its updated collections (running statistics), what it sowed."""
     keywords = {name: getattr(noise, name) for name in ops.noise_taken(network)}
-    stateful = [name for name in variables if name != "params"]
+    mutable = [*(name for name in variables if name != "params"), *Extra._fields]
     key = jax.random.key(noise.seed)  # for modules that use Flax's own dropout
     output, updated = network.apply(
-        variables, *inputs, train=True, mutable=stateful, rngs={"dropout": key}, **keywords
+        variables, *inputs, train=True, mutable=mutable, rngs={"dropout": key}, **keywords
     )
-    return output, dict(updated)
+    updated = dict(updated)
+    sown = {name: updated.pop(name, {}) for name in Extra._fields}
+    heads = jax.tree.leaves(sown["auxiliary"], is_leaf=_is_head)
+    return output, updated, Extra(jax.tree.leaves(sown["losses"]), heads)
+
+
+def _is_head(value: Any) -> bool:
+    """Whether it is one sown (weight, logits); what `sow` collects is a tuple of those."""
+    return isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], tuple)
+
+
+def sows(network: Any, image_shape: tuple[int, ...]) -> bool:
+    """Whether ``network`` has losses or classifiers beside its output; traced, nothing is computed."""
+    variables = outline(network, image_shape).variables
+    noise = Noise(abstract(()), abstract((), "uint32"))
+    extra = jax.eval_shape(
+        lambda variables, image, noise: apply_train(network, variables, (image,), Noise(*noise))[2],
+        variables,
+        abstract((2, *image_shape)),
+        tuple(noise),
+    )
+    return bool(extra.losses or extra.auxiliary)
 
 
 def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Array]) -> Array:
@@ -49,7 +82,11 @@ def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Ar
 def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str) -> dict[str, Tree]:
     """A network's variables, drawn from ``seed`` without running or compiling it."""
     image = abstract((1, *image_shape), dtype)
-    return dict(network.lazy_init(jax.random.key(seed), image))
+    return _kept(network.lazy_init(jax.random.key(seed), image))
+
+
+def _kept(variables: Mapping[str, Tree]) -> dict[str, Tree]:
+    return {name: tree for name, tree in variables.items() if name not in Extra._fields}
 
 
 class Outline(NamedTuple):
@@ -70,16 +107,19 @@ class Outline(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
-    """Trace ``network`` once, on one image; nothing is allocated or compiled."""
+    """Trace ``network``, on one image; nothing is allocated or compiled."""
+    image = abstract((1, *image_shape))
 
     def build(key: Array, image: Array) -> tuple[Array, dict[str, Tree]]:
         return network.init_with_output(key, image, train=False, capture_intermediates=True)
 
     program, (_, made) = jax.make_jaxpr(build, return_shape=True)(
-        jax.eval_shape(lambda: jax.random.key(0)), abstract((1, *image_shape))
+        jax.eval_shape(lambda: jax.random.key(0)), image
     )
-    made = dict(made)
+    made = _kept(made)
     kept = made.pop("intermediates", {})
+    if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
+        program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(made, image)
 
     def size(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))

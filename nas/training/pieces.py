@@ -32,7 +32,7 @@ def _piece_forward(module: Any, wanted: tuple[bool, ...]) -> Any:
 
         def call(params, moving):
             merged = [m if f is None else f for m, f in zip(moving, fixed, strict=True)]
-            return apply_train(module, {"params": params, **rest}, merged, noise)
+            return apply_train(module, {"params": params, **rest}, merged, noise)[:2]
 
         moving = [x if want else None for want, x in zip(wanted, inputs, strict=True)]
         output, vjp, updated = jax.vjp(call, params, moving, has_aux=True)

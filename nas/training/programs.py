@@ -23,8 +23,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from nas import ops
+from nas.errors import InputError
 from nas.training import optimiser
-from nas.training.network import Noise, Tree, abstract, apply_evaluate, apply_train, initialise, outline
+from nas.training.network import (
+    Noise,
+    Tree,
+    abstract,
+    apply_evaluate,
+    apply_train,
+    initialise,
+    outline,
+    sows,
+)
 from nas.training.optimiser import Rates
 from nas.training.stored import stored
 
@@ -72,7 +82,11 @@ class Runner(Protocol):
     def step(
         self, state: State, batch: Batch, noise: Noise, rates: Rates, ema_decay: ArrayLike
     ) -> tuple[State, Array, Array]:
-        """One update; ``state`` is consumed. Returns it with the mean loss and the logits [B, classes]."""
+        """One update; ``state`` is consumed. Returns it with the mean loss and the logits [B, classes].
+
+        The loss is the cross-entropy of the output alone, comparable with an evaluation's; what a network
+        sows (`Extra`) adds to the gradient only.
+        """
         ...
 
     def predict(self, variables: dict[str, Tree], images: Array) -> Array:
@@ -101,11 +115,14 @@ def train_step(
     params = state.variables["params"]
     rest = {name: tree for name, tree in state.variables.items() if name != "params"}
 
-    def loss_of(params: Tree) -> tuple[Array, tuple[Array, dict[str, Tree]]]:
-        logits, updated = apply_train(network, {"params": params, **rest}, (batch.images,), noise)
-        return mean_loss(logits, batch.target), (logits, updated)
+    def loss_of(params: Tree) -> tuple[Array, tuple[Array, Array, dict[str, Tree]]]:
+        logits, updated, extra = apply_train(network, {"params": params, **rest}, (batch.images,), noise)
+        loss = total = mean_loss(logits, batch.target)
+        for weight, head in extra.auxiliary:
+            total += weight * mean_loss(head, batch.target)
+        return sum(extra.losses, total), (loss, logits, updated)
 
-    (loss, (logits, updated)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    (_, (loss, logits, updated)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     scale = ops.clip_scale(grads, jnp.asarray(rates.clip_norm))[1] if shape.clip else 1.0
     params, slots = optimiser.update(shape.optimiser, params, grads, state.slots, rates, scale)
     ema = ops.ema_update(state.ema, params, jnp.asarray(ema_decay)) if shape.ema else None
@@ -223,19 +240,22 @@ def make_runner(network: Any, shape: Shape, formulation: str = "auto") -> Runner
     """The network's runner. ``auto`` is ``program``; on a CPU without native kernels, ``pieces`` of a graph.
 
     With native kernels a whole program is little more than calls, and compiles faster than its pieces; where
-    XLA has to generate all code, pieces are compiled once for many networks. Raises ValueError for ``pieces``
-    of a network that is not a graph, or over several devices.
+    XLA has to generate all code, pieces are compiled once for many networks. Raises InputError for ``pieces``
+    of a network that is not a graph or has more losses than that of its output, or over several devices.
     """
     graph = hasattr(network, "nodes")
     if formulation == "auto":
         slow = jax.default_backend() == "cpu" and not ops.native_available()
-        formulation = "pieces" if graph and slow and shape.devices == 1 else "program"
+        pieces = graph and slow and shape.devices == 1 and not sows(network, shape.image_shape)
+        formulation = "pieces" if pieces else "program"
     if formulation == "program":
         return WholeProgram(network, shape)
     if not graph:
-        raise ValueError(f"{type(network).__name__} is not a graph of modules: it has no pieces")
+        raise InputError(f"formulation: {type(network).__name__} is not a graph of modules: it has no pieces")
     if shape.devices > 1:
-        raise ValueError("the pieces formulation runs on one device")
+        raise InputError("formulation: the pieces formulation runs on one device")
+    if sows(network, shape.image_shape):
+        raise InputError("formulation: a network with further losses or auxiliary classifiers has no pieces")
     from nas.training.pieces import Pieces  # which needs this module
 
     return Pieces(network, shape)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,8 @@ from nas.training.programs import (
     step_function,
 )
 from search_spaces import SPACES, chain
+from search_spaces.graph import Builder
+from search_spaces.layers import CellAverage, Conv, Dense
 
 ROOT = Path(__file__).parents[2]
 BASE = {
@@ -312,14 +315,12 @@ def test_program_and_pieces_have_the_same_values(digits, changes):
 
 
 def test_pieces_of_a_network_that_is_no_graph_are_refused(digits):
-    import flax.linen as nn
-
     class Linear(nn.Module):
         @nn.compact
         def __call__(self, x, *, train=False):
             return nn.Dense(10)(x.reshape(x.shape[0], -1))
 
-    with pytest.raises(ValueError, match="Linear is not a graph of modules"):
+    with pytest.raises(InputError, match="Linear is not a graph of modules"):
         make_runner(Linear(), shape_of(digits), "pieces")
     runner = make_runner(Linear(), shape_of(digits), "auto")  # an ordinary Flax module trains all the same
     runner.compile()
@@ -330,6 +331,99 @@ def test_pieces_of_a_network_that_is_no_graph_are_refused(digits):
         state, batch_of(digits), Noise(np.float32(0), np.uint32(0)), RATES, np.float32(0)
     )
     assert float(after) < float(before)
+
+
+class Sowing(nn.Module):
+    """A linear classifier with a loss of its own: the mean square of its features."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        h = nn.Dense(6, name="features")(x.reshape(x.shape[0], -1))
+        if train:
+            self.sow("losses", "sparsity", 0.5 * jnp.mean(h**2))
+        return nn.Dense(10, name="logits")(jax.lax.stop_gradient(h))
+
+
+def test_sown_losses_are_added_to_the_gradient_alone(digits):
+    runner = make_runner(Sowing(), shape_of(digits), "auto")
+    runner.compile()
+    state = runner.init(0)
+    assert set(state.variables) == {"params"}
+    batch = batch_of(digits)
+    params = jax.tree.map(np.array, state.variables["params"])
+
+    def total(p):
+        h = batch.images.reshape(len(batch.images), -1) @ p["features"]["kernel"] + p["features"]["bias"]
+        logits = jax.lax.stop_gradient(h) @ p["logits"]["kernel"] + p["logits"]["bias"]
+        cross_entropy = -jnp.mean(jnp.sum(batch.target * jax.nn.log_softmax(logits), -1))
+        return cross_entropy + 0.5 * jnp.mean(h**2), cross_entropy
+
+    grads, cross_entropy = jax.grad(total, has_aux=True)(params)
+    rates = RATES._replace(weight_decay=np.float32(0))
+    state, loss, _ = runner.step(state, batch, Noise(np.float32(0), np.uint32(0)), rates, np.float32(0))
+    assert float(loss) == pytest.approx(float(cross_entropy), rel=1e-5)
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new, old - 0.1 * 1.9 * g, rtol=1e-4, atol=1e-6),
+        state.variables["params"],
+        params,
+        grads,
+    )
+    with pytest.raises(InputError, match="no pieces"):
+        make_runner(graph_with_head(), shape_of(digits), "pieces")
+
+
+def graph_with_head():
+    b = Builder()
+    x = b.add("conv_1", Conv(8), 0)
+    head = b.add("head_average", CellAverage(1), x)
+    b.add("head", Dense(10), head)
+    b.add("logits", Dense(10), b.add("average", CellAverage(2), x))
+    return b.graph({"head": 0.3})
+
+
+def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
+    network: Any = graph_with_head()
+    runner = make_runner(network, shape_of(digits), "auto")
+    runner.compile()
+    state = runner.init(0)
+    batch = batch_of(digits)
+    params = jax.tree.map(np.array, state.variables["params"])
+    assert set(params) == {"conv_1", "head", "logits"}
+    b = Builder()
+    b.add("logits", Dense(10), b.add("average", CellAverage(2), b.add("conv_1", Conv(8), 0)))
+    bare = b.graph()
+    with pytest.raises(ValueError, match="nowhere"):
+        Builder().graph({"nowhere": 1.0})
+
+    def logits_of(p):
+        h = jax.lax.conv_general_dilated(
+            batch.images, p["conv_1"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        cells = h.reshape(len(h), 2, 4, 2, 4, 8).mean((2, 4)).reshape(len(h), -1)
+        head = h.mean((1, 2)) @ p["head"]["kernel"] + p["head"]["bias"]
+        return cells @ p["logits"]["kernel"] + p["logits"]["bias"], head
+
+    def total(p):
+        losses = [-jnp.mean(jnp.sum(batch.target * jax.nn.log_softmax(x), -1)) for x in logits_of(p)]
+        return losses[0] + 0.3 * losses[1], losses[0]
+
+    images = jnp.concatenate([batch.images] * 2)
+    predicted = runner.predict(state.variables, images)
+    np.testing.assert_allclose(predicted[: len(batch.images)], logits_of(params)[0], rtol=1e-4, atol=1e-5)
+    found, plain = (outline(net, digits.image_shape) for net in (network, bare))
+    assert found.macs_per_image == 8 * 8 * 9 * 8 + 2 * 2 * 8 * 10 == plain.macs_per_image
+    assert found.params == plain.params + 8 * 10 + 10
+
+    grads, cross_entropy = jax.grad(total, has_aux=True)(params)
+    rates = RATES._replace(weight_decay=np.float32(0))
+    state, loss, _ = runner.step(state, batch, Noise(np.float32(0), np.uint32(0)), rates, np.float32(0))
+    assert float(loss) == pytest.approx(float(cross_entropy), rel=1e-5)
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new, old - 0.1 * 1.9 * g, rtol=1e-4, atol=1e-6),
+        state.variables["params"],
+        params,
+        grads,
+    )
 
 
 @pytest.mark.parametrize("formulation", ["program", "pieces"])
