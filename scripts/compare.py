@@ -17,7 +17,10 @@ from search_spaces import spaces_with
 
 @dataclasses.dataclass(frozen=True)
 class Config(SearchOptions):
-    """Search with several strategies from several seeds, each with the same number of epochs; one table."""
+    """Search with several strategies from several seeds, each with the same number of epochs; one table.
+
+    A network that several searches chose is trained to the end once; each counts its seconds.
+    """
 
     strategies: tuple[str, ...] = ("grid", "random", "hyperband", "asha")
     """strategies to compare"""
@@ -54,7 +57,9 @@ def main(config: Config) -> None:
                 fields["plan"] = dataclasses.replace(config.plan, seed=seed)
                 folder = out / f"{strategy}-{seed}"
                 resume = config.resume and is_run(folder)
-                runs.append(search(SearchOptions(**fields), strategy, folder, spaces, resume=resume))
+                tested = [final for run in runs for final in run.finals]
+                options = SearchOptions(**fields)
+                runs.append(search(options, strategy, folder, spaces, resume=resume, tested=tested))
     print_table(runs)
     for path in write_report([out], out).files:
         print(path)

@@ -113,10 +113,7 @@ class TrainObjective:
         self.setup, self.checkpoints = setup, checkpoints
         self.space, self.config = setup.space, setup.training
         use_compilation_cache()
-        if setup.training.devices > jax.local_device_count():
-            raise InputError(
-                f"devices: {setup.training.devices} is more than the {jax.local_device_count()} local ones"
-            )
+        check_devices(setup.training)
         ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
         self.dataset = setup.data.load()
 
@@ -229,6 +226,14 @@ class TrainObjective:
             compile_seconds=sum(m.compile_seconds for m in seen),
             train_seconds=sum(m.train_seconds for m in seen),
             evaluate_seconds=sum(m.evaluate_seconds for m in seen) + test_seconds,
+        )
+
+
+def check_devices(training: TrainingConfig) -> None:
+    """Raises InputError where this process has fewer devices than ``training`` wants."""
+    if training.devices > jax.local_device_count():
+        raise InputError(
+            f"devices: {training.devices} is more than the {jax.local_device_count()} local ones"
         )
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
 from nas import ops
 from nas.errors import InputError, one_of
-from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup
+from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup, check_devices
 from nas.results.record import Final, Record, Run
 from nas.run import local
 from nas.run.progress import Progress
@@ -160,10 +159,13 @@ def search(
     spaces: Mapping[str, SearchSpace],
     *,
     resume: bool = False,
+    tested: Iterable[Final] = (),
 ) -> Run:
     """Search, then train the best network anew over several seeds and test it; all of it recorded in ``out``.
 
-    Raises InputError before anything is written where an option cannot be meant.
+    ``tested`` are final trainings of other searches with the same options: where one has the network, seed
+    and epochs that this search would train, the result would be the same and is recorded as it is, seconds
+    included. Raises InputError before anything is written where an option cannot be meant.
     """
     space = narrowed(options, spaces)
     plan, planned_epochs = plan_of(options, strategy, space)
@@ -175,7 +177,8 @@ def search(
     options.data.load()
     ops.native_status()
     config = flat(options, **dataclasses.asdict(plan), strategy=strategy)
-    local_devices(options)
+    if options.engine == "local":
+        check_devices(options.training)
     opened = Record.resume(out, config, may_differ=MAY_DIFFER) if resume else Record.create(out, config)
     with opened as record, contextlib.ExitStack() as stack:
         if record.run().done:
@@ -202,7 +205,10 @@ def search(
             jobs = [
                 FinalJob(best.arch, seed, epochs) for seed in range(options.test_seeds) if seed not in have
             ]
-            for final in train(jobs):
+            known = {FinalJob(f.arch, f.seed, f.epochs): f for f in tested if f.error is None}
+            for final in itertools.chain(
+                (known[job] for job in jobs if job in known), train([job for job in jobs if job not in known])
+            ):
                 record.final(final)
         record.done()
         return record.run()
@@ -223,14 +229,6 @@ def session(options: SearchOptions) -> Iterator[None]:
 
     with ray_tune.session(ray_tune.Cluster(**cluster_of(options))):
         yield
-
-
-def local_devices(options: SearchOptions) -> None:
-    """Raises InputError where this process is to train and has fewer devices than ``--devices``."""
-    if options.engine == "local" and options.training.devices > jax.local_device_count():
-        raise InputError(
-            f"devices: {options.training.devices} is more than the {jax.local_device_count()} local ones"
-        )
 
 
 def cluster_of(options: SearchOptions) -> dict[str, Any]:

@@ -391,7 +391,7 @@ def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
     assert set(params) == {"conv_1", "head", "logits"}
     b = Builder()
     b.add("logits", Dense(10), b.add("average", CellAverage(2), b.add("conv_1", Conv(8), 0)))
-    bare = b.graph()
+    bare: Any = b.graph()
     with pytest.raises(ValueError, match="nowhere"):
         Builder().graph({"nowhere": 1.0})
 
