@@ -5,7 +5,7 @@ of it differentiates to any order, in forward and reverse mode, and can be vmapp
 """
 
 from nas.ops.conv import conv2d
-from nas.ops.count import count_macs, macs_of_jaxpr
+from nas.ops.count import count_macs, macs_of_equation, macs_of_jaxpr
 from nas.ops.fused import (
     ACTIVATIONS,
     OPTIMISERS,
@@ -32,6 +32,7 @@ from nas.ops.fused import (
     scale_shift_act,
     softmax_cross_entropy,
 )
+from nas.ops.local import local2d
 from nas.ops.native import available as native_available
 from nas.ops.native import native_status, processor
 from nas.ops.noise import node_seed, noise_taken
@@ -61,7 +62,9 @@ __all__ = [
     "global_norm",
     "layer_norm_act",
     "lerp",
+    "local2d",
     "local_response_norm",
+    "macs_of_equation",
     "macs_of_jaxpr",
     "max_pool",
     "native_available",

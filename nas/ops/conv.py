@@ -1,21 +1,15 @@
-"""Two-dimensional convolution and its two gradients: three primitives closed under differentiation.
+"""Two-dimensional convolution and its two gradients, as the primitives of `nas.ops.bilinear`."""
 
-With ``y = conv(x, w)``, ``dx = conv_dx(dy, w)`` and ``dw = conv_dw(x, dy)`` each is bilinear, and a transpose
-of either other one, so that derivatives of any order in either mode need nothing else.
-"""
-
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.interpreters import ad, batching
 
 from nas.errors import InputError
 from nas.ops import native, portable
+from nas.ops.bilinear import by_member, close
 from nas.ops.geometry import Padding, Pair, Windows, windows
 from nas.ops.primitive import primitive, use_primitives
 
@@ -65,25 +59,7 @@ def conv2d(
 # ---- XLA's own convolution, for every platform but CPU -----------------------------------------------------
 
 
-def _by_member(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Run a function of one member's arrays on arrays of several, members folded into their first axis."""
-
-    @functools.wraps(function)
-    def folded(a: jax.Array, b: jax.Array, *, at: Convolution) -> jax.Array:
-        if at.members == 1:
-            return function(a, b, at=at)
-        one = replace(at, members=1)
-        out = jax.vmap(lambda a, b: function(a, b, at=one))(_unfold(a, at.members), _unfold(b, at.members))
-        return out.reshape(-1, *out.shape[2:])
-
-    return folded
-
-
-def _unfold(array: jax.Array, members: int) -> jax.Array:
-    return array.reshape(members, array.shape[0] // members, *array.shape[1:])
-
-
-@_by_member
+@by_member
 def _lax_conv(x: jax.Array, w: jax.Array, *, at: Convolution) -> jax.Array:
     return lax.conv_general_dilated(
         x,
@@ -96,13 +72,13 @@ def _lax_conv(x: jax.Array, w: jax.Array, *, at: Convolution) -> jax.Array:
     )
 
 
-@_by_member
+@by_member
 def _lax_dx(dy: jax.Array, w: jax.Array, *, at: Convolution) -> jax.Array:
     x = jax.ShapeDtypeStruct(_dx_shape(dy.shape, w.shape, at), dy.dtype)
     return jax.linear_transpose(lambda x: _lax_conv(x, w, at=at), x)(dy)[0]
 
 
-@_by_member
+@by_member
 def _lax_dw(x: jax.Array, dy: jax.Array, *, at: Convolution) -> jax.Array:
     w = jax.ShapeDtypeStruct(_dw_shape(x.shape, dy.shape, at), x.dtype)
     return jax.linear_transpose(lambda w: _lax_conv(x, w, at=at), w)(dy)[0]
@@ -174,46 +150,4 @@ conv_dw_p = primitive(
     "nas_conv_dw", _dw_shape, elsewhere=_lax_dw, fast=_native("nas_conv_dw", _dw_shape), portable=_portable_dw
 )
 
-ad.defbilinear(
-    conv_p,
-    lambda ct, x, w, at: conv_dx_p.bind(ct, w, at=at),
-    lambda ct, x, w, at: conv_dw_p.bind(x, ct, at=at),
-)
-ad.defbilinear(
-    conv_dx_p,
-    lambda ct, dy, w, at: conv_p.bind(ct, w, at=at),
-    lambda ct, dy, w, at: conv_dw_p.bind(ct, dy, at=at),
-)
-ad.defbilinear(
-    conv_dw_p,
-    lambda ct, x, dy, at: conv_dx_p.bind(dy, ct, at=at),
-    lambda ct, x, dy, at: conv_p.bind(x, ct, at=at),
-)
-
-
-def _batch_images(bound: Any, arrays: Sequence[jax.Array], dims: Sequence[Any], *, at: Convolution) -> Any:
-    """vmap of conv and conv_dx: images alone join the batch, kernels make members."""
-    images, kernels = arrays
-    if dims[1] is not None:
-        return _batch_members(bound, arrays, dims, at=at)
-    size = images.shape[dims[0]]
-    images = batching.bdim_at_front(images, dims[0], size)
-    apart = images.reshape(size, at.members, -1, *images.shape[2:])
-    joined = jnp.moveaxis(apart, 0, 1).reshape(-1, *images.shape[2:])
-    out = bound.bind(joined, kernels, at=at)
-    out = out.reshape(at.members, size, -1, *out.shape[1:])
-    return jnp.moveaxis(out, 1, 0).reshape(size, -1, *out.shape[3:]), 0
-
-
-def _batch_members(bound: Any, arrays: Sequence[jax.Array], dims: Sequence[Any], *, at: Convolution) -> Any:
-    size = next(array.shape[dim] for array, dim in zip(arrays, dims, strict=True) if dim is not None)
-    whole = (batching.bdim_at_front(array, dim, size) for array, dim in zip(arrays, dims, strict=True))
-    out = bound.bind(
-        *(array.reshape(-1, *array.shape[2:]) for array in whole), at=replace(at, members=at.members * size)
-    )
-    return out.reshape(size, -1, *out.shape[1:]), 0
-
-
-batching.primitive_batchers[conv_p] = functools.partial(_batch_images, conv_p)
-batching.primitive_batchers[conv_dx_p] = functools.partial(_batch_images, conv_dx_p)
-batching.primitive_batchers[conv_dw_p] = functools.partial(_batch_members, conv_dw_p)
+close(conv_p, conv_dx_p, conv_dw_p)

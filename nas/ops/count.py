@@ -12,18 +12,20 @@ def count_macs(function: Callable[..., Any], *args: Any) -> int:
     """Multiply-adds of the convolutions and dense layers in ``function(*args)``; arguments may be shapes.
 
     Counted as published tables do: normalisation, pooling, activations and biases are free, taps that fall
-    on padding count. Of a ``cond``'s branches the most expensive counts, a ``scan``'s body once a step, and a
-    while loop's body once, its length being unknown.
+    on padding count (also in ``local2d``: one multiply-add for each weight and image). Of a ``cond``'s
+    branches the most expensive counts, a ``scan``'s body once a step, and a while loop's body once, its
+    length being unknown.
     """
     return macs_of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def macs_of_jaxpr(jaxpr: Any) -> int:
     """`count_macs` of a program that is traced already."""
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    return sum(macs_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def macs_of_equation(equation: Any) -> int:
+    """`count_macs` of one equation of a traced program."""
     name, params = equation.primitive.name, equation.params
     shapes: list[Any] = [getattr(value.aval, "shape", ()) for value in equation.invars]
     if name == "nas_conv":
@@ -32,6 +34,10 @@ def _of_equation(equation: Any) -> int:
         return math.prod(shapes[0]) * _taps(params["at"]) * shapes[1][2]
     if name == "nas_conv_dw":
         return math.prod(shapes[1]) * _taps(params["at"]) * equation.outvars[0].aval.shape[2]
+    if name in ("nas_local", "nas_local_dx"):  # each weight once for each image of its member
+        return shapes[0][0] * math.prod(shapes[1]) // params["at"].members
+    if name == "nas_local_dw":
+        return shapes[0][0] * math.prod(equation.outvars[0].aval.shape) // params["at"].members
     if name == "nas_dense":
         return shapes[0][0] * math.prod(shapes[1])
     if name == "nas_dense_backward":  # dy, x, w: the gradients of x and of w
