@@ -34,6 +34,18 @@ class Measurement:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeasurementWithTest(Measurement):
+    """One point of a test curve too, its seconds among ``evaluate_seconds``.
+
+    For protocols that fix everything beforehand and show such a curve (He et al. 2015, figure 6). Only the
+    final training of one architecture yields it, when told to; no search does.
+    """
+
+    test_accuracy: float = math.nan
+    test_loss: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
 class Trial:
     """One architecture under evaluation.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
+
+from nas.data.pixels import pixel_covariance
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,3 +48,8 @@ class Dataset:
     class_names: tuple[str, ...]
     split_seed: int
     checksum: str
+
+    @functools.cached_property
+    def covariance(self) -> np.ndarray:
+        """float64 [channel, channel], of the training pixels scaled to [0, 1]."""
+        return pixel_covariance(self.train.images)

@@ -58,6 +58,18 @@ def chunks_of(images: np.ndarray, indices: np.ndarray) -> Iterator[np.ndarray]:
         yield images[indices[start : start + rows]]
 
 
+def pixel_covariance(images: np.ndarray) -> np.ndarray:
+    """float64 [C, C]: the covariance of the channels over all pixels of uint8 ``images``, scaled to [0, 1]."""
+    channels = images.shape[-1]
+    total, products = np.zeros(channels), np.zeros((channels, channels))
+    for chunk in chunks_of(images, np.arange(len(images))):
+        pixels = chunk.reshape(-1, channels).T.astype(np.float64, order="C")  # sums are exact below 2**53
+        total += pixels.sum(axis=1)
+        products += pixels @ pixels.T
+    count = images.size // channels
+    return (products / count - np.outer(total, total) / count**2) / 255**2
+
+
 def pixel_statistics(images: np.ndarray, indices: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel of ``images[indices]``, scaled to [0, 1].
 

@@ -170,6 +170,10 @@ class TrainObjective:
                 f"needs about {needed / 2**30:.1f} GiB at batch size {hyper.batch_size}, "
                 f"{free / 2**30:.1f} GiB are free"
             )
+        if (
+            "pca" in hyper.augmentation
+        ):  # of the training images alone, also where validation ones are in data
+            data = data._replace(covariance=self.dataset.covariance)
         return Training(network, hyper, data, self.dataset.num_classes, self.config, seed=seed, epochs=epochs)
 
     def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
@@ -188,18 +192,22 @@ class TrainObjective:
         epochs: int,
         *,
         validate: bool = False,
+        test_curve: bool = False,
         checkpoints: Path | None = None,
         measured: tuple[Measurement, ...] = (),
     ) -> Generator[Measurement, None, Final]:
         """Train ``arch`` for ``epochs``, yielding a measurement each, and test it, once, at the end.
 
         On train and validation images together, or with ``validate`` on train alone, validation being
-        measured every epoch. Goes on behind ``measured`` from the checkpoint in ``checkpoints``. A training
+        measured every epoch; with ``test_curve`` tested every epoch too (see `MeasurementWithTest`): nothing
+        may be chosen by that. Goes on behind ``measured`` from the checkpoint in ``checkpoints``. A training
         that fails returns a `Final` with an ``error``.
         """
         dataset = self.dataset
         size = size_of(build(self.space, arch, dataset.num_classes), dataset.image_shape)
-        final = Final(arch=arch, seed=seed, epochs=epochs, **size._asdict())
+        final = Final(
+            arch=arch, seed=seed, epochs=epochs, evaluation=self.config.evaluation, **size._asdict()
+        )
         test = self._on_device(load_test(**self.setup.data.arguments()))
         keeper = Checkpoints(checkpoints) if checkpoints else None
         seen = list(measured)
@@ -208,10 +216,17 @@ class TrainObjective:
                 arch, self.train_data if validate else self.all_data, seed=seed, epochs=epochs
             )
             valid = self.valid_data if validate else None
-            for measurement in train(training, valid, until=epochs, checkpoints=keeper, measured=measured):
+            for measurement in train(
+                training,
+                valid,
+                until=epochs,
+                test=test if test_curve else None,
+                checkpoints=keeper,
+                measured=measured,
+            ):
                 seen.append(measurement)
                 yield measurement
-            tested, test_seconds = timed(lambda: training.evaluate(test))
+            tested, test_seconds = timed(lambda: training.test(test))
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
             return dataclasses.replace(final, error=_reason(error))
         finally:

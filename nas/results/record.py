@@ -4,8 +4,8 @@
 
 - ``trial``: ``id, arch, seed, budget, bracket, rung, params, macs_per_image``; once an id.
 - ``promotion``: ``id, budget, bracket, rung``; the trial goes on to a larger budget.
-- ``measurement``: ``id`` and the fields of `Measurement`; with ``params`` and ``macs_per_image`` where the
-  trial's own line did not know them yet.
+- ``measurement``: ``id`` and the fields of `Measurement`, or of `MeasurementWithTest`; with ``params`` and
+  ``macs_per_image`` where the trial's own line did not know them yet.
 - ``end``: ``id, status, error`` (``completed``, ``stopped`` or ``failed``), and the seconds of a unit that
   was under way and gave no measurement.
 - ``final``: the fields of `Final`; one training of a chosen architecture to the end, tested.
@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 
 from nas.errors import InputError
 from nas.space import Architecture
-from nas.trial import Measurement, Status, Trial
+from nas.trial import Measurement, MeasurementWithTest, Status, Trial
 
 TRIALS = "trials.jsonl"
 CONFIG = "config.json"
@@ -50,7 +50,8 @@ ENV = "env.json"
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-    """One training of a chosen architecture to the end, and the only place where test results appear.
+    """One training of a chosen architecture to the end; beside a `MeasurementWithTest`, which it must be
+    told to make on its way, the only place where test results appear.
 
     Accuracies are fractions in [0, 1]. A training that failed has its reason in ``error`` and NaN results.
     """
@@ -68,6 +69,7 @@ class Final:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     error: str | None = None
+    evaluation: str = "centre"  # how test images were seen: nas.training.loop.EVALUATIONS
 
     @property
     def seconds(self) -> float:
@@ -601,7 +603,8 @@ class _State:
 
     def _measurement(self, event: dict[str, Any]) -> Callable[[], None]:
         trial = self._running(event)
-        measurement = Measurement(budget=_integer(event, "budget"), **_numbers(event, _MEASURED))
+        kind = MeasurementWithTest if "test_accuracy" in event else Measurement
+        measurement = kind(budget=_integer(event, "budget"), **_numbers(event, _float_fields(kind)))
         if measurement.budget <= trial.spent:
             raise ValueError(f"trial {trial.id} measured at budget {measurement.budget} after {trial.spent}")
         seen = Observation(trial.id, measurement, _seconds(event, "elapsed_seconds"))
@@ -643,6 +646,7 @@ class _State:
             params=_integer_or_none(event, "params"),
             macs_per_image=_integer_or_none(event, "macs_per_image"),
             error=None if error is None else str(error),
+            evaluation=str(event.get("evaluation", "centre")),
             **_numbers(event, _TESTED),
         )
         if any(
@@ -678,11 +682,11 @@ class _State:
         self.wall_seconds = max(self.wall_seconds, elapsed_seconds)
 
 
+@functools.cache
 def _float_fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind) if field.type == "float")
 
 
-_MEASURED = _float_fields(Measurement)
 _TESTED = _float_fields(Final)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -60,7 +61,7 @@ class Progress:
             if event.replayed:
                 self._replayed += trial.spent - self._spent.get(trial.id, 0)
             self._spent[trial.id] = trial.spent
-            if self._best is None or trial.score > self._best.score:
+            if not math.isnan(trial.score) and (self._best is None or trial.score > self._best.score):
                 self._best = trial
         elif isinstance(event, Ended):
             self._running.discard(event.trial.id)
@@ -103,7 +104,10 @@ def describe(trial: Trial) -> str:
     if not trial.measurements:
         return f"{head}: not measured"
     seconds = sum(m.seconds for m in trial.measurements)
-    return f"{head}: valid {trial.score:.4f} after {trial.spent} epochs, {seconds:.1f} s"
+    accuracy = f"valid {trial.score:.4f}"
+    if math.isnan(trial.score):  # trained on the validation images too
+        accuracy = f"train {trial.measurements[-1].train_accuracy:.4f}"
+    return f"{head}: {accuracy} after {trial.spent} epochs, {seconds:.1f} s"
 
 
 def clock(seconds: float) -> str:

@@ -28,12 +28,14 @@ def train_to_end(
     seeds: Iterable[int],
     hyper: tuple[str, ...] = (),
     validate: bool = False,
+    test_curve: bool = False,
     resume: bool = False,
 ) -> Run:
     """One trial a seed and one `Final` each in the record of ``out``; in this process, on all its devices.
 
-    ``hyper`` are hyperparameters over those of the architecture. Goes on with ``resume`` at the last
-    checkpoint. Raises InputError.
+    ``hyper`` are hyperparameters over those of the architecture. ``test_curve``: the test images are read
+    after every epoch, for the curve of a protocol fixed beforehand; each measurement is a
+    `MeasurementWithTest`. Goes on with ``resume`` at the last checkpoint. Raises InputError.
     """
     space.validate(arch)
     setup = TrainSetup(space, data, training, epochs=epochs, overrides=hyperparameters(hyper))
@@ -44,6 +46,7 @@ def train_to_end(
         "epochs": epochs,
         "hyper": hyper,
         "validate": validate,
+        "test_curve": test_curve,
         **dataclasses.asdict(data),
         **dataclasses.asdict(training),
     }
@@ -59,7 +62,13 @@ def train_to_end(
             folder = trial_folder(out / "checkpoints", k)
             record.start(trial)
             steps = objective.final_training(
-                arch, seed, epochs, validate=validate, checkpoints=folder, measured=trial.measurements
+                arch,
+                seed,
+                epochs,
+                validate=validate,
+                test_curve=test_curve,
+                checkpoints=folder,
+                measured=trial.measurements,
             )
             while True:
                 try:

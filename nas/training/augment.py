@@ -6,15 +6,18 @@ cost no compilation; `nas.ops.gather_augmented` turns them and the uint8 images 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 # What each draws for a batch; see `draw`.
-AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour")
+AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca")
 
 MIXUP_ALPHA = 0.2  # Zhang et al. 2018 use 0.1 to 0.4 on ImageNet
 COLOUR_RANGE = 0.2  # brightness, contrast and saturation factors in 1 +- this
+PCA_DEVIATION = 0.1  # of the multiples of the principal components: Krizhevsky et al. 2012, section 4.1
 
 
 def crop_pad(size: int) -> int:
@@ -22,8 +25,43 @@ def crop_pad(size: int) -> int:
     return max(1, round(size / 8))
 
 
+def principal_components(covariance: np.ndarray) -> np.ndarray:
+    """float32 [C, C], column i the i-th principal component of the pixels times its variance: l_i p_i.
+
+    ``covariance`` [C, C] is that of pixels in [0, 1]. On one channel the only component is 1.
+    """
+    variances, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
+    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))]
+    return (vectors * np.sign(largest) * variances).astype(np.float32)  # LAPACKs differ in the signs
+
+
+def ten_crop(batch: int, image_shape: tuple[int, int, int], crop_fraction: float) -> list[dict[str, Any]]:
+    """Krizhevsky et al. 2012, section 4.1: the corners and the centre, and all five mirrored; plans as of `draw`.
+
+    A corner is the part of ``crop_fraction`` of the height and width that touches it. It keeps its scale and the
+    network its input size, as in training by crop: the image moves so far that all else of it leaves the frame,
+    and zeros come in behind it. The centre is the whole image, as it is evaluated otherwise.
+    """
+    dy, dx = (max(1, round((1 - crop_fraction) * size)) for size in image_shape[:2])
+    places = [(-dy, -dx), (-dy, dx), (dy, -dx), (dy, dx), (0, 0)]
+    return [
+        {
+            "shift": np.tile(np.array(place, np.int32), (batch, 1)),
+            "flip": np.full(batch, mirrored),
+            "cutout": np.zeros((batch, 3), np.int32),
+        }
+        for mirrored in (False, True)
+        for place in places
+    ]
+
+
 def draw(
-    augmentation: str, rng: np.random.Generator, steps: int, batch: int, image_shape: tuple[int, int, int]
+    augmentation: str,
+    rng: np.random.Generator,
+    steps: int,
+    batch: int,
+    image_shape: tuple[int, int, int],
+    components: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The random numbers of ``steps`` batches, each with leading axes [steps, batch] (mixup: [steps]).
 
@@ -32,8 +70,11 @@ def draw(
       anywhere (DeVries and Taylor 2017). All three where there is any, zeros for the others: it is one program
     - mixup: ``mix`` float32 [steps], the weight of a batch against itself in reverse order
     - colour: ``colour`` float32 [.., 3], brightness, contrast and saturation factors
+    - pca: ``offset`` float32 [.., C], what is added to all pixels of an image: the `principal_components` (which
+      only this needs) times normal numbers of deviation 0.1 (Krizhevsky et al. 2012, section 4.1). On one channel
+      it is a change of brightness
     """
-    height, width, _ = image_shape
+    height, width, channels = image_shape
     parts = augmentation.split("+")
     plan: dict[str, np.ndarray] = {}
     if {"crop", "flip", "cutout"} & set(parts):
@@ -53,6 +94,10 @@ def draw(
         plan["mix"] = rng.beta(MIXUP_ALPHA, MIXUP_ALPHA, size=steps).astype(np.float32)
     if "colour" in parts:
         plan["colour"] = rng.uniform(1 - COLOUR_RANGE, 1 + COLOUR_RANGE, (steps, batch, 3)).astype(np.float32)
+    if "pca" in parts:
+        assert components is not None
+        multiples = rng.normal(0, PCA_DEVIATION, (steps, batch, channels)).astype(np.float32)
+        plan["offset"] = multiples @ components.T
     return plan
 
 

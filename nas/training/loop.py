@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,9 +33,10 @@ from nas.training.programs import (
     place,
     timed,
 )
-from nas.trial import Measurement
+from nas.trial import Measurement, MeasurementWithTest
 
 Tree = Any
+EVALUATIONS = ("centre", "ten_crop")
 NAN_CHECK_STEPS = 100  # a lost run is noticed within so many steps, and the device seldom waits for the host
 
 
@@ -59,6 +60,10 @@ class TrainingConfig:
     """images a step of an evaluation, over all devices"""
     devices: int = 1
     """local devices to split every batch over; 0: all there are"""
+    evaluation: str = "centre"
+    """how test images are seen: centre (as they are) or ten_crop (corners, centre, all mirrored; averaged)"""
+    crop_fraction: float = 0.875
+    """share of the height and width that a corner of ten_crop has"""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
@@ -73,6 +78,10 @@ class TrainingConfig:
             raise InputError(f"evaluate_batch_size: {self.evaluate_batch_size} is below 1")
         if self.devices < 0:
             raise InputError(f"devices: {self.devices} is below 0")
+        if self.evaluation not in EVALUATIONS:
+            raise one_of("evaluation", self.evaluation, EVALUATIONS)
+        if not 0 < self.crop_fraction < 1:
+            raise InputError(f"crop_fraction: {self.crop_fraction} is not between 0 and 1")
 
 
 class Data(NamedTuple):
@@ -82,13 +91,14 @@ class Data(NamedTuple):
     labels: Array  # int32 [n]
     mean: Array  # float32 [C]
     std: Array  # float32 [C]
+    covariance: np.ndarray | None = None  # [C, C] of the training pixels, for the augmentation pca
 
 
 def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1) -> Data:
     """``split`` where training reads it, whole on each device; on CPU the memory map itself if it can be."""
     mesh = data_mesh(devices)
     where = NamedSharding(mesh, PartitionSpec()) if mesh else None
-    values = Data(split.images, split.labels, np.asarray(mean), np.asarray(std))  # type: ignore[arg-type]
+    values = (split.images, split.labels, np.asarray(mean), np.asarray(std))
     return Data(*(jax.device_put(value, where, may_alias=True) for value in values))
 
 
@@ -113,6 +123,8 @@ def make_batch(
         images = ops.gather_normalise(*given)
     if "colour" in plan:
         images = augment.adjust_colour(images, plan["colour"], data.mean, data.std)
+    if "offset" in plan:
+        images = images + (plan["offset"] / data.std)[:, None, None, :]
     labels, target = ops.gather_targets(data.labels, plan["index"], num_classes, smoothing)
     if "mix" in plan:
         images, target = (plan["mix"] * a + (1 - plan["mix"]) * a[::-1] for a in (images, target))
@@ -137,6 +149,12 @@ def tally_padded(sums: Array, logits: Array, batch: Batch, count: Array) -> Arra
     losses = ops.softmax_cross_entropy(logits, batch.target)
     correct = ops.count_correct(logits, jnp.where(real, batch.labels, -1))
     return sums + jnp.stack([jnp.sum(jnp.where(real, losses, 0)), correct, count.astype(jnp.float32)])
+
+
+@jax.jit
+def mean_probabilities(logits: list[Array]) -> Array:
+    """Logits [B, classes] whose softmax is the mean of the softmaxes of ``logits``."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(logits)), axis=0)
 
 
 class Averages(NamedTuple):
@@ -174,6 +192,12 @@ class Training:
         self.steps = len(train.labels) // hyper.batch_size
         if not self.steps:
             raise InputError(f"batch_size: {hyper.batch_size} is more than the {len(train.labels)} images")
+        self.components = None
+        if "pca" in hyper.augmentation.split("+"):
+            if train.covariance is None:
+                raise InputError("augmentation: pca needs the covariance of the training pixels")
+            self.components = augment.principal_components(train.covariance)
+        train = train._replace(covariance=None)
         self.hyper, self.train, self.config, self.seed, self.epochs = hyper, train, config, seed, epochs
         self.num_classes = num_classes
         self.mesh = data_mesh(devices)
@@ -192,7 +216,7 @@ class Training:
         self.state: State = self.runner.init(seed)
 
     def compile(self) -> None:
-        """Compile all that `train_epoch` and `evaluate` run, on shapes alone; the state stays as it is."""
+        """Compile all that training and evaluation run, on shapes alone; the state stays as it is."""
         self.runner.compile()
         plan = self._plan(np.random.default_rng(0), 1)
         zero = np.float32(0)
@@ -201,6 +225,8 @@ class Training:
         # Targets stand for logits: they have their shape.
         sums = tally(self._zero(), zero, batch.target, batch.labels)
         jax.block_until_ready(tally_padded(sums, padded.target, padded, np.int32(0)))
+        if views := self._test_views():
+            jax.block_until_ready(mean_probabilities([padded.target] * len(views)))
 
     def train_epoch(self, epoch: int) -> Averages:
         """One pass over the training images in an order and with draws that (seed, epoch) fix.
@@ -230,8 +256,16 @@ class Training:
                     raise TrainingFailed(f"loss is {total} by step {k + 1} of epoch {epoch + 1}")
         return averages(sums)
 
-    def evaluate(self, data: Data) -> Averages:
-        """Mean loss and accuracy over ``data``, with averaged parameters where they are kept."""
+    def test(self, data: Data) -> Averages:
+        """`evaluate`, with the views of each image that ``config.evaluation`` says."""
+        return self.evaluate(data, self._test_views())
+
+    def evaluate(self, data: Data, views: Sequence[dict[str, np.ndarray]] = ()) -> Averages:
+        """Mean loss and accuracy over ``data``, with averaged parameters where they are kept.
+
+        With ``views`` (plans of `augment.ten_crop`) an image's class probabilities are their mean over these.
+        """
+        data = data._replace(covariance=None)
         variables = dict(self.state.variables)
         if self.state.ema is not None:
             variables["params"] = self.state.ema
@@ -239,16 +273,26 @@ class Training:
         sums = self._zero()
         for start in range(0, len(data.labels), size):
             index = np.arange(start, min(start + size, len(data.labels)), dtype=np.int32)
-            padded = np.pad(index, (0, size - len(index)))
-            batch = self._batch(data, {"index": padded}, np.float32(0))
-            logits = self.runner.predict(variables, batch.images)
+            chosen = {"index": np.pad(index, (0, size - len(index)))}
+            seen = []
+            for view in views or ({},):
+                batch = self._batch(data, chosen | view, np.float32(0))
+                seen.append(self.runner.predict(variables, batch.images))
+            logits = mean_probabilities(seen) if views else seen[0]
             sums = tally_padded(sums, logits, batch, np.int32(len(index)))
         return averages(sums)
+
+    def _test_views(self) -> list[dict[str, np.ndarray]]:
+        if self.config.evaluation == "centre":
+            return []
+        shape = self.shape
+        return augment.ten_crop(shape.evaluate_batch_size, shape.image_shape, self.config.crop_fraction)
 
     def _plan(self, rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
         size = self.hyper.batch_size
         order = rng.permutation(len(self.train.labels))[: steps * size]
-        plan = augment.draw(self.hyper.augmentation, rng, steps, size, self.shape.image_shape)
+        shape = self.shape.image_shape
+        plan = augment.draw(self.hyper.augmentation, rng, steps, size, shape, self.components)
         return {"index": order.reshape(steps, size).astype(np.int32), **plan}
 
     def _batch(self, data: Data, plan: dict[str, Any], smoothing: Any) -> Batch:
@@ -265,6 +309,7 @@ def train(
     valid: Data | None,
     *,
     until: int,
+    test: Data | None = None,
     checkpoints: Checkpoints | None = None,
     measured: tuple[Measurement, ...] = (),
 ) -> Iterator[Measurement]:
@@ -272,16 +317,18 @@ def train(
 
     A checkpoint is written behind every epoch; a newest one found there is gone on from, with its
     measurements, else training begins again from the start, which repeats the same numbers and yields
-    only those not in ``measured``. Without ``valid`` the validation fields are NaN. Raises TrainingFailed.
+    only those not in ``measured``. Without ``valid`` the validation fields are NaN; with ``test``, which only a
+    final training has, every measurement is a `MeasurementWithTest`. Raises TrainingFailed.
     """
     known = list(measured)
+    kind = Measurement if test is None else MeasurementWithTest
     _, compile_seconds = timed(training.compile)
     start = 0
     found = checkpoints.restore(training.state) if checkpoints else None
     if found:
         start, state, meta = found
         training.state = place(state, training.mesh)
-        saved = [Measurement(**fields) for fields in meta["measurements"]]
+        saved = [kind(**fields) for fields in meta["measurements"]]
         for measurement in saved[len(known) : until]:
             known.append(measurement)
             yield measurement
@@ -292,7 +339,12 @@ def train(
             checked, evaluate_seconds = timed(functools.partial(training.evaluate, valid))
         if epoch < len(known):
             continue
-        measurement = Measurement(
+        tested = {}
+        if test is not None:
+            seen, test_seconds = timed(functools.partial(training.test, test))
+            tested = {"test_accuracy": seen.accuracy, "test_loss": seen.loss}
+            evaluate_seconds += test_seconds
+        measurement = kind(
             budget=epoch + 1,
             valid_accuracy=checked.accuracy,
             valid_loss=checked.loss,
@@ -301,6 +353,7 @@ def train(
             compile_seconds=compile_seconds,
             train_seconds=train_seconds,
             evaluate_seconds=evaluate_seconds,
+            **tested,
         )
         compile_seconds = 0.0
         known.append(measurement)

@@ -1,0 +1,338 @@
+"""What a network is and costs: its layers from one trace, and what this device takes to run and train it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nas import ops
+from nas.errors import InputError
+from nas.training.network import Extra, Noise, Outline, abstract
+from nas.training.optimiser import Rates
+from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
+
+RULE = (
+    "multiply-adds of convolutions and dense layers; taps on padding count, biases, normalisation, pooling and "
+    "activations do not"
+)
+
+
+class Layer(NamedTuple):
+    """A node of a graph network, or a submodule without submodules of another one."""
+
+    name: str
+    kind: str  # its class
+    settings: str  # what of its fields tells it apart, for people
+    inputs: tuple[int, ...]  # 0 is the image, i the output of the i-th layer (from 1); of a graph
+    output_shape: tuple[int, ...]  # without the batch
+    params: int
+    macs_per_image: int
+    training_only: bool = False  # of an auxiliary classifier
+
+
+class Anatomy(NamedTuple):
+    """A network taken apart. ``outline`` equals `nas.training.network.outline`'s."""
+
+    layers: tuple[Layer, ...]
+    outline: Outline
+    is_graph: bool  # else ``inputs`` are but the order of calls
+
+
+def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
+    """Trace ``network`` once, on one image; nothing is allocated or compiled.
+
+    Raises InputError where it does not take such images.
+    """
+    nodes = getattr(network, "nodes", None)
+    modules: dict[tuple[str, ...], Any] = {}  # by path, in the order in which calls return
+
+    def capture(module: Any, method: str) -> bool:
+        if method == "__call__" and module.path:
+            modules.setdefault(tuple(module.path), module)
+        return method == "__call__"
+
+    def build(key: Any, image: Any) -> Any:
+        return network.init_with_output(key, image, train=False, capture_intermediates=capture)
+
+    trace = jax.make_jaxpr(build, return_shape=True)
+    try:
+        program, (_, made) = trace(jax.eval_shape(lambda: jax.random.key(0)), abstract((1, *image_shape)))
+    except InputError as error:
+        raise InputError(f"input {shape_text(image_shape)}: {error}") from error
+    except (ValueError, TypeError, ArithmeticError) as error:  # a user's network may raise what it likes
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"input {shape_text(image_shape)}: the network does not take it: {said[0]}"
+        ) from error
+    variables = {name: tree for name, tree in made.items() if name not in (*Extra._fields, "intermediates")}
+    kept = made.get("intermediates", {})
+
+    if nodes is not None:
+        paths = [(node.name,) for node in nodes]
+        inputs = [node.inputs for node in nodes]
+        needed = network.needed
+    else:
+        paths = [path for path in modules if not any(p[: len(path)] == path != p for p in modules)]
+        inputs = [(k,) for k in range(len(paths))]
+        needed = range(len(paths))
+    macs = _macs_by_path(program.jaxpr, set(paths))
+    layers = []
+    for k, path in enumerate(paths):
+        module = nodes[k].module if nodes is not None else modules[path]
+        output = _at(kept, path)["__call__"][-1]
+        layers.append(
+            Layer(
+                name="/".join(path),
+                kind=type(module).__name__,
+                settings=settings(module),
+                inputs=inputs[k],
+                output_shape=jax.tree.leaves(output)[0].shape[1:],
+                params=_size(_at(variables.get("params", {}), path)),
+                macs_per_image=macs.get(path, 0),
+                training_only=k not in needed,
+            )
+        )
+    unused = sum(layer.macs_per_image for layer in layers if layer.training_only)
+    found = Outline(
+        variables, _size(variables.get("params", {})), sum(macs.values()) - unused, 4 * _size(kept)
+    )
+    return Anatomy(tuple(layers), found, nodes is not None)
+
+
+def _macs_by_path(jaxpr: Any, paths: set[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    """The program's multiply-adds by the module that each equation was traced in; () has those of none."""
+    found: dict[tuple[str, ...], int] = {}
+    for equation in jaxpr.eqns:
+        count = ops.macs_of_equation(equation)
+        if not count:
+            continue
+        scope = tuple(str(equation.source_info.name_stack).split("/")[1:])  # the first is the network itself
+        path = next((scope[:n] for n in range(len(scope), 0, -1) if scope[:n] in paths), ())
+        found[path] = found.get(path, 0) + count
+    return found
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        tree = tree.get(name, {})
+    return tree
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+_ALWAYS = (
+    "features",
+    "kernel",
+    "window",
+    "kind",
+    "normalisation",
+    "activation",
+)  # also where it is the default
+_SQUARE = ("kernel", "window")
+
+
+def settings(module: Any) -> str:
+    """A module's fields in a few words: ``3x3 64 stride 2``. Probabilities and the like are left out."""
+    words: dict[str, str] = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name, None)
+        if field.name in ("parent", "name") or value is None or isinstance(value, float) or callable(value):
+            continue
+        if (value == field.default and field.name not in _ALWAYS) or value in ("none", "identity"):
+            continue
+        name = field.name.replace("_", " ")
+        if isinstance(value, bool):
+            words[field.name] = name if value else f"no {name}"
+        elif field.name in _SQUARE:
+            words[field.name] = shape_text(value if isinstance(value, tuple) else (value, value))
+        elif isinstance(value, str):
+            words[field.name] = value.replace("_", " ")
+        elif field.name == "features":
+            words[field.name] = str(value)
+        elif isinstance(value, int):
+            words[field.name] = f"{name} {value}"
+        elif isinstance(value, tuple) and all(isinstance(part, int) for part in value):
+            words[field.name] = f"{name} {shape_text(value)}"
+        else:
+            words[field.name] = name  # a table of connections, say
+    order = sorted(words, key=lambda name: (name not in _SQUARE, name != "features"))
+    return " ".join(words[name] for name in order)
+
+
+class Repeat(NamedTuple):
+    """Layers ``start`` to ``start + period * times``, of which every ``period`` are alike."""
+
+    start: int
+    period: int
+    times: int
+    dense: bool  # one layer after another, each reading all before it (Huang et al. 2017)
+
+
+def repeats(layers: Sequence[Layer], longest: int = 64) -> list[Repeat]:
+    """Splits ``layers`` into runs of repeated parts, each as long as can be; ``times`` 1 where nothing repeats.
+
+    Alike are layers of one kind and settings at one height and width that read what stands equally far back.
+    Of a part only the last layer is read outside it.
+    """
+    dense = _dense(layers)
+    keys: dict[Any, int] = {}
+    signature = np.array(
+        [
+            keys.setdefault(
+                (
+                    *(layer.kind, layer.settings, layer.output_shape[:-1], layer.training_only),
+                    "dense" if dense[k] else tuple(k + 1 - i for i in layer.inputs),
+                ),
+                len(keys),
+            )
+            for k, layer in enumerate(layers)
+        ],
+        int,
+    )
+    n = len(layers)
+    runs = {}  # by period, how many layers from each position on equal those a period later
+    for period in range(1, min(longest, n // 2) + 1):
+        differ = np.flatnonzero(signature[:-period] != signature[period:])
+        ends = np.append(differ, n - period)
+        runs[period] = ends[np.searchsorted(ends, np.arange(n - period))] - np.arange(n - period)
+    last_reader = np.arange(n)
+    for k, layer in enumerate(layers):
+        for i in layer.inputs:
+            if i:
+                last_reader[i - 1] = k
+
+    @functools.cache
+    def best_at(start: int) -> Repeat:
+        best = Repeat(start, 1, 1, False)
+        for period, run in runs.items():
+            times = 1 + int(run[start]) // period if start < len(run) else 1
+            if times * period <= best.period * best.times or times == 1:
+                continue
+            inner = last_reader[start : start + period - 1]
+            if inner.max(initial=0) < start + period:
+                best = Repeat(start, period, times, dense[start])
+        return best
+
+    found, start = [], 0
+    while start < n:
+        best = best_at(start)
+        length = best.period * best.times
+        # A stem of the same layers as the blocks behind it is no part of them.
+        if any(r.period * r.times > length for r in map(best_at, range(start + 1, min(start + length, n)))):
+            best, length = Repeat(start, 1, 1, False), 1
+        if best.times == 1 and found and found[-1].times == 1:
+            found[-1] = found[-1]._replace(period=found[-1].period + 1)
+        else:
+            found.append(best)
+        start += length
+    return found
+
+
+def _dense(layers: Sequence[Layer]) -> list[bool]:
+    """Whether each layer is one of a dense block: it and its neighbour are alike, and the later of the two
+    reads what the earlier reads and the earlier."""
+
+    def pair(k: int) -> bool:
+        if not 0 <= k < len(layers) - 1:
+            return False
+        a, b = layers[k], layers[k + 1]
+        return (a.kind, a.settings) == (b.kind, b.settings) and b.inputs == (*a.inputs, k + 1)
+
+    return [pair(k - 1) or pair(k) for k in range(len(layers))]
+
+
+class Measured(NamedTuple):
+    """What one device took. Seconds are medians; compilation is apart and not from a cache.
+
+    ``train_peak_bytes`` is what XLA plans for a training step: arguments, outputs and temporaries, less the
+    outputs that take the place of arguments.
+    """
+
+    device: str
+    dtype: str
+    forward_batch_1_seconds: float
+    forward_batch_seconds: float
+    train_step_seconds: float
+    forward_compile_seconds: float  # of both batch sizes
+    train_compile_seconds: float
+    train_peak_bytes: int
+    train_argument_bytes: int
+    train_output_bytes: int
+    train_alias_bytes: int
+    train_temp_bytes: int
+
+
+def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
+    """Compile and run ``network``: forward passes and training steps, each for ``seconds`` (at least 3 times)."""
+    ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
+    forward, forward_compile_seconds = {}, 0.0
+    for size in dict.fromkeys((1, shape.batch_size)):
+        lowered = functools.partial(
+            lower_predict, network, dataclasses.replace(shape, evaluate_batch_size=size)
+        )
+        forward[size], took = timed(lambda lowered=lowered: lowered().compile())
+        forward_compile_seconds += took
+    step, train_compile_seconds = timed(lambda: lower_step(network, shape).compile())
+    planned = step.memory_analysis()
+
+    rng = np.random.default_rng(0)
+    size = shape.batch_size
+    images = rng.standard_normal((size, *shape.image_shape), np.float32)
+    target = np.eye(shape.num_classes, dtype=np.float32)[rng.integers(0, shape.num_classes, size)]
+    labels = target.argmax(axis=1).astype(np.int32)
+    batch = Batch(*jax.device_put((images.astype(jax.numpy.dtype(shape.dtype)), target, labels)))
+    zero = np.float32(0)
+    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero, np.float32(np.inf), np.int32(0))
+    state = place(init_state(network, shape, 0), None)
+    forward_seconds = {
+        size: _median_seconds(lambda f=f, size=size: f(state.variables, batch.images[:size]), seconds)
+        for size, f in forward.items()
+    }
+
+    def train() -> Any:
+        nonlocal state
+        state, loss, _ = step(state, batch, noise, rates, zero)
+        return loss
+
+    return Measured(
+        device=jax.local_devices()[0].device_kind,
+        dtype=shape.dtype,
+        forward_batch_1_seconds=forward_seconds[1],
+        forward_batch_seconds=forward_seconds[size],
+        train_step_seconds=_median_seconds(train, seconds),
+        forward_compile_seconds=forward_compile_seconds,
+        train_compile_seconds=train_compile_seconds,
+        train_peak_bytes=(
+            planned.argument_size_in_bytes
+            + planned.output_size_in_bytes
+            + planned.temp_size_in_bytes
+            - planned.alias_size_in_bytes
+        ),
+        train_argument_bytes=planned.argument_size_in_bytes,
+        train_output_bytes=planned.output_size_in_bytes,
+        train_alias_bytes=planned.alias_size_in_bytes,
+        train_temp_bytes=planned.temp_size_in_bytes,
+    )
+
+
+def _median_seconds(call: Callable[[], Any], seconds: float, least: int = 3) -> float:
+    jax.block_until_ready(call())
+    took: list[float] = []
+    start = time.perf_counter()
+    while len(took) < least or time.perf_counter() - start < seconds:
+        took.append(timed(lambda: jax.block_until_ready(call()))[1])
+    return statistics.median(took)
