@@ -1,5 +1,7 @@
 """What every script shares: the import path, the process's memory settings, options, one-line errors."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import io
@@ -9,13 +11,21 @@ import sys
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+# This folder goes behind the standard library, which has a `profile` too (and cProfile imports it).
+SCRIPTS = str(ROOT / "scripts")
+sys.path[:] = [path for path in sys.path if path != SCRIPTS] + [SCRIPTS]
 
-from nas.errors import InputError  # noqa: E402  (the path has to be set first)
+from nas.errors import InputError, one_of  # noqa: E402  (the path has to be set first)
+
+if TYPE_CHECKING:
+    from nas.results.record import Run
+    from nas.space import Architecture, SearchSpace
+    from search_spaces.named import Named
 
 # glibc hands large buffers back to the system at once, so that every training step pays page faults;
 # this makes memory-bound steps 1.2 to 3 times faster, and is read only when a process starts.
@@ -58,6 +68,33 @@ def run(main: Callable[[Any], None], *, compute: bool = False) -> None:
         if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and problem.filename:
             fail(f"{problem.filename}: {problem.strerror}", 2)
         raise
+
+
+class Chosen(NamedTuple):
+    """What ``--arch`` and its like mean; ``named`` where it is a named network, ``run`` where it is a run's."""
+
+    space: SearchSpace
+    arch: Architecture
+    named: Named | None
+    run: Run | None
+
+
+def chosen(text: str) -> Chosen:
+    """The best architecture of a run's folder, a named network, or ``space:architecture``. Raises InputError."""
+    from nas.results.record import is_run, read_run
+    from search_spaces import spaces_with
+    from search_spaces.zoo import find_architecture
+
+    if not os.path.isdir(text) or not is_run(text):  # an architecture's text may be no possible file name
+        return Chosen(*find_architecture(text), None)
+    found = read_run(text)
+    name = str(found.config.get("space"))
+    spaces = spaces_with(name)
+    if name not in spaces:
+        raise one_of(f"{text}: its space", name, spaces)
+    if found.best is None:
+        raise InputError(f"{text}: no trial was measured there")
+    return Chosen(spaces[name], found.best.arch, None, found)
 
 
 def print_table(runs: Iterable[Any]) -> None:

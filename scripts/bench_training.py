@@ -20,6 +20,7 @@ from typing import Any
 from _cli import run
 from nas.errors import InputError
 from search_spaces import SPACES
+from search_spaces.resnet import NAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ def main(config: Config) -> None:
         arch = SPACES["chain"].sample((config.seed, i))
         jobs.append((f"chain {i}", "chain", arch, (28, 28, 1), arch["batch_size"]))
     if config.resnet:
-        arch = {"blocks": 3, "width": 16, "connections": "residual", "shortcut": "A"}
-        jobs.append(("ResNet-20", "resnet", arch, (32, 32, 3), 128))
+        named = NAMED["resnet20"]
+        jobs.append(("ResNet-20", named.space, named.arch, named.image_shape, named.arch["batch_size"]))
     print(
         f"{'network':10} {'batch':>5} {'MMACs':>7} {'here':>9} {'torch':>9} {'ratio':>6} {'compile s':>9}  images/s"
     )

@@ -1,18 +1,15 @@
-"""Train one architecture to the end and test it: python scripts/train.py --arch runs/my-search --epochs 60"""
+"""Train one architecture to the end and test it: python scripts/train.py --arch resnet20 --dataset cifar10"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from _cli import print_table, run
-from nas.errors import InputError, one_of
+from _cli import chosen, print_table, run
+from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.record import is_run, read_run
 from nas.run.training import train_to_end
-from nas.space import Architecture, SearchSpace, parse_architecture
 from nas.training.loop import TrainingConfig
-from search_spaces import spaces_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Config:
     """Train one architecture from several seeds on train and validation images, and test each at the end."""
 
     arch: str
-    """the folder of a search (its best architecture), or space:architecture"""
+    """a named network (resnet20), space:architecture, or the folder of a search (its best architecture)"""
     epochs: int = 30
     """passes over the training images"""
     seeds: int = 1
@@ -32,7 +29,7 @@ class Config:
     validate: bool = False
     """keep the validation images out of training and measure them every epoch"""
     out: Path | None = None
-    """folder of the run; default: runs/train-SPACE-DATASET"""
+    """folder of the run; default: runs/train-NAME-DATASET, NAME being the network's or its space's"""
     resume: bool = False
     """go on with the run in that folder"""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -40,12 +37,13 @@ class Config:
 
 
 def main(config: Config) -> None:
-    space, arch = architecture(config.arch)
+    found = chosen(config.arch)
+    name = config.arch if found.named else found.space.name
     dataset = config.data.dataset.replace("/", "_")
-    out = config.out or Path("runs") / f"train-{space.name}-{dataset}"
+    out = config.out or Path("runs") / f"train-{name}-{dataset}"
     result = train_to_end(
-        space,
-        arch,
+        found.space,
+        found.arch,
         config.data,
         config.training,
         out,
@@ -58,23 +56,6 @@ def main(config: Config) -> None:
     print_table([result])
     if all(final.error for final in result.finals):
         raise InputError(f"{out}: {result.finals[0].error}")
-
-
-def architecture(text: str) -> tuple[SearchSpace, Architecture]:
-    """What ``--arch`` means. Raises InputError."""
-    folder = Path(text)
-    if is_run(folder):
-        found = read_run(folder)
-        name = str(found.config.get("space"))
-        spaces = spaces_with(name)
-        if name not in spaces:
-            raise one_of(f"{folder}: its space", name, spaces)
-        if found.best is None:
-            raise InputError(f"{folder}: no trial was measured there")
-        return spaces[name], found.best.arch
-    if ":" not in text:
-        raise InputError(f"arch: {text} is neither the folder of a run nor space:architecture")
-    return parse_architecture(text, spaces_with(text.partition(":")[0]))
 
 
 if __name__ == "__main__":

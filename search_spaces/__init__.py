@@ -9,9 +9,33 @@ from pathlib import Path
 
 from nas.errors import InputError
 from nas.space import FILE_MODULE, SearchSpace
-from search_spaces import chain, resnet
+from search_spaces import (
+    alexnet,
+    autoencoder,
+    chain,
+    densenet,
+    inception,
+    lenet,
+    mlp,
+    nasbench201,
+    natssize,
+    resnet,
+)
 
-SPACES: dict[str, SearchSpace] = {space.name: space for space in (chain.SPACE, resnet.SPACE)}
+FAMILIES = (
+    chain,
+    mlp,
+    lenet,
+    alexnet,
+    inception,
+    resnet,
+    densenet,
+    autoencoder,
+    nasbench201,
+    natssize,
+)
+
+SPACES: dict[str, SearchSpace] = {family.SPACE.name: family.SPACE for family in FAMILIES}
 
 
 def spaces_with(name: str) -> Mapping[str, SearchSpace]:

@@ -6,6 +6,7 @@ are called as ``layer(*inputs, train=…)``. Parameters are drawn by `draws` bel
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,21 +26,26 @@ STATISTICS_MOMENTUM = 0.9  # of batch normalisation's running mean and variance
 EPSILON = 1e-5
 
 
-def he_normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """He et al. 2015: normal with variance 2 / fan-in, fan-in being all axes of ``shape`` but the last.
+def drawn(key: Array, shape: tuple[int, ...], draw: Callable[[np.random.Generator], np.ndarray]) -> Array:
+    """First values float32 ``shape``, by numpy from the bits of ``key``.
 
-    Drawn by numpy from the bits of ``key``: an initialiser of jax.random compiles one program for each
-    shape, which in a search costs more than the network's own compilation.
+    An initialiser of jax.random compiles one program for each shape, which in a search costs more than the
+    network's own compilation.
     """
 
-    def normal(bits: np.ndarray) -> np.ndarray:
-        draws = np.random.default_rng(np.asarray(bits)).standard_normal(shape, np.float32)
-        return (draws * np.sqrt(2.0 / np.prod(shape[:-1]))).astype(dtype)
+    def values(bits: np.ndarray) -> np.ndarray:
+        return draw(np.random.default_rng(np.asarray(bits))).astype(np.float32)
 
     bits = jax.random.key_data(key)
     if not isinstance(bits, Tracer):
-        return jnp.asarray(normal(np.asarray(bits)))
-    return jax.pure_callback(normal, jax.ShapeDtypeStruct(shape, dtype), bits)
+        return jnp.asarray(values(np.asarray(bits)))
+    return jax.pure_callback(values, jax.ShapeDtypeStruct(shape, jnp.float32), bits)
+
+
+def he_normal(key: Array, shape: tuple[int, ...], fan_in: int | None = None) -> Array:
+    """He et al. 2015: normal with variance 2 / ``fan_in``, by default all axes of ``shape`` but the last."""
+    std = np.sqrt(2.0 / (fan_in or np.prod(shape[:-1])))
+    return drawn(key, shape, lambda rng: rng.standard_normal(shape, np.float32) * std)
 
 
 def zeros(key: Array, shape: tuple[int, ...]) -> Array:
@@ -50,26 +56,47 @@ def ones(key: Array, shape: tuple[int, ...]) -> Array:
     return jnp.asarray(np.ones(shape, np.float32))
 
 
+Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
+
+
+def padding_of(padding: Padding, image: Sequence[int], extent: int) -> Any:
+    """What `nas.ops` calls a layer's ``padding`` of square windows of ``extent`` pixels over ``image`` [.., H, W, C].
+
+    "SAME" and "VALID" as they are; "FIT" is "VALID" where the image holds a window and "SAME" where it is
+    too small, so that networks for large images run on small ones; a number: so many pixels on every side;
+    ((top, bottom), (left, right)) pixels.
+    """
+    if padding == "FIT":
+        return "VALID" if min(image[-3:-1]) >= extent else "SAME"
+    return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+
+
 class Conv(nn.Module):
-    """Convolution [B, H, W, C] -> [B, H/stride, W/stride, features], zero padding, no bias."""
+    """Convolution [B, H, W, C] -> [B, H', W', features] by square kernels; zeros are padded, see `padding_of`."""
 
     features: int
     kernel: int = 3
     stride: int = 1
     groups: int = 1
     dilation: int = 1
+    padding: Padding = "SAME"
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", he_normal, shape)
-        return ops.conv2d(
+        y = ops.conv2d(
             x,
             kernel.astype(x.dtype),
             strides=(self.stride, self.stride),
+            padding=padding_of(self.padding, x.shape, (self.kernel - 1) * self.dilation + 1),
             dilation=(self.dilation, self.dilation),
             groups=self.groups,
         )
+        if not self.bias:
+            return y
+        return ops.scale_shift_act(y, None, self.param("bias", zeros, (self.features,))).astype(x.dtype)
 
 
 class NormAct(nn.Module):
@@ -81,6 +108,7 @@ class NormAct(nn.Module):
 
     normalisation: str = "batch"
     activation: str = "relu"
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array, shortcut: Array | None = None, *, train: bool = False) -> Array:
@@ -91,18 +119,18 @@ class NormAct(nn.Module):
             return y if self.normalisation == "none" else ops.local_response_norm(y)
         scale = self.param("scale", ones, channels)
         if self.normalisation == "layer":
-            y = ops.layer_norm_act(x, scale, bias, shortcut, activation=self.activation, eps=EPSILON)
+            y = ops.layer_norm_act(x, scale, bias, shortcut, activation=self.activation, eps=self.epsilon)
             return y.astype(x.dtype)
         mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(np.zeros(channels, np.float32)))
         var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
         if not train:
             statistics = (mean.value, var.value)
             y = ops.batch_norm_inference(
-                x, scale, bias, *statistics, shortcut, activation=self.activation, eps=EPSILON
+                x, scale, bias, *statistics, shortcut, activation=self.activation, eps=self.epsilon
             )
             return y.astype(x.dtype)
         y, batch_mean, batch_var = ops.batch_norm_act(
-            x, scale, bias, shortcut, activation=self.activation, eps=EPSILON
+            x, scale, bias, shortcut, activation=self.activation, eps=self.epsilon
         )
         if not self.is_initializing():
             mean.value, var.value = ops.ema_update(
@@ -112,16 +140,23 @@ class NormAct(nn.Module):
 
 
 class Pool(nn.Module):
-    """Halves height and width (rounded up): max or average over 2x2, or max over 3x3 windows that overlap."""
+    """Max or average pooling over square windows: [B, H, W, C] -> [B, H', W', C].
+
+    Halves height and width (rounded up) unless told otherwise: over 2x2, or for ``overlapping_max`` over 3x3
+    windows that overlap (Krizhevsky et al. 2012, section 3.4). ``padding``: see `padding_of`; padded pixels
+    never count.
+    """
 
     kind: str
+    window: int | None = None
+    stride: int = 2
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        if self.kind == "average":
-            return ops.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
-        window = {"max": 2, "overlapping_max": 3}[self.kind]
-        return ops.max_pool(x, (window, window), strides=(2, 2), padding="SAME")
+        window = self.window or (3 if self.kind == "overlapping_max" else 2)
+        pool = {"average": ops.avg_pool, "max": ops.max_pool, "overlapping_max": ops.max_pool}[self.kind]
+        return pool(x, window, self.stride, padding_of(self.padding, x.shape, window))
 
 
 class Concat(nn.Module):
@@ -146,11 +181,13 @@ class CellAverage(nn.Module):
 class Dense(nn.Module):
     """Dropout of the inputs, then a fully connected layer: [B, I] -> [B, features].
 
-    ``dropout`` is the probability and ``seed`` the uint32 that fixes the mask; both are traced.
+    ``dropout`` is the probability and ``seed`` the uint32 that fixes the mask; both are traced. ``rate`` is a
+    probability of the layer's own instead; 0: nothing is ever dropped.
     """
 
     features: int
     bias: bool = True
+    rate: float | None = None
 
     @nn.compact
     def __call__(
@@ -158,6 +195,7 @@ class Dense(nn.Module):
     ) -> Array:
         kernel = self.param("kernel", he_normal, (x.shape[-1], self.features)).astype(x.dtype)
         bias = self.param("bias", zeros, (self.features,)).astype(x.dtype) if self.bias else None
-        if train:
-            x = ops.dropout(x, jnp.asarray(dropout), jnp.asarray(seed))
+        if train and self.rate != 0:
+            rate = dropout if self.rate is None else np.float32(self.rate)
+            x = ops.dropout(x, jnp.asarray(rate), jnp.asarray(seed))
         return ops.dense(x, kernel, bias)

@@ -1,0 +1,290 @@
+"""What a network is and costs, without training it.
+
+    python scripts/profile.py resnet20
+    python scripts/profile.py resnet152 --static --json
+    python scripts/profile.py googlenet --static --draw googlenet.png
+    python scripts/profile.py runs/my-search --batch 128
+
+Parameters, multiply-adds, memory and a table of its layers; unless --static also how long this device takes
+for a forward pass and a training step, compilation apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from _cli import Chosen, chosen, run
+from nas.errors import InputError, one_of
+
+if TYPE_CHECKING:  # imported where they are used: a wrong option, and --static, answer at once
+    from nas.training.profile import Anatomy, Measured
+
+LONG = 60  # layers from which on the table is folded
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Parameters, multiply-adds, memory and layers of a network; what this device takes to run and train it."""
+
+    network: tyro.conf.Positional[str]
+    """a named network (resnet20), space:architecture, or the folder of a run (its best architecture)"""
+    input: str | None = None
+    """image as HEIGHTxWIDTHxCHANNELS; default: what the network was published for, a run's data set, or 32x32x3"""
+    classes: int | None = None
+    """number of classes; default: as for --input, or 10"""
+    batch: int = 32
+    """images of a batch and of a training step"""
+    dtype: str = "float32"
+    """compute dtype of what is measured: float32 or bfloat16"""
+    static: bool = False
+    """count from shapes alone: nothing is compiled or run"""
+    full: bool = False
+    """every layer in the table, also where parts repeat"""
+    json: bool = False
+    """print one JSON object instead"""
+    draw: Path | None = None
+    """draw the network into this file: png, svg or pdf"""
+
+    def __post_init__(self) -> None:
+        for name, value in (("classes", self.classes), ("batch", self.batch)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}: {value} is below 1")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise one_of("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+def main(config: Config) -> None:
+    shape = None if config.input is None else image_shape(config.input)
+    if config.draw is not None:
+        check_drawable(config.draw)
+    found = chosen(config.network)
+    usual_shape, usual_classes = usual_input(found)
+    shape, classes = shape or usual_shape, config.classes or usual_classes
+
+    from nas.training.profile import dissect, measure
+
+    if found.space.build is None:
+        raise InputError(f"space {found.space.name}: has no networks to build")
+    network = found.space.build(found.arch, classes)
+    anatomy = dissect(network, shape)
+    about = facts(config, found, anatomy, shape, classes)
+    if config.draw is not None:
+        draw(config.draw, about, anatomy, shape)
+    measured = None
+    if not config.static:
+        measured = measure(network, program_shape(config, found, anatomy, shape, classes))
+    if config.json:
+        print(json.dumps(about | (measured._asdict() if measured else {})))
+    else:
+        print("\n".join(report(config, about, anatomy, measured)))
+
+
+def image_shape(text: str) -> tuple[int, int, int]:
+    """``32x32x3`` as numbers. Raises InputError."""
+    parts = re.fullmatch(r"(\d{1,6})x(\d{1,6})x(\d{1,6})", text)
+    height, width, channels = map(int, parts.groups()) if parts else (0, 0, 0)
+    if not height * width * channels:
+        raise InputError(f"input: {text!r} is not HEIGHTxWIDTHxCHANNELS, each at least 1, such as 32x32x3")
+    return height, width, channels
+
+
+def check_drawable(path: Path) -> None:
+    """Raises InputError, before anything is computed, where ``path`` is none to draw into."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise one_of(f"draw: {path}: its ending", path.suffix, (".png", ".svg", ".pdf"))
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"draw: {path}: {'a folder' if path.is_dir() else f'no folder {path.parent}'}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"draw: {path}: cannot write there")
+
+
+def usual_input(found: Chosen) -> tuple[tuple[int, int, int], int]:
+    """The image shape and classes that a network was published for, or searched with; else CIFAR-10's."""
+    if found.named is not None:
+        return found.named.image_shape, found.named.num_classes
+    if found.run is None:
+        return (32, 32, 3), 10
+    from nas.data import load
+
+    names = {"name": "dataset", "seed": "split_seed"}
+    fields = ("valid_fraction", "test_fraction", "subset", "image_size", "data_dir")
+    names |= {name: name for name in fields}
+    config = found.run.config
+    dataset = load(**{name: config[key] for name, key in names.items() if key in config})
+    return dataset.image_shape, dataset.num_classes
+
+
+def facts(
+    config: Config, found: Chosen, anatomy: Anatomy, shape: tuple[int, int, int], classes: int
+) -> dict[str, Any]:
+    """All that is known without running the network; counts are of one image unless the name says otherwise."""
+    outline = anatomy.outline
+    return {
+        "name": config.network,
+        "space": found.space.name,
+        "architecture": dict(found.arch),
+        "source": found.named.source if found.named else None,
+        "input_shape": list(shape),
+        "num_classes": classes,
+        "batch_size": config.batch,
+        "params": outline.params,
+        "params_bytes": 4 * outline.params,
+        "macs": outline.macs_per_image,
+        "activation_bytes_per_image": outline.activation_bytes,
+        "activation_bytes_per_batch": outline.activation_bytes * config.batch,
+        "train_bytes_estimate": outline.training_bytes(config.batch),
+        "static": config.static,
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "settings": layer.settings,
+                "output_shape": list(layer.output_shape),
+                "params": layer.params,
+                "macs": layer.macs_per_image,
+                "training_only": layer.training_only,
+            }
+            for layer in anatomy.layers
+        ],
+    }
+
+
+def program_shape(
+    config: Config, found: Chosen, anatomy: Anatomy, shape: tuple[int, int, int], classes: int
+) -> Any:
+    """What is compiled and measured. Raises InputError where memory would not hold it."""
+    from nas.objectives.train import free_memory
+    from nas.training.hyper import hyper_of
+    from nas.training.programs import Shape
+
+    needed, free = anatomy.outline.training_bytes(config.batch), free_memory()
+    if needed > free:
+        raise InputError(
+            f"batch: a training step with {config.batch} images takes about {size_text(needed)}, "
+            f"{size_text(free)} are free; a smaller --batch, or --static"
+        )
+    return Shape(
+        image_shape=shape,
+        num_classes=classes,
+        batch_size=config.batch,
+        evaluate_batch_size=config.batch,
+        optimiser=hyper_of(found.arch).optimiser,
+        dtype=config.dtype,
+    )
+
+
+def draw(path: Path, about: dict[str, Any], anatomy: Anatomy, shape: tuple[int, int, int]) -> None:
+    from nas.results import drawing
+
+    title = f"{about['name']}\n{about['params']:,} parameters, {about['macs']:,} multiply-adds"
+    if not anatomy.is_graph:
+        title += "\n(its submodules in the order of their calls: it is no graph of modules)"
+    drawing.save(drawing.draw(anatomy.layers, shape, title), path)
+
+
+# -------------------------------------------------------------------------------------------------------- text
+
+
+def report(config: Config, about: dict[str, Any], anatomy: Anatomy, measured: Measured | None) -> list[str]:
+    from nas.training.profile import RULE, shape_text
+
+    batch = config.batch
+    lines = [f"{about['name']}  ({about['space']}{': ' + about['source'] if about['source'] else ''})", ""]
+    rows = [
+        ("input", f"{shape_text(about['input_shape'])}, {about['num_classes']} classes"),
+        ("parameters", f"{about['params']:,} ({size_text(about['params_bytes'])} as float32)"),
+        ("multiply-adds", f"{about['macs']:,} an image"),
+        (
+            "activations",
+            f"{size_text(about['activation_bytes_per_image'])} an image, "
+            f"{size_text(about['activation_bytes_per_batch'])} a batch of {batch} (all layers' outputs, float32)",
+        ),
+    ]
+    if measured is None:
+        estimate = (
+            f"about {size_text(about['train_bytes_estimate'])} at batch {batch}, estimated from the shapes"
+        )
+        rows.append(("training memory", estimate))
+    else:
+        rows += [
+            (
+                "training memory",
+                f"{size_text(measured.train_peak_bytes)} at batch {batch}, by XLA: arguments "
+                f"{size_text(measured.train_argument_bytes)} + outputs {size_text(measured.train_output_bytes)} + "
+                f"temporaries {size_text(measured.train_temp_bytes)} - shared {size_text(measured.train_alias_bytes)}",
+            ),
+            ("device", f"{measured.device}, {measured.dtype}"),
+            ("forward, 1 image", seconds_text(measured.forward_batch_1_seconds, 1)),
+            (f"forward, {batch} images", seconds_text(measured.forward_batch_seconds, batch)),
+            (f"training step, {batch}", seconds_text(measured.train_step_seconds, batch)),
+            (
+                "compilation",
+                f"{measured.train_compile_seconds:.2f} s the training step, "
+                f"{measured.forward_compile_seconds:.2f} s the forward passes (apart from the above, uncached)",
+            ),
+        ]
+    width = max(len(name) for name, _ in rows)
+    lines += [f"{name:{width}}  {value}" for name, value in rows]
+    lines += ["", *table(anatomy, full=config.full or len(anatomy.layers) <= LONG), "", f"Counted: {RULE}."]
+    return lines
+
+
+def table(anatomy: Anatomy, *, full: bool) -> list[str]:
+    """A line a layer; where not ``full``, of parts that repeat the first, with the counts of all."""
+    from nas.training.profile import Repeat, repeats, shape_text
+
+    layers = anatomy.layers
+    parts = [Repeat(0, len(layers), 1, False)] if full else repeats(layers)
+    rows = [("layer", "kind", "output", "parameters", "multiply-adds")]
+    for part in parts:
+        for k in range(part.start, part.start + part.period):
+            alike = layers[k : k + part.period * (part.times - 1) + 1 : part.period]
+            first, last = shape_text(layers[k].output_shape), shape_text(alike[-1].output_shape)
+            rows.append(
+                (
+                    layers[k].name + (f"  × {part.times}" if part.times > 1 else ""),
+                    f"{layers[k].kind} {layers[k].settings}".strip()
+                    + (" (training only)" if layers[k].training_only else ""),
+                    first if first == last else f"{first} … {last}",
+                    f"{sum(layer.params for layer in alike):,}",
+                    f"{sum(layer.macs_per_image for layer in alike):,}",
+                )
+            )
+    own = anatomy.outline.params - sum(layer.params for layer in layers)
+    macs = anatomy.outline.macs_per_image - sum(
+        layer.macs_per_image for layer in layers if not layer.training_only
+    )
+    if own or macs:
+        rows.append(("(outside of these)", "", "", f"{own:,}", f"{macs:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i > 2 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def size_text(count: float) -> str:
+    """Bytes with three digits: ``1.03 MiB``."""
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1024
+        del units[0]
+    return f"{count:.3g} {units[0]}"
+
+
+def seconds_text(seconds: float, images: int) -> str:
+    return f"{1000 * seconds:.3g} ms ({images / seconds:.4g} images/s)"
+
+
+if __name__ == "__main__":
+    run(main, compute=True)

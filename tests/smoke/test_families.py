@@ -1,0 +1,33 @@
+"""Every family can be searched as it is: a random search of eight networks on real images."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nas.objectives.train import DataConfig
+from nas.run.sweep import SearchOptions, search
+from nas.strategies import StrategyConfig
+from search_spaces import SPACES
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_random_search_of_eight(name, tmp_path):
+    options = SearchOptions(
+        space=name,
+        engine="local",
+        test_seeds=1,
+        data=DataConfig(dataset="digits", subset=400),
+        plan=StrategyConfig(trials=8, epochs=1),
+    )
+    run = search(options, "random", tmp_path / "run", SPACES)
+    assert len(run.trials) == 8
+    measured = [trial for trial in run.trials.values() if trial.status == "completed"]
+    # A learning rate drawn too high may end one with a loss that is not a number: a failure, and no score.
+    assert len(measured) >= 6, [trial.error for trial in run.trials.values()]
+    assert all(math.isfinite(trial.score) and trial.params for trial in measured)
+    [final] = run.finals
+    assert final.error is None
+    assert final.test_accuracy > 0.1
+    assert final.arch == run.best.arch

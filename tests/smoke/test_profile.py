@@ -1,0 +1,190 @@
+"""scripts/profile.py as it is started: one object, one picture, one line for what is wrong, soon."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "profile.py"
+
+
+@pytest.fixture
+def profile(monkeypatch, capsys, tmp_path):
+    """``profile("resnet20", "--static")`` -> exit code, standard output, standard error; in this process."""
+    monkeypatch.chdir(tmp_path)
+    # By its file: `profile` is the standard library's.
+    spec = importlib.util.spec_from_file_location("profile_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "profile_script", module)
+    spec.loader.exec_module(module)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["profile.py", *map(str, arguments)])
+        code = 0
+        try:
+            module.run(module.main)
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+PROGRAM = """
+import runpy, sys
+sys.argv = [{script!r}, "resnet152", "--static", "--json"]
+sys.path.insert(0, {folder!r})
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    heavy = ("torch", "orbax", "ray", "matplotlib", "pandas", "scipy", "optuna", "tensorflow")
+    print([name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_a_network_of_60_million_parameters_is_described_at_once_and_by_one_object():
+    """Under 5 s on an idle machine: here, processor seconds, which other work does not change much."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(script=str(SCRIPT), folder=str(SCRIPT.parent))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0", "JAX_PLATFORMS": "cpu"},
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime - before.ru_utime < 5
+    assert done.stderr.strip() == "[]"
+    said = json.loads(done.stdout)
+    expected = {"name": "resnet152", "params": 60_192_808, "input_shape": [224, 224, 3], "num_classes": 1000}
+    assert said | expected == said
+    assert said["macs"] == sum(layer["macs"] for layer in said["layers"])
+    assert said["params"] == sum(layer["params"] for layer in said["layers"])
+    assert said["static"] is True
+    assert not [name for name in said if name.endswith("_seconds")]
+
+
+def test_what_is_measured_is_in_the_object_too(profile):
+    code, out, err = profile("lenet5_dense", "--json", "--batch", "4", "--classes", "7", "--input", "28x28x1")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["num_classes"], said["batch_size"], said["input_shape"]) == (7, 4, [28, 28, 1])
+    assert said["activation_bytes_per_batch"] == 4 * said["activation_bytes_per_image"]
+    assert said["train_peak_bytes"] > 2 * said["params_bytes"]
+    for name in ("forward_batch_1", "forward_batch", "train_step", "forward_compile", "train_compile"):
+        assert said[f"{name}_seconds"] > 0
+
+
+def test_the_report_has_a_table_that_folds(profile):
+    code, out, _ = profile("resnet56", "--static")
+    assert code == 0
+    assert "853,018" in out
+    assert "conv_1_1_1  × 9" in out
+    assert f"{9 * 2304:,}" in out
+    assert "estimated" in out
+    code, full, _ = profile("resnet56", "--static", "--full")
+    assert "×" not in full
+    assert "conv_1_9_2" in full
+
+
+def test_an_architecture_of_a_space_at_cifars_shape(profile):
+    from search_spaces import SPACES
+
+    arch = SPACES["chain"].to_string(SPACES["chain"].sample(3))
+    code, out, _ = profile(f"chain:{arch}", "--static", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert (said["input_shape"], said["num_classes"], said["space"]) == ([32, 32, 3], 10, "chain")
+
+
+def test_a_run_at_the_shape_of_its_data(profile, tmp_path):
+    from nas.results.record import Record
+    from nas.trial import Measurement, Trial
+    from search_spaces import SPACES
+
+    arch = SPACES["chain"].sample(3)
+    with Record.create(
+        tmp_path / "run", {"space": "chain", "dataset": "digits", "split_seed": 0}, env={}
+    ) as record:
+        record.start(Trial(0, arch, 1, 0))
+        record.measure(0, Measurement(1, 0.5, 1.0, 0.5, 1.0))
+        record.end(0, "completed")
+    code, out, _ = profile("run", "--static", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert (said["input_shape"], said["num_classes"]) == ([8, 8, 1], 10)
+    assert said["architecture"] == dict(arch)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_drawing_beside_the_object(profile, ending):
+    code, out, _ = profile("lenet5", "--static", "--json", "--draw", f"net.{ending}")
+    assert code == 0
+    json.loads(out)
+    assert Path(f"net.{ending}").stat().st_size > 5000
+
+
+WRONG = {
+    "unknown name": (("resnet21",), "arch: resnet21 is neither a named network"),
+    "shape text": (("lenet5", "--input", "32x32"), "input: '32x32' is not HEIGHTxWIDTHxCHANNELS"),
+    "an empty shape": (("lenet5", "--input", "0x32x3"), "input: '0x32x3'"),
+    "no classes": (("lenet5", "--classes", "0"), "classes: 0 is below 1"),
+    "no batch": (("lenet5", "--batch", "0"), "batch: 0 is below 1"),
+    "dtype": (("lenet5", "--dtype", "float8"), "dtype: 'float8' is not one of"),
+    "unknown ending": (("lenet5", "--draw", "net.gif"), "'.gif' is not one of .png, .svg, .pdf"),
+    "no ending": (("lenet5", "--draw", "net"), "'' is not one of .png, .svg, .pdf"),
+    "no such folder": (("lenet5", "--draw", "none/net.png"), "no folder none"),
+    "more than memory": (("resnet152", "--batch", "1000000"), "are free; a smaller --batch, or --static"),
+    "not an architecture": (("chain:depth=9", "--static"), "depth=9"),
+    "a space without networks": (("bare.py:a=1", "--static"), "space bare: has no networks to build"),
+    "an image that vanishes": (("small.py:a=1", "--input", "3x3x1", "--static"), "input 3x3x1"),
+}
+BARE = """
+from nas.space import Categorical, SearchSpace
+SPACE = SearchSpace(name="bare", choices={"a": Categorical((1, 2))}, conditions={}, build=None)
+"""
+SMALL = """
+from nas.space import Categorical, SearchSpace
+from search_spaces.graph import Builder
+from search_spaces.layers import Dense, CellAverage, Conv
+def build(arch, num_classes):
+    b = Builder()
+    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), b.add("conv", Conv(4, 5, padding=0), 0)))
+    return b.graph()
+SPACE = SearchSpace(name="small", choices={"a": Categorical((1, 2))}, conditions={}, build=build)
+"""
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_one_line(profile, case):
+    Path("bare.py").write_text(BARE)
+    Path("small.py").write_text(SMALL)
+    arguments, says = WRONG[case]
+    code, out, err = profile(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert says in err
+    assert not list(Path().glob("net*"))
+
+
+def test_the_standard_librarys_profile_is_still_found():
+    """cProfile imports `profile`, and torch imports cProfile: this folder must not come first."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import _cli, cProfile, profile; "
+        "assert hasattr(profile, 'Profile')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
