@@ -58,7 +58,9 @@ CLAIM = Claim(
     says="without labels, the best single neuron tells faces from distractors with 81.7 % accuracy (base rate "
     "64.8 %) and cats with 74.8 %; networks with random weights and linear filters do worse",
     hardware_hours="1,000 machines (16,000 cores), 3 days: 10 million 200x200 images of videos, 1 billion weights",
-    here="not run",
+    here="--scale cpu (CIFAR-10, 25 epochs of 30,000 images, one seed): mean over classes of the best neuron's "
+    "balanced accuracy 59.8 % learned, 57.3 % with random weights, 66.6 % for the best linear filter; cat 54.9, 54.7 "
+    "and 59.5 %; two AVX-512 cores shared with other work, 9 minutes. --scale paper: not run",
 )
 
 THRESHOLDS = 20  # a neuron, equally spaced between its smallest and largest response (section 4.2)

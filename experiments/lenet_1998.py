@@ -43,7 +43,8 @@ CLAIM = Claim(
     where="section III.B, figures 5 and 9",
     says="MNIST test error of LeNet-5 after 20 passes: 0.95 %; 0.8 % with distorted training images",
     hardware_hours="two to three days for 20 passes on one processor of a Silicon Graphics Origin 2000",
-    here="not run",
+    here="--scale cpu (20 epochs, one seed): LeNet-5 0.99 %, on moved images 1.20 %, the dense form on moved images "
+    "0.57 %; two AVX-512 cores shared with other work, 9 minutes. --scale paper: not run",
 )
 
 

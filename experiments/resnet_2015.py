@@ -42,7 +42,8 @@ CLAIM = Claim(
     says="CIFAR-10 test error of ResNet-20 and ResNet-56: 8.75 % and 6.97 %; of the plain networks with as many "
     "layers, shown as curves only, the deeper one's training and test errors are the larger ones",
     hardware_hours="64,000 steps of 128 images on two GPUs; hours not stated",
-    here="not run",
+    here="--scale cpu (width 8, 8 epochs, one seed): test errors plain 26.97 % (20 layers) and 70.91 % (56), residual "
+    "23.91 % and 31.22 %; two AVX-512 cores shared with other work, 38 minutes. --scale paper: not run",
 )
 PAPER = {("residual", 20): 8.75, ("residual", 56): 6.97}  # test error, %; table 6
 

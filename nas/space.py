@@ -632,6 +632,8 @@ class SearchSpace:
         may return any mapping and raise ``ValueError``.
       search_within: the part to search unless one asks for another, as assignments of ``restrict``'s
         ``narrow``: a family that holds a 1,202-layer network need not draw such at random. See ``searched``.
+      features: what a model of the space should see of an architecture, float64 of one shape, where that is
+        something better than ``encode``; see ``path_encoding``.
 
     ``key``, wherever it is asked for, is a whole number, a sequence of them such as ``(seed, i)``, or a NumPy
     generator (which is advanced); the same key gives the same result. Bad input raises ``InputError``.
@@ -645,6 +647,7 @@ class SearchSpace:
     format: Callable[[Architecture], str] | None = None
     parse: Callable[[str], Mapping[str, Any]] | None = None
     search_within: Sequence[str] = ()
+    features: Callable[[Architecture], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         conditions = {
@@ -1480,6 +1483,37 @@ def _bound(end: float | str) -> float:
         except ValueError:
             raise ValueError(f"{_line(end)} is not a number") from None
     return end
+
+
+# -------------------------------------------------------------------------------------------------- features
+
+
+def path_encoding(
+    operations: Sequence[Any], paths: Sequence[Sequence[str]]
+) -> Callable[[Architecture], np.ndarray]:
+    """Which sequences of operations lead from a cell's input to its output (White et al., "BANANAS", AAAI 2021,
+    section 3.1).
+
+    Each of ``paths`` names, in order, the choices along one way through the cell; each of these has one of
+    ``operations``. A feature stands for one sequence of operations, by rising length, and is 1 where the
+    architecture has it on some way: 5 + 25 + 125 features for NAS-Bench-201. float64.
+    """
+    number = {operation: k for k, operation in enumerate(operations)}
+    lengths = sorted({len(path) for path in paths})
+    ends = itertools.accumulate(len(number) ** length for length in lengths)
+    begins = dict(zip(lengths, [0, *ends], strict=False))
+    width = sum(len(number) ** length for length in lengths)
+
+    def features(arch: Architecture) -> np.ndarray:
+        encoded = np.zeros(width)
+        for path in paths:
+            at = 0
+            for name in path:
+                at = at * len(number) + number[arch[name]]
+            encoded[begins[len(path)] + at] = 1.0
+        return encoded
+
+    return features
 
 
 # --------------------------------------------------------------------------------------------- command lines

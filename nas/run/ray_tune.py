@@ -62,6 +62,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PLANS = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan}
 # By Tune's variant generator: what these propose does not depend on results.
 GENERATED = ("grid", "random", "asha", *PLANS)
+# What these propose depends on results, and so do their budgets: Tune has a part for either, not for both.
+IN_PROCESS = ("bohb",)
 LISTED = 1000  # a longer grid is drawn point by point: Tune copies all of a list for every trial
 RETRIES = 1  # how often a trial whose worker died goes on, on another
 
@@ -141,6 +143,10 @@ def search(
     """
     if strategy not in STRATEGIES:
         raise one_of("strategy", strategy, STRATEGIES)
+    if strategy in IN_PROCESS:
+        raise InputError(
+            f"strategy: {strategy} learns within its brackets, which Tune decides; use --engine local"
+        )
     cluster = cluster or Cluster()
     ledger = Ledger(record, epochs=config.epochs, total_epochs=total_epochs, on_event=on_event)
     folded = STRATEGIES[strategy](space, config)
@@ -222,7 +228,7 @@ def session(cluster: Cluster) -> Iterator[None]:
         stack.callback(ray.shutdown)
         try:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=runtime, **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except Exception as error:  # of no kind in common: a node that does not start in time is a bare one
             at = "" if cluster.address is None else f" at {cluster.address}"
             said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise InputError(f"cluster: no Ray{at}: {one_line(said[-1])}") from error

@@ -25,8 +25,10 @@ from nas.training.loop import TrainingConfig
 
 # What a resumed run may be given anew: where and how fast it runs, not what it computes.
 MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
-UNBOUNDED = ("random", "asha", "tpe", "evolution")  # strategies with no end of their own
-HALVING = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan}
+# Strategies with no end of their own.
+UNBOUNDED = ("random", "asha", "tpe", "evolution", "local_search", "reinforce", "bananas")
+HALVING = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan, "bohb": hyperband.plan}
+IN_PROCESS = ("bohb",)  # strategies that Ray Tune has no part for
 LARGEST_GRID = 1000  # a whole grid beyond this is more likely a slip than a wish
 
 
@@ -167,6 +169,10 @@ def search(
     and epochs that this search would train, the result would be the same and is recorded as it is, seconds
     included. Raises InputError before anything is written where an option cannot be meant.
     """
+    if strategy in IN_PROCESS and options.engine == "ray":
+        raise InputError(
+            f"strategy: {strategy} learns within its brackets, which Tune decides; use --engine local"
+        )
     space = narrowed(options, spaces)
     plan, planned_epochs = plan_of(options, strategy, space)
     setup = TrainSetup(

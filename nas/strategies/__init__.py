@@ -3,10 +3,23 @@
 from collections.abc import Callable
 
 from nas.space import SearchSpace
-from nas.strategies import asha, evolution, grid, hyperband, random, successive_halving, tpe
+from nas.strategies import (
+    asha,
+    bananas,
+    bohb,
+    evolution,
+    grid,
+    hyperband,
+    local_search,
+    random,
+    reinforce,
+    successive_halving,
+    tpe,
+)
 from nas.strategies.base import (
     Strategy,
     StrategyConfig,
+    filtered,
     promote,
     recorded,
     rung_score,
@@ -22,12 +35,17 @@ STRATEGIES: dict[str, Callable[[SearchSpace, StrategyConfig], Strategy]] = {
     "asha": asha.asha,
     "tpe": tpe.tpe,
     "evolution": evolution.evolution,
+    "local_search": local_search.local_search,
+    "reinforce": reinforce.reinforce,
+    "bananas": bananas.bananas,
+    "bohb": bohb.bohb,
 }
 
 __all__ = [
     "STRATEGIES",
     "Strategy",
     "StrategyConfig",
+    "filtered",
     "promote",
     "recorded",
     "rung_score",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from nas.errors import InputError, one_of
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace, When
 from nas.trial import Trial
 
 
@@ -25,15 +26,15 @@ class StrategyConfig:
     """Everything random in a strategy comes from this number."""
     trials: int | None = None
     """How many architectures to try. None: the strategy's own plan (the whole grid, `iterations` times
-    successive halving or Hyperband); the others then go on until the driver's budget ends the run."""
+    successive halving, Hyperband or BOHB); the others then go on until the driver's budget ends the run."""
     epochs: int = 9
     """R, the most budget (epochs) one trial can get."""
     eta: int = 3
-    """Successive halving, Hyperband, ASHA: one trial in eta goes on from a rung."""
+    """Successive halving, Hyperband, BOHB, ASHA: one trial in eta goes on from a rung."""
     rounding: Literal["ceil", "floor"] = "ceil"
-    """Hyperband: bracket sizes as in the paper's pseudocode (ceil) or as in its table (floor)."""
+    """Hyperband, BOHB: bracket sizes as in the paper's pseudocode (ceil) or as in its table (floor)."""
     iterations: int | None = 1
-    """Successive halving, Hyperband: passes over all brackets when `trials` is None. None: without end."""
+    """Successive halving, Hyperband, BOHB: passes over all brackets when `trials` is None. None: without end."""
     grid_points: int = 2
     """Grid: values taken of each continuous choice."""
     grid_shuffle: bool = True
@@ -43,19 +44,42 @@ class StrategyConfig:
     tournament: int = 3
     """Evolution: how many of them are drawn, the best of which is mutated (S)."""
     startup: int = 10
-    """TPE: finished random trials before the model proposes."""
+    """TPE, BANANAS: finished random trials before the model proposes."""
+    climb: Literal["first", "best"] = "first"
+    """Local search: go to the first neighbour found better, or see them all and go to the best."""
+    policy_rate: float = 0.1
+    """REINFORCE: Adam's learning rate for the policy's logits."""
+    baseline_decay: float = 0.9
+    """REINFORCE: how much of the baseline, a moving average of the accuracies, a trial leaves as it was."""
+    ensemble: int = 5
+    """BANANAS: how many networks predict the accuracy."""
+    candidates: int = 100
+    """BANANAS: mutants of the best that the networks choose from."""
+    refit: int = 10
+    """BANANAS: so many more trials told, and the networks are trained again."""
+    random_fraction: float = 1 / 3
+    """BOHB: the part of the trials drawn at random even where there is a model."""
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         _at_least("eta", self.eta, 2)
-        for name in ("trials", "epochs", "iterations", "grid_points", "population", "tournament", "startup"):
+        from_one = ("trials", "epochs", "iterations", "grid_points", "population", "tournament", "startup")
+        for name in (*from_one, "ensemble", "candidates", "refit"):
             _at_least(name, getattr(self, name), 1)
+        if not 0 < self.policy_rate < math.inf:
+            raise InputError(f"strategy: policy_rate={self.policy_rate} is not above 0")
+        if not 0 <= self.baseline_decay < 1:
+            raise InputError(f"strategy: baseline_decay={self.baseline_decay} is not from 0 to below 1")
+        if not 0 <= self.random_fraction <= 1:
+            raise InputError(f"strategy: random_fraction={self.random_fraction} is not from 0 to 1")
         if self.tournament > self.population:
             raise InputError(
                 f"strategy: tournament={self.tournament} is more than population={self.population}"
             )
         if self.rounding not in ("ceil", "floor"):
             raise one_of("strategy: rounding", self.rounding, ("ceil", "floor"))
+        if self.climb not in ("first", "best"):
+            raise one_of("strategy: climb", self.climb, ("first", "best"))
 
 
 def _at_least(name: str, value: int | None, low: int) -> None:
@@ -77,6 +101,14 @@ class Strategy(Protocol):
         measurements and has a larger budget. None with trials outstanding: wait; with none: the search is
         over. ``arch``, where given, is the architecture of the trial should it be new, in place of the
         strategy's own proposal; ``InputError`` if the space does not hold it.
+        """
+        ...
+
+    def candidates(self) -> Iterator[Architecture]:
+        """What the next new trial may be, the strategy's own proposal first; changes nothing.
+
+        To be read before the next ``ask`` or ``tell``; without end where the strategy draws. Empty where
+        ``ask`` would not answer with a new trial.
         """
         ...
 
@@ -102,6 +134,24 @@ def trial_seed(seed: int, i: int) -> int:
 def sample_architecture(space: SearchSpace, seed: int, i: int) -> Architecture:
     """The architecture of trial ``i`` wherever trials are drawn at random."""
     return space.sample((seed, i))
+
+
+def drawn(space: SearchSpace, seed: int, i: int) -> Iterator[Architecture]:
+    """Candidates for trial ``i`` without end: ``sample_architecture``, then others as random."""
+    yield sample_architecture(space, seed, i)
+    yield from (space.sample((seed, i, k)) for k in itertools.count(1))
+
+
+def generator(seed: int, i: int, *use: int) -> np.random.Generator:
+    """The randomness of trial ``i`` for one ``use`` of it; independent of other trials' and other uses'."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i, 0, *use)))
+
+
+def exists(space: SearchSpace, name: str, values: Mapping[str, Any]) -> bool:
+    """Whether choice ``name`` exists where the choices before it have ``values``."""
+    whens = space.conditions.get(name, ())
+    whens = (whens,) if isinstance(whens, When) else whens
+    return all(when.choice in values and values[when.choice] in when for when in whens)
 
 
 def rung_score(trial: Trial) -> float:
@@ -139,15 +189,15 @@ class Outstanding:
 class FullBudget:
     """Every architecture trained for the whole budget; the one open question is which comes next.
 
-    ``propose(i)`` gives the architecture of trial ``i``, None when there are no more. ``take(trial)``
-    hears of each new trial, ``observe(trial)`` of each told one.
+    ``propose(i)`` gives candidates for trial ``i``, its own architecture first and none when there are no
+    more, or none yet. ``take(trial)`` hears of each new trial, ``observe(trial)`` of each told one.
     """
 
     def __init__(
         self,
         space: SearchSpace,
         config: StrategyConfig,
-        propose: Callable[[int], Architecture | None],
+        propose: Callable[[int], Iterator[Architecture]],
         *,
         take: Callable[[Trial], None] = lambda trial: None,
         observe: Callable[[Trial], None] = lambda trial: None,
@@ -161,7 +211,7 @@ class FullBudget:
         if self._asked == self._config.trials:
             return None
         if arch is None:
-            arch = self._propose(self._asked)
+            arch = next(self._propose(self._asked), None)
             if arch is None:
                 return None
         else:
@@ -170,6 +220,9 @@ class FullBudget:
         self._asked += 1
         self._take(trial)
         return self._outstanding.add(trial)
+
+    def candidates(self) -> Iterator[Architecture]:
+        return iter(()) if self._asked == self._config.trials else self._propose(self._asked)
 
     def tell(self, trial: Trial) -> None:
         self._outstanding.settle(trial)
@@ -205,6 +258,9 @@ class Recorded:
             self._next += 1
         return trial
 
+    def candidates(self) -> Iterator[Architecture]:
+        return self._strategy.candidates()
+
     def tell(self, trial: Trial) -> None:
         self._strategy.tell(trial)
 
@@ -221,3 +277,44 @@ def recorded(strategy: Strategy, archs: Mapping[int, Architecture]) -> Strategy:
     own (``Strategy.ask(arch)``), and proposes by itself what the record does not hold.
     """
     return Recorded(strategy, archs)
+
+
+class Filtered:
+    """See ``filtered``."""
+
+    def __init__(self, strategy: Strategy, score: Callable[[Architecture], float], n: int) -> None:
+        self._strategy, self._score, self._n = strategy, score, n
+        self._scores: dict[Architecture, float] = {}
+
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        return self._strategy.ask(next(self.candidates(), None) if arch is None else arch)
+
+    def candidates(self) -> Iterator[Architecture]:
+        """The ``n`` candidates of each turn, best first."""
+        proposed = self._strategy.candidates()
+        while turn := list(itertools.islice(proposed, self._n)):
+            yield from sorted(turn, key=self._scored, reverse=True)
+
+    def _scored(self, arch: Architecture) -> float:
+        if arch not in self._scores:
+            score = self._score(arch)
+            self._scores[arch] = -math.inf if math.isnan(score) else score
+        return self._scores[arch]
+
+    def tell(self, trial: Trial) -> None:
+        self._strategy.tell(trial)
+
+    @property
+    def paused(self) -> frozenset[int]:
+        return self._strategy.paused
+
+
+def filtered(strategy: Strategy, score: Callable[[Architecture], float], n: int) -> Strategy:
+    """``strategy`` where each new trial is the best, by ``score``, of its first ``n`` candidates.
+
+    A training-free score ranks what a strategy would propose, before anything is trained. Ties go to the
+    earlier candidate, NaN is worst. An architecture is scored once. The grid is so put into another
+    order and still visited once. Raises ``InputError`` where ``n`` is less than 1.
+    """
+    _at_least("n", n, 1)
+    return Filtered(strategy, score, n)

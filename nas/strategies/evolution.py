@@ -4,11 +4,12 @@ AAAI 2019, algorithm 1)."""
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 
 import numpy as np
 
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, sample_architecture
+from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, generator
 from nas.trial import Trial
 
 
@@ -22,13 +23,15 @@ def evolution(space: SearchSpace, config: StrategyConfig) -> Strategy:
     """
     alive: list[Trial] = []  # by id, oldest first
 
-    def propose(i: int) -> Architecture:
+    def propose(i: int) -> Iterator[Architecture]:
         if i < config.population or not alive:
-            return sample_architecture(space, config.seed, i)
-        rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(i, 0)))
-        drawn = [alive[k] for k in rng.integers(len(alive), size=config.tournament)]
-        parent = max(drawn, key=lambda trial: (trial.score, -trial.id))
-        return space.mutate(parent.arch, rng)
+            yield from drawn(space, config.seed, i)
+            return
+        rng = generator(config.seed, i)
+        while True:
+            entered = [alive[k] for k in rng.integers(len(alive), size=config.tournament)]
+            parent = max(entered, key=lambda trial: (trial.score, -trial.id))
+            yield space.mutate(parent.arch, rng)
 
     def observe(trial: Trial) -> None:
         if trial.score > -np.inf:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nas.space import SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, sample_architecture
+from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn
 
 
 def random(space: SearchSpace, config: StrategyConfig) -> Strategy:
     """Independent draws, each for the whole budget; without end unless ``config.trials`` is set."""
-    return FullBudget(space, config, lambda i: sample_architecture(space, config.seed, i))
+    return FullBudget(space, config, lambda i: drawn(space, config.seed, i))

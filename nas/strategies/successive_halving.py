@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import Outstanding, Strategy, StrategyConfig, new_trial, promote, sample_architecture
+from nas.strategies.base import Outstanding, Strategy, StrategyConfig, drawn, new_trial, promote
 from nas.trial import Trial
 
 
@@ -57,14 +57,25 @@ class Halving:
 
     A rung is decided when all its trials are told, by ``promote``. While workers would have to wait for
     that, the next bracket's trials are given out; ids are dealt in the plan's order, so which trial is in
-    which bracket, and who is promoted, does not depend on timing.
+    which bracket, and who is promoted, does not depend on timing. New trials are drawn at random unless
+    ``propose(i)`` gives candidates for trial ``i``; ``observe(trial)`` hears of each told one.
     """
 
-    def __init__(self, space: SearchSpace, config: StrategyConfig, brackets: Iterator[Bracket]) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        config: StrategyConfig,
+        brackets: Iterator[Bracket],
+        propose: Callable[[int], Iterator[Architecture]] | None = None,
+        observe: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
         self._space, self._config = space, config
+        self._propose = propose or (lambda i: drawn(space, config.seed, i))
+        self._observe = observe
         self._slots = (
             (b, bracket) for b, bracket in enumerate(brackets) for _ in range(bracket.rungs[0].trials)
         )
+        self._slot = next(self._slots, None)
         self._asked = 0
         self._outstanding = Outstanding()
         self._open: dict[int, _OpenRung] = {}  # by the bracket's place in the plan
@@ -75,19 +86,23 @@ class Halving:
             return self._outstanding.add(self._promoted.pop(0)[1])
         if arch is not None:
             self._space.validate(arch)
-        slot = next(self._slots, None)
-        if slot is None:
+        if self._slot is None:
             return None
-        b, bracket = slot
+        b, bracket = self._slot
+        self._slot = next(self._slots, None)
         self._open.setdefault(b, _OpenRung(bracket, 0, bracket.rungs[0].trials, []))
         if arch is None:
-            arch = sample_architecture(self._space, self._config.seed, self._asked)
+            arch = next(self._propose(self._asked))
         trial = new_trial(self._config, self._asked, arch, bracket.rungs[0].budget, bracket=b, rung=0)
         self._asked += 1
         return self._outstanding.add(trial)
 
+    def candidates(self) -> Iterator[Architecture]:
+        return iter(()) if self._promoted or self._slot is None else self._propose(self._asked)
+
     def tell(self, trial: Trial) -> None:
         self._outstanding.settle(trial)
+        self._observe(trial)
         b = trial.bracket
         assert b is not None
         bracket, k, expected, told = self._open[b]

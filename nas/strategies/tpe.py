@@ -3,7 +3,9 @@ NeurIPS 2011, section 4), by Optuna's multivariate sampler (Watanabe, arXiv 2304
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from nas.errors import InputError
-from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, When
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, rung_score, sample_architecture
+from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace
+from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, exists, rung_score
 from nas.trial import Trial
 
 PROPOSALS = 20  # how often the model may propose what the constraints forbid before a random draw is taken
@@ -32,44 +34,69 @@ def tpe(space: SearchSpace, config: StrategyConfig) -> Strategy:
 
 
 class _Model:
-    """An Optuna study that holds our trials in the order of their ids; proposals leave only failed ones."""
+    """An Optuna study that holds our trials in the order of their ids, and a scratch trial to sample for."""
 
     def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
         self._space, self._config = space, config
         self._distributions = {name: _distribution(choice) for name, choice in space.choices.items()}
+        # In Optuna's order, which the random numbers follow.
+        self._joint = {
+            name: self._distributions[name]
+            for name in sorted(self._distributions)
+            if name not in space.conditions and not self._distributions[name].single()
+        }
         self._told = 0
         self._numbers: dict[int, int] = {}  # Optuna's number of each outstanding trial
-        self._size = 0
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every new study
         self._study = optuna.create_study(direction="maximize")
         optuna.logging.set_verbosity(verbosity)
+        # To add a trial for every proposal would take longer than the proposal. It is running and without
+        # values, and as the one that is sampled for not among the data.
+        self._scratch = self._study.ask()
+        self._size = 1
 
-    def propose(self, i: int) -> Architecture:
-        if self._told >= self._config.startup:
-            seed = np.random.SeedSequence(self._config.seed, spawn_key=(i, 0)).generate_state(1)[0]
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=int(seed), n_startup_trials=1, multivariate=True, constant_liar=True
+    def propose(self, i: int) -> Iterator[Architecture]:
+        at_random = drawn(self._space, self._config.seed, i)
+        if self._told < self._config.startup:
+            yield from at_random
+            return
+        for k in itertools.count():
+            key = np.random.SeedSequence(self._config.seed, spawn_key=(i, 0, k) if k else (i, 0))
+            sampler = optuna.samplers.TPESampler(
+                seed=int(key.generate_state(1)[0]),
+                n_startup_trials=1,
+                multivariate=True,
+                constant_liar=True,
             )
-            for _ in range(PROPOSALS):
-                arch = self._suggested()
-                try:
-                    self._space.validate(arch)
-                except InputError:
-                    continue
-                return arch
-        return sample_architecture(self._space, self._config.seed, i)
+            suggested = (self._suggested(sampler) for _ in range(PROPOSALS))
+            yield next(filter(self._holds, suggested), None) or next(at_random)
 
-    def _suggested(self) -> Architecture:
-        trial = self._study.ask()
-        self._size += 1
+    def _holds(self, arch: Architecture) -> bool:
+        try:
+            self._space.validate(arch)
+        except InputError:
+            return False
+        return True
+
+    def _suggested(self, sampler: optuna.samplers.TPESampler) -> Architecture:
+        # As Optuna's own ask would; but that looks at every proposal for what is common to all trials.
+        def sample(distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
+            return sampler.sample_relative(self._study, trial, distributions)
+
+        trial = self._study.get_trials(deepcopy=False)[0]
+        joint = sample(self._joint)
         values: dict[str, Any] = {}
         for name, choice in self._space.choices.items():
-            whens = self._space.conditions.get(name, ())
-            whens = (whens,) if isinstance(whens, When) else whens
-            if all(when.choice in values and values[when.choice] in when for when in whens):
-                values[name] = _suggest(trial, name, choice)
-        self._study.tell(trial, state=TrialState.FAIL)
+            if not exists(self._space, name, values):
+                continue
+            distribution = self._distributions[name]
+            if distribution.single():
+                values[name] = choice.default
+            else:
+                values[name] = joint[name] if name in joint else sample({name: distribution})[name]
+                if not isinstance(choice, Categorical | Integer):  # a value that the space itself would draw
+                    values[name] = choice.nearest(choice.to_unit(values[name]))
         return Architecture(values)
 
     def take(self, trial: Trial) -> None:
@@ -97,12 +124,3 @@ def _distribution(choice: Choice) -> BaseDistribution:
     if isinstance(choice, Integer):
         return IntDistribution(choice.low, choice.high)
     return FloatDistribution(choice.low, choice.high, log=isinstance(choice, LogUniform))
-
-
-def _suggest(trial: optuna.Trial, name: str, choice: Choice) -> Any:
-    if isinstance(choice, Categorical):
-        return trial.suggest_categorical(name, choice.values)
-    if isinstance(choice, Integer):
-        return trial.suggest_int(name, choice.low, choice.high)
-    value = trial.suggest_float(name, choice.low, choice.high, log=isinstance(choice, LogUniform))
-    return choice.nearest(choice.to_unit(value))  # one of the values that the space itself would draw

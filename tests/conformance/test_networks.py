@@ -52,7 +52,11 @@ def test_bfloat16_stays_bfloat16_between_layers(name):
 
 
 # Where another rule holds (LeNet's scaled tanh; weights that units do not share), the unit tests check that.
-SHARED = {"lenet": ("activation=relu", "c3_table=full"), "mlp": ("edges=full",), "autoencoder": ("weights=shared",)}
+SHARED = {
+    "lenet": ("activation=relu", "c3_table=full"),
+    "mlp": ("edges=full",),
+    "autoencoder": ("weights=shared",),
+}
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -1,15 +1,18 @@
 """What every strategy must do, whatever it searches and however many workers it has."""
 
 import dataclasses
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.space import Categorical, Constraint, Integer, LogUniform, SearchSpace, Uniform, When
-from nas.strategies import STRATEGIES, StrategyConfig, recorded, trial_seed
+from nas.strategies import STRATEGIES, StrategyConfig, filtered, recorded, trial_seed
 from nas.trial import Measurement
 from search_spaces import SPACES
 
@@ -42,6 +45,19 @@ TRICKY = SearchSpace(
     },
     constraints=(Constraint("deep networks want a low rate", lambda a: a["depth"] < 3 or a["rate"] < 1e-2),),
 )
+
+FINITE = [
+    TABLE,
+    SearchSpace("cell", {f"edge_{k}": Categorical(("none", "skip", "conv")) for k in range(4)}),
+    SearchSpace("ordered", {"depth": Integer(1, 12), "width": Categorical((8, 16, 32, 64, 128))}),
+    SearchSpace(
+        "constrained",
+        {"a": Integer(0, 4), "b": Integer(0, 4), "c": Categorical(("x", "y")), "d": Integer(2, 3)},
+        conditions={"d": (When("a", at_least=2), When("c", values=("y",)))},
+        constraints=(Constraint("the sum of a and b is not 4", lambda a: a["a"] + a["b"] != 4),),
+    ),
+    SearchSpace("one", {"only": Categorical(("this",))}),
+]
 
 TRIALS = 30
 CONFIG = StrategyConfig(seed=1, trials=TRIALS, epochs=9, population=6, startup=8)
@@ -245,6 +261,64 @@ def test_the_planted_optimum_is_found(name):
     assert winner.spent == config.epochs
 
 
+def planted(space, seed):
+    """An architecture, and a score that falls with the distance from it."""
+    every = list(space.enumerate())
+    best = every[np.random.default_rng(seed).integers(len(every))]
+
+    def score(arch):
+        return 0.9 - 0.8 * float(np.abs(space.encode(arch) - space.encode(best)).mean())
+
+    return best, score
+
+
+@each_strategy
+@pytest.mark.parametrize("space", FINITE, ids=lambda space: space.name)
+def test_an_optimum_planted_anywhere_is_found(name, space):
+    """With twenty trials an architecture, some of which fail, on three workers."""
+    for seed in (1, 2):
+        best, score = planted(space, seed)
+        config = StrategyConfig(seed=seed, trials=20 * int(space.count()), epochs=9)
+        run = outcome(score, lambda trial, best=best: trial.id % 9 == 5 and trial.arch != best)
+        strategy, running = STRATEGIES[name](space, config), []
+        while True:
+            while len(running) < 3 and (trial := strategy.ask()) is not None:
+                space.validate(trial.arch)
+                running.append(trial)
+            assert running, "the search ended without it"
+            trial = run(running.pop(0))
+            if trial.arch == best and trial.spent == config.epochs:
+                break
+            strategy.tell(trial)
+
+
+def test_the_best_of_n_random_draws_is_distributed_as_order_statistics_say():
+    """P(best of n <= x) = P(one draw <= x)^n, where a draw's chances follow from the space."""
+
+    def chance(arch):
+        return math.prod(Fraction(1, len(TABLE.choices[name].options())) for name in arch)
+
+    every = list(TABLE.enumerate())
+    assert sum(map(chance, every)) == 1
+    n, seeds = 8, 1000
+    found = []
+    for seed in range(seeds):
+        strategy = STRATEGIES["random"](TABLE, StrategyConfig(seed=seed, trials=n))
+        found.append(max(table_score(trial.arch) for trial in iter(strategy.ask, None)))
+    levels = sorted({table_score(arch) for arch in every})
+    upto = [float(sum(chance(a) for a in every if table_score(a) <= x)) ** n for x in levels]
+    expected = np.diff([0.0, *upto]) * seeds
+    seen = np.array([found.count(x) for x in levels])
+    assert seen.sum() == seeds
+    common = expected >= 5
+    seen = np.append(seen[common], seen[~common].sum())
+    expected = np.append(expected[common], expected[~common].sum())
+    assert len(expected) >= 8
+    assert scipy.stats.chisquare(seen, expected).pvalue > 0.01
+    mean = np.diff([0.0, *upto]) @ levels
+    assert np.mean(found) == pytest.approx(mean, abs=3 * np.std(found) / math.sqrt(seeds))
+
+
 @pytest.mark.parametrize("name", ["successive_halving", "hyperband"])
 def test_who_is_promoted_does_not_depend_on_timing(name):
     def budgets(workers, order):
@@ -282,12 +356,12 @@ def test_unbounded_strategies_go_on_and_planned_ones_end(name):
             break
         ids.add(trial.id)
         strategy.tell(run(trial))
-    planned = {"grid": 48, "successive_halving": 3, "hyperband": 3 + 2}
+    planned = {"grid": 48, "successive_halving": 3, "hyperband": 3 + 2, "bohb": 3 + 2}
     assert name not in planned or len(ids) == planned[name]
     assert name in planned or strategy.ask() is not None
 
 
-@pytest.mark.parametrize("name", ["successive_halving", "hyperband"])
+@pytest.mark.parametrize("name", ["successive_halving", "hyperband", "bohb"])
 def test_iterations_none_is_without_end(name):
     strategy = STRATEGIES[name](TABLE, StrategyConfig(epochs=3, iterations=None))
     brackets = set()
@@ -320,3 +394,65 @@ def test_registered_spaces_are_searched_validly(name, space):
     config = dataclasses.replace(CONFIG, trials=14)
     for trial in asked(drive(STRATEGIES[name](space, config), outcome(any_score), workers=2)):
         space.validate(trial.arch)
+
+
+@each_strategy
+@each_space
+def test_the_first_candidate_is_what_is_asked_for_and_looking_changes_nothing(name, space):
+    config = dataclasses.replace(CONFIG, trials=24)
+    watched, alone = STRATEGIES[name](space, config), STRATEGIES[name](space, config)
+    run, running = outcome(any_score, some_fail), []
+    seen = set()
+    while True:
+        some = list(itertools.islice(watched.candidates(), 4))
+        for arch in some:
+            space.validate(arch)
+        trial = watched.ask()
+        assert alone.ask() == trial
+        new = trial is not None and trial.id not in seen
+        assert bool(some) == new
+        if trial is not None:
+            assert not new or some[0] == trial.arch
+            seen.add(trial.id)
+            running.append(trial)
+        if len(running) == 3 or trial is None:
+            if not running:
+                break
+            told = run(running.pop(0))
+            watched.tell(told)
+            alone.tell(told)
+    assert list(watched.candidates()) == []
+
+
+@each_strategy
+@each_space
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_filtered_strategy_is_a_strategy(name, space, workers):
+    """Valid, to the stated number of trials, the same when replayed and when picked up from a record."""
+
+    def make():
+        return filtered(STRATEGIES[name](space, CONFIG), any_score, 3)
+
+    run = outcome(any_score, some_fail)
+    calls = drive(make(), run, workers)
+    assert {trial.id for trial in asked(calls)} == set(range(TRIALS))
+    for trial in asked(calls):
+        space.validate(trial.arch)
+    replayed, resumed = make(), recorded(make(), {trial.id: trial.arch for trial in asked(calls)})
+    for kind, trial in calls:
+        for strategy in (replayed, resumed):
+            if kind == "ask":
+                assert strategy.ask() == trial
+            else:
+                strategy.tell(trial)
+
+
+@each_strategy
+@each_space
+@pytest.mark.parametrize("made", [7, 16, 23])
+def test_a_record_picked_up_at_any_point_goes_on_as_if_never_left(name, space, made):
+    """One worker: the trials recorded are given, the others come out as they would have."""
+    run = outcome(any_score, some_fail)
+    calls = drive(STRATEGIES[name](space, CONFIG), run)
+    archs = {trial.id: trial.arch for trial in asked(calls) if trial.id < made}
+    assert drive(recorded(STRATEGIES[name](space, CONFIG), archs), run) == calls

@@ -73,6 +73,15 @@ SEARCHES = [
     pytest.param("asha", StrategyConfig(epochs=R, trials=12), None, FAULTS),
     pytest.param("tpe", StrategyConfig(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
     pytest.param("evolution", StrategyConfig(epochs=R, population=3), 60, FAULTS),
+    pytest.param("local_search", StrategyConfig(epochs=3, trials=9), None, FAULTS, marks=pytest.mark.slow),
+    pytest.param("reinforce", StrategyConfig(epochs=3, trials=7), None, FAULTS, marks=pytest.mark.slow),
+    pytest.param(
+        "bananas",
+        StrategyConfig(epochs=3, trials=9, startup=3, refit=2),
+        None,
+        FAULTS,
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

@@ -1,0 +1,154 @@
+"""REINFORCE (Williams, "Simple statistical gradient-following algorithms", 1992) over a factorised policy, as
+the baseline of NAS-Bench-101 (Ying et al., ICML 2019) and NAS-Bench-201 (Dong and Yang, ICLR 2020)."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nas.errors import InputError
+from nas.space import Architecture, Categorical, Choice, Integer, SearchSpace
+from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, exists, generator, rung_score
+from nas.trial import Trial
+
+BINS = 10  # parts of a continuous choice, or of an integer one with more values, that have one logit each
+DRAWS = 100  # how often the policy may draw what the constraints forbid before a random draw is taken
+DECAYS, SMALL = (0.9, 0.999), 1e-8  # Adam's
+
+
+def reinforce(space: SearchSpace, config: StrategyConfig) -> Strategy:
+    """Draws from a policy that makes every choice by itself, given which choices exist.
+
+    A told trial moves the logits of the choices that its architecture has along the gradient of its log
+    probability times accuracy less baseline, by Adam (``config.policy_rate``). The baseline is a moving
+    average of the accuracies, that of the trial included (``config.baseline_decay``). A failed trial
+    counts as the worst told before it. Trials are counted in the order of their ids, so what trial i is
+    depends on which trials were told before it, not on their order. Without end unless
+    ``config.trials`` is set.
+    """
+    policy = _Policy(space, config)
+    return FullBudget(space, config, policy.propose, observe=policy.observe)
+
+
+class _Part(NamedTuple):
+    """One choice and its logits in the policy's vector."""
+
+    name: str
+    choice: Choice
+    bins: int
+    logits: slice
+
+
+class _Policy:
+    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+        self._space, self._config = space, config
+        bins = {name: _bins(choice) for name, choice in space.choices.items()}
+        ends = list(itertools.accumulate(bins.values()))
+        self._parts = [
+            _Part(name, space.choices[name], bins[name], slice(end - bins[name], end))
+            for name, end in zip(bins, ends, strict=True)
+        ]
+        self._width = ends[-1]
+        self._told: list[tuple[int, Architecture, float]] = []  # by id
+        self._forget()
+
+    def _forget(self) -> None:
+        self._logits = np.zeros(self._width)
+        self._mean, self._square = np.zeros(self._width), np.zeros(self._width)
+        self._steps = 0
+        self._sum = self._weight = 0.0  # of the moving average
+        self._worst = math.inf
+
+    def propose(self, i: int) -> Iterator[Architecture]:
+        rng = generator(self._config.seed, i)
+        at_random = drawn(self._space, self._config.seed, i)
+        chances = [self._chances(part).cumsum() for part in self._parts]
+        while True:
+            own = (self._draw(rng, chances) for _ in range(DRAWS))
+            yield next(filter(self._holds, own), None) or next(at_random)
+
+    def _chances(self, part: _Part) -> np.ndarray:
+        logits = self._logits[part.logits]
+        odds = np.exp(logits - logits.max())
+        return odds / odds.sum()
+
+    def _draw(self, rng: np.random.Generator, chances: list[np.ndarray]) -> Architecture:
+        values: dict[str, Any] = {}
+        for part, upto in zip(self._parts, chances, strict=True):
+            if exists(self._space, part.name, values):
+                k = min(int(upto.searchsorted(rng.random(), side="right")), part.bins - 1)
+                values[part.name] = _value(part, k, rng)
+        return Architecture(values)
+
+    def _holds(self, arch: Architecture) -> bool:
+        if not self._space.constraints:
+            return True
+        try:
+            self._space.validate(arch)
+        except InputError:
+            return False
+        return True
+
+    def observe(self, trial: Trial) -> None:
+        told = (trial.id, trial.arch, rung_score(trial))
+        bisect.insort(self._told, told, key=lambda t: t[0])
+        late = self._told[-1] is not told
+        if late:  # of parallel workers: all in their order again
+            self._forget()
+        for _, arch, score in self._told if late else (told,):
+            self._learn(arch, score)
+
+    def _learn(self, arch: Architecture, score: float) -> None:
+        reward = score if score > -math.inf else self._worst
+        if reward == math.inf:
+            return
+        self._worst = min(self._worst, reward)
+        decay = self._config.baseline_decay
+        self._sum = decay * self._sum + (1 - decay) * reward
+        self._weight = decay * self._weight + (1 - decay)
+        advantage = reward - self._sum / self._weight
+        gradient = np.zeros(self._width)
+        for part in self._parts:
+            if part.name in arch:
+                gradient[part.logits] = -self._chances(part)
+                gradient[part.logits.start + _bin(part, arch[part.name])] += 1
+        gradient *= advantage
+        self._steps += 1
+        self._mean += (1 - DECAYS[0]) * (gradient - self._mean)
+        self._square += (1 - DECAYS[1]) * (gradient**2 - self._square)
+        mean = self._mean / (1 - DECAYS[0] ** self._steps)
+        deviation = np.sqrt(self._square / (1 - DECAYS[1] ** self._steps))
+        self._logits += self._config.policy_rate * mean / (deviation + SMALL)
+
+
+def _bins(choice: Choice) -> int:
+    if isinstance(choice, Categorical):
+        return len(choice.values)
+    return min(BINS, choice.high - choice.low + 1) if isinstance(choice, Integer) else BINS
+
+
+def _value(part: _Part, k: int, rng: np.random.Generator) -> Any:
+    """A value from bin ``k``, even over it."""
+    choice = part.choice
+    if isinstance(choice, Categorical):
+        return choice.values[k]
+    if isinstance(choice, Integer):
+        values = choice.high - choice.low + 1
+        first, end = -(-k * values // part.bins), -(-(k + 1) * values // part.bins)
+        return choice.low + int(rng.integers(first, end))
+    return choice.from_unit((k + rng.random()) / part.bins)
+
+
+def _bin(part: _Part, value: Any) -> int:
+    """Inverse of ``_value``."""
+    choice = part.choice
+    if isinstance(choice, Categorical):
+        return choice.values.index(value)
+    if isinstance(choice, Integer):
+        return (value - choice.low) * part.bins // (choice.high - choice.low + 1)
+    return min(int(choice.to_unit(value) * part.bins), part.bins - 1)
