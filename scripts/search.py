@@ -17,7 +17,7 @@ class Config(SearchOptions):
     """Search a space of networks with one strategy; record, train the best network anew and test it."""
 
     strategy: str = "random"
-    """grid, random, successive_halving, hyperband, asha, tpe or evolution"""
+    """grid, random, local_search, successive_halving, hyperband, bohb, asha, tpe, evolution, reinforce or bananas"""
     out: Path | None = None
     """folder of the run; default: runs/SPACE-DATASET-STRATEGY-SEED"""
     resume: bool = False

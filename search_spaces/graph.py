@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 from jax import Array
@@ -39,6 +39,10 @@ class Graph(nn.Module):
 
     nodes: tuple[Node, ...]
     auxiliary: tuple[tuple[str, float], ...] = ()
+
+    if TYPE_CHECKING:  # Flax makes one of the fields, which the checker does not see
+
+        def __hash__(self) -> int: ...
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, **rates: Any) -> Array:

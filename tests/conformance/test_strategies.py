@@ -316,7 +316,7 @@ def test_the_best_of_n_random_draws_is_distributed_as_order_statistics_say():
     assert len(expected) >= 8
     assert scipy.stats.chisquare(seen, expected).pvalue > 0.01
     mean = np.diff([0.0, *upto]) @ levels
-    assert np.mean(found) == pytest.approx(mean, abs=3 * np.std(found) / math.sqrt(seeds))
+    assert np.mean(found) == pytest.approx(mean, abs=3 * float(np.std(found)) / math.sqrt(seeds))
 
 
 @pytest.mark.parametrize("name", ["successive_halving", "hyperband"])

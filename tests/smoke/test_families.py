@@ -28,6 +28,7 @@ def test_a_random_search_of_eight(name, tmp_path):
     assert len(measured) >= 6, [trial.error for trial in run.trials.values()]
     assert all(math.isfinite(trial.score) and trial.params for trial in measured)
     [final] = run.finals
+    assert run.best is not None
     assert final.error is None
     assert 0 <= final.test_accuracy <= 1
     assert final.arch == run.best.arch

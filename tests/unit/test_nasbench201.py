@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -214,7 +215,7 @@ class Reference:
         return (x @ self.tensor("logits", "kernel") + self.tensor("logits", "bias")).numpy()
 
 
-def outputs(network, variables, images, *, train):
+def outputs(network: Any, variables, images, *, train: bool):
     stateful = [name for name in variables if name != "params"]
     if train:
         return network.apply(variables, images, train=True, mutable=stateful)[0]
