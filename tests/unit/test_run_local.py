@@ -28,6 +28,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "asha": {"trials": 12},
     "tpe": {"trials": 7, "startup": 4},
     "evolution": {"trials": 7, "population": 4},
+    "local_search": {"trials": 7},
+    "reinforce": {"trials": 7},
+    "bananas": {"trials": 7, "startup": 4},
+    "bohb": {},
 }
 FAULTS: dict[str, Any] = {"raises": {2: 1, 5: 3}, "memory": (4,), "nan": (7,), "unsaved": {1: 1, 6: 3}}
 
