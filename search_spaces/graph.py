@@ -27,6 +27,20 @@ class Node:
     inputs: tuple[int, ...]
 
 
+class Mix(nn.Module):
+    """The weighted sum of its inputs [B, H, W, C], which are the candidates of open choices.
+
+    ``positions`` are those of each input in the vector ``weights`` that the supernet is called with
+    (Liu et al. 2019, equation 2, over all edges that meet at a node at once).
+    """
+
+    positions: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, *maps: Array, weights: Array, train: bool = False) -> Array:
+        return ops.weighted_sum(weights, maps, self.positions)
+
+
 class Graph(nn.Module):
     """Applies ``nodes`` in order; the last one's output is the network's.
 
@@ -45,6 +59,8 @@ class Graph(nn.Module):
         used = range(len(self.nodes)) if train or self.is_initializing() else self.needed
         readers = collections.Counter(i for k in used for i in self.nodes[k].inputs)
         weights = dict(self.auxiliary)
+        mixers = sum(isinstance(self.nodes[k].module, Mix) for k in used)
+        mixing = list(ops.fork(rates["mixing"], mixers)) if mixers else []
         values: list[tuple[Array, ...]] = []  # of each value, a copy for each reader still to come
 
         def keep(value: Array) -> None:
@@ -63,6 +79,8 @@ class Graph(nn.Module):
                 continue
             module = node.module.clone(parent=self, name=node.name)
             noise = {name: rates[name] for name in ops.noise_taken(module) if name in rates}
+            if isinstance(module, Mix):
+                noise["weights"] = mixing.pop()
             if "seed" in noise:
                 noise["seed"] = ops.node_seed(noise["seed"], position)
             keep(module(*(take(i) for i in node.inputs), train=train, **noise))

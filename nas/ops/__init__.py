@@ -31,6 +31,7 @@ from nas.ops.fused import (
     optimiser_slots,
     scale_shift_act,
     softmax_cross_entropy,
+    weighted_sum,
 )
 from nas.ops.native import available as native_available
 from nas.ops.native import native_status, processor
@@ -72,4 +73,5 @@ __all__ = [
     "processor",
     "scale_shift_act",
     "softmax_cross_entropy",
+    "weighted_sum",
 ]

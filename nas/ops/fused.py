@@ -681,6 +681,50 @@ fork_p = _primitive(
 _linear(fork_p, lambda cotangents, arrays, readers: [add(*cotangents)], sparse=True)
 
 
+def weighted_sum(weights: Array, arrays: Sequence[Array], positions: Sequence[int]) -> Array:
+    """``sum_k weights[positions[k]] * arrays[k]``: float32 ``weights`` [n], arrays of one shape.
+
+    The mixture of a supernet's operations (Liu et al. 2019, equation 2); ``InputError`` for shapes that differ or
+    positions that are not in ``weights``.
+    """
+    if not arrays or any(array.shape != arrays[0].shape for array in arrays):
+        raise InputError(
+            f"weighted_sum: shapes {', '.join(str(array.shape) for array in arrays) or 'none'} are not one"
+        )
+    if weights.ndim != 1 or len(positions) != len(arrays):
+        raise InputError(
+            f"weighted_sum: weights {weights.shape} at {len(positions)} positions for {len(arrays)} arrays"
+        )
+    if not all(0 <= position < len(weights) for position in positions):
+        raise InputError(f"weighted_sum: positions {tuple(positions)} are not all below {len(weights)}")
+    bound = weighted_sum_p.bind if _use_native(weights, *arrays) else _weighted_sum
+    return bound(weights, *arrays, positions=tuple(positions))[0]
+
+
+def _weighted_sum(weights: Array, *arrays: Array, positions: tuple[int, ...]) -> Results:
+    terms = [weights[i].astype(array.dtype) * array for i, array in zip(positions, arrays, strict=True)]
+    return [functools.reduce(jnp.add, terms)]
+
+
+def _weighted_sum_backward(dy: Array, weights: Array, *arrays: Array, positions: tuple[int, ...]) -> Results:
+    dots = jnp.stack([jnp.sum(_wide(dy) * _wide(array)) for array in arrays])
+    of_weights = jnp.zeros_like(weights).at[np.array(positions)].add(dots.astype(weights.dtype))
+    return [of_weights, *(weights[i].astype(dy.dtype) * dy for i in positions)]
+
+
+def _weighted_sum_gradient(
+    primals: Results, outs: Results, dy: Array, *, positions: tuple[int, ...]
+) -> Sequence[Array]:
+    return weighted_sum_backward_p.bind(dy, *primals, positions=positions)
+
+
+weighted_sum_p = _primitive("nas_weighted_sum", _weighted_sum, _like(1))
+weighted_sum_backward_p = _primitive(
+    "nas_weighted_sum_backward", _weighted_sum_backward, lambda *avals, **_: avals[1:]
+)
+_differentiate(weighted_sum_p, _weighted_sum, _weighted_sum_gradient)
+
+
 def concatenate(arrays: Sequence[Array]) -> Array:
     """Arrays [..., C_i] side by side along their channels."""
     leading = {array.shape[:-1] for array in arrays}

@@ -46,6 +46,8 @@ _TARGETS = (
     "nas_response_norm",
     "nas_response_norm_backward",
     "nas_total",
+    "nas_weighted_sum",
+    "nas_weighted_sum_backward",
     "nas_concatenate",
     "nas_split",
     "nas_dropout",

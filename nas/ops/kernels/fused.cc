@@ -861,6 +861,70 @@ ffi::Error total(Call call) {
   return ffi::Error::Success();
 }
 
+// weights [n], arrays of one shape -> the sum of weights[positions[k]] times the k-th array
+ffi::Error weighted_sum(Call call) {
+  const int64_t size = call.size(1), count = call.in.size() - 1;
+  const auto positions = *call.attributes.get<ffi::Span<const int64_t>>("positions");
+  std::vector<const float*> terms(count);
+  std::vector<float> weights(count);
+  for (int64_t k = 0; k < count; ++k) {
+    terms[k] = call.arg(1 + k);
+    weights[k] = call.arg(0)[positions[k]];
+  }
+  float* out = call.result(0);
+  on_threads(call.pool, (size + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t begin = task * kTask;
+    vectors(std::min(kTask, size - begin), [&](int64_t j, int n) {
+      Vec sum{};
+      for (int64_t k = 0; k < count; ++k) sum += weights[k] * get(terms[k] + begin + j, n);
+      put(out + begin + j, sum, n);
+    });
+  });
+  return ffi::Error::Success();
+}
+
+// dy, weights [n], arrays -> d weights [n], and for each array its weight times dy
+ffi::Error weighted_sum_backward(Call call) {
+  const int64_t size = call.size(0), count = call.in.size() - 2, places = call.size(1);
+  const auto positions = *call.attributes.get<ffi::Span<const int64_t>>("positions");
+  const float* dy = call.arg(0);
+  std::vector<const float*> terms(count);
+  std::vector<float*> outs(count);
+  std::vector<float> weights(count);
+  for (int64_t k = 0; k < count; ++k) {
+    terms[k] = call.arg(2 + k);
+    outs[k] = call.result(1 + k);
+    weights[k] = call.arg(1)[positions[k]];
+  }
+  const int64_t tasks = (size + kTask - 1) / kTask;
+  Scratch scratch(tasks * count * sizeof(double));
+  double* partial = scratch.as<double>();
+  on_threads(call.pool, tasks, [&](int64_t task) {
+    const int64_t begin = task * kTask;
+    for (int64_t k = 0; k < count; ++k) {
+      double all = 0;
+      Vec some{};
+      int64_t rows = 0;
+      vectors(std::min(kTask, size - begin), [&](int64_t j, int n) {
+        const Vec g = get(dy + begin + j, n);
+        some += g * get(terms[k] + begin + j, n);
+        put(outs[k] + begin + j, weights[k] * g, n);
+        if (++rows == kFlush) {
+          all += sum(some);
+          some = Vec{};
+          rows = 0;
+        }
+      });
+      partial[task * count + k] = all + sum(some);
+    }
+  });
+  std::vector<double> totals(places, 0.0);
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t task = 0; task < tasks; ++task) totals[positions[k]] += partial[task * count + k];
+  for (int64_t i = 0; i < places; ++i) call.result(0)[i] = static_cast<float>(totals[i]);
+  return ffi::Error::Success();
+}
+
 // Between arrays [..., C_i] and one array [..., sum of C_i]. `body(i, part, whole, C_i)` copies a row.
 template <class Body>
 void parts(Call& call, int64_t pixels, const std::vector<int64_t>& channels, const Body& body) {
@@ -1354,6 +1418,8 @@ HANDLER(layer_norm_backward);
 HANDLER(response_norm);
 HANDLER(response_norm_backward);
 HANDLER(total);
+HANDLER(weighted_sum);
+HANDLER(weighted_sum_backward);
 HANDLER(concatenate);
 HANDLER(split);
 HANDLER(dropout);
