@@ -1,20 +1,43 @@
-"""The ``darts`` space: cells of Liu et al. 2019, their evaluation network and their supernet."""
+"""The ``darts`` space: the cells of Liu et al. 2019, in their evaluation network and in their supernet.
+
+A cell has two inputs, the outputs of the two cells before it, and ``steps`` nodes; a node is the sum of two
+operations, each on an earlier node or input; the cell's output are nodes side by side. There are two kinds,
+``normal`` and ``reduce``; the second halves the resolution and doubles the channels, at one and two thirds
+of the network (section 2.1 and appendix A). The same space holds the cells of NASNet and AmoebaNet as that
+paper evaluates them: five nodes, two inputs that may be the same, some nodes left out of the output.
+"""
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from nas import ops
+from nas.errors import InputError, one_of
+from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.graph import Builder, Graph, Mix
-from search_spaces.layers import EPSILON, STATISTICS_MOMENTUM, CellAverage, Concat, Dense, he_normal, ones, zeros
+from search_spaces.layers import (
+    EPSILON,
+    STATISTICS_MOMENTUM,
+    CellAverage,
+    Concat,
+    Dense,
+    he_normal,
+    ones,
+    zeros,
+)
+from search_spaces.named import Named
 
-PRIMITIVES = (
+KINDS = ("normal", "reduce")
+PRIMITIVES = (  # in the order of the published alphas
     "none",
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -24,6 +47,90 @@ PRIMITIVES = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+OPERATIONS = (*PRIMITIVES[1:], "sep_conv_7x7", "conv_7x1_1x7")  # the last two: NASNet's and AmoebaNet's
+
+
+# ------------------------------------------------------------------------------------------------ genotypes
+
+
+class Genotype(NamedTuple):
+    """A pair of cells in the published notation: two (operation, input) a node; the nodes of the output.
+
+    Inputs and nodes are numbered together: 0 and 1 are the cell's inputs, 2 is its first node.
+    """
+
+    normal: tuple[tuple[str, int], ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[tuple[str, int], ...]
+    reduce_concat: tuple[int, ...]
+
+    def __str__(self) -> str:
+        cells = [f"{name}={list(value)!r}" for name, value in zip(self._fields, self, strict=True)]
+        return f"Genotype({', '.join(cells)})"
+
+
+def read_genotype(text: str) -> Genotype:
+    """The inverse of ``str``; also takes ``range(2, 6)`` and any line breaks. Raises InputError."""
+    place = "genotype"
+    body = re.sub(r"range\((\d+),\s*(\d+)\)", lambda m: repr(list(range(int(m[1]), int(m[2])))), text.strip())
+    try:
+        call = ast.parse(body, mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        cells = [tuple((str(name), int(source)) for name, source in values[kind]) for kind in KINDS]
+        concats = [tuple(int(node) for node in values[f"{kind}_concat"]) for kind in KINDS]
+    except (SyntaxError, ValueError, AssertionError, KeyError, TypeError):
+        fields = ", ".join(Genotype._fields)
+        raise InputError(f"{place}: {text[:60]!r} is not Genotype({fields}) in the published form") from None
+    return Genotype(cells[0], concats[0], cells[1], concats[1])
+
+
+def architecture_of(genotype: Genotype, **others: Any) -> Architecture:
+    """The point of the space with these cells; ``others`` are its remaining choices. Raises InputError."""
+    steps = len(genotype.normal) // 2
+    choices: dict[str, Any] = {"steps": steps}
+    for kind, cell, concat in (
+        ("normal", genotype.normal, genotype.normal_concat),
+        ("reduce", genotype.reduce, genotype.reduce_concat),
+    ):
+        if len(cell) != 2 * steps:
+            raise InputError(
+                f"genotype: {kind} has {len(cell)} operations, not two for each of {steps} nodes"
+            )
+        for node in range(steps):
+            # A node is a sum: which of its two operations is written first says nothing.
+            pair = sorted(cell[2 * node : 2 * node + 2], key=lambda edge: edge[1])
+            choices[f"{kind}_inputs_{node + 1}"] = f"{pair[0][1]}-{pair[1][1]}"
+            for k, (operation, _) in enumerate(pair):
+                if operation not in OPERATIONS:
+                    raise one_of(f"genotype: {kind}", operation, OPERATIONS)
+                choices[f"{kind}_{'ab'[k]}_{node + 1}"] = operation
+        every = range(2, 2 + steps)
+        choices[f"{kind}_concat"] = (
+            "all" if sorted(concat) == list(every) else "-".join(map(str, sorted(concat)))
+        )
+    return Architecture(choices | others)
+
+
+def genotype_of(arch: Mapping[str, Any]) -> Genotype:
+    """The cells of an architecture in the published notation."""
+    cells: dict[str, Any] = {}
+    for kind in KINDS:
+        edges: list[tuple[str, int]] = []
+        for node in range(1, arch["steps"] + 1):
+            sources = [int(source) for source in arch[f"{kind}_inputs_{node}"].split("-")]
+            edges += [(arch[f"{kind}_{k}_{node}"], source) for k, source in zip("ab", sources, strict=True)]
+        cells[kind], cells[f"{kind}_concat"] = tuple(edges), concat_of(arch, kind)
+    return Genotype(**cells)
+
+
+def concat_of(arch: Mapping[str, Any], kind: str) -> tuple[int, ...]:
+    """The nodes that are a cell's output, counting its inputs."""
+    text = arch[f"{kind}_concat"]
+    return tuple(range(2, 2 + arch["steps"])) if text == "all" else tuple(map(int, text.split("-")))
+
+
+# -------------------------------------------------------------------------------------------------- modules
 
 
 class BatchNorm(nn.Module):
@@ -59,20 +166,21 @@ class Kernel(nn.Module):
 
     features: int
     kernel: tuple[int, int] = (3, 3)
-    stride: int = 1
+    stride: int | tuple[int, int] = 1
     dilation: int = 1
     depthwise: bool = False
-    shift: int = 0
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         channels = x.shape[-1]
-        kernel = self.param("kernel", he_normal, (*self.kernel, 1 if self.depthwise else channels, self.features))
+        kernel = self.param(
+            "kernel", he_normal, (*self.kernel, 1 if self.depthwise else channels, self.features)
+        )
         padding = tuple((self.dilation * (k - 1) // 2,) * 2 for k in self.kernel)
         return ops.conv2d(
             x,
             kernel.astype(x.dtype),
-            strides=(self.stride, self.stride),
+            strides=self.stride,
             padding=padding,
             dilation=(self.dilation, self.dilation),
             groups=channels if self.depthwise else 1,
@@ -149,59 +257,390 @@ class Relu(nn.Module):
         return ops.activate(x, "relu")
 
 
-def supernet(num_classes: int, *, channels: int = 16, cells: int = 8, steps: int = 4, multiplier: int = 3) -> Graph:
-    """Every operation on every edge, weighted: [B, H, W, C] and ``mixing`` [2 * 14 * 8] -> logits."""
-    b = Builder()
-    shared: dict[tuple[Any, ...], int] = {}
+class SeparateKernels(nn.Module):
+    """A 1x7 and a 7x1 convolution, normalised (AmoebaNet's); its input is after a ReLU."""
 
-    def once(name: str, module: nn.Module, *inputs: int) -> int:
+    features: int
+    stride: int = 1
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        rows = Kernel(self.features, (1, 7), (1, self.stride), name="rows")(x)
+        columns = Kernel(self.features, (7, 1), (self.stride, 1), name="columns")(rows)
+        return BatchNorm(self.affine, name="norm")(columns, train=train)
+
+
+class Sum(nn.Module):
+    """The sum of maps of one shape."""
+
+    @nn.compact
+    def __call__(self, *maps: Array, train: bool = False) -> Array:
+        return ops.add(*maps)
+
+
+class DropPath(nn.Module):
+    """An image's map set to zero with probability ``drop_path``, the others scaled up (Larsson et al. 2017)."""
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, train: bool = False, drop_path: ArrayLike = 0.0, seed: ArrayLike = 0
+    ) -> Array:
+        if not train:
+            return x
+        mask = ops.dropout(
+            jnp.ones((x.shape[0], 1, 1, 1), x.dtype), jnp.asarray(drop_path), jnp.asarray(seed)
+        )
+        return x * mask
+
+
+class AuxiliaryFeatures(nn.Module):
+    """What the auxiliary classifier sees: a 5x5 average with stride 3, 128 and then 768 channels."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        window = (min(5, x.shape[1]), min(5, x.shape[2]))
+        x = ops.avg_pool(x, window, strides=(3, 3), padding="VALID")
+        x = BatchNorm(activation="relu", name="norm_1")(Kernel(128, (1, 1), name="pointwise")(x), train=train)
+        kernel = self.param("kernel", he_normal, (2, 2, 128, 768)).astype(x.dtype)
+        x = ops.conv2d(x, kernel, padding="VALID" if min(x.shape[1:3]) > 1 else "SAME")
+        x = BatchNorm(activation="relu", name="norm_2")(x, train=train)
+        return ops.avg_pool(x, x.shape[1:3], strides=x.shape[1:3], padding="VALID").reshape(x.shape[0], -1)
+
+
+def operation(name: str, features: int, stride: int, affine: bool) -> nn.Module | None:
+    """The module of an operation but for its ReLU; None for an input passed on as it is."""
+    size = int(name[-1]) if name[-1].isdigit() else 0
+    if name.startswith("sep_conv"):
+        return SeparableConv(features, size, stride, affine=affine)
+    if name.startswith("dil_conv"):
+        return SeparableConv(features, size, stride, dilation=2, repeats=1, affine=affine)
+    if name == "conv_7x1_1x7":
+        return SeparateKernels(features, stride, affine)
+    if name.endswith("pool_3x3"):
+        return PoolNorm("max" if name.startswith("max") else "average", stride, normalised=not affine)
+    return FactorizedReduce(features, affine) if stride > 1 else None  # skip_connect
+
+
+def takes_relu(name: str) -> bool:
+    return not name.endswith("pool_3x3")
+
+
+# ------------------------------------------------------------------------------------------------- networks
+
+
+class Body:
+    """The cells of a network, one after the other; what two edges would do alike is one node."""
+
+    def __init__(self, b: Builder, stem: tuple[int, int], width: int, affine: bool, reduced: bool) -> None:
+        self.b, self.affine = b, affine
+        self.previous, self.current = stem
+        self.width, self.reduced = width, reduced  # whether the cell before halved the resolution
+        self._shared: dict[tuple[Any, ...], int] = {}
+
+    def once(self, name: str, module: nn.Module, *inputs: int) -> int:
         """The node of a module without parameters on these inputs, made when first asked for."""
         key = (module, inputs)
-        if key not in shared:
-            shared[key] = b.add(name, module, *inputs)
-        return shared[key]
+        if key not in self._shared:
+            self._shared[key] = self.b.add(name, module, *inputs)
+        return self._shared[key]
 
-    edges = [(i, j) for i in range(steps) for j in range(2 + i)]
-    stem = b.add("stem_norm", BatchNorm(), b.add("stem", Kernel(multiplier * channels), 0))
-    previous, current = stem, stem
-    width, reduced = channels, False
+    def inputs(self, at: str, reduction: bool) -> list[int]:
+        """The cell's two inputs, brought to its channels and to one resolution."""
+        self.width *= 2 if reduction else 1
+        first = FactorizedReduce if self.reduced else PointwiseNorm
+        before = self.once(f"{at}_relu_previous", Relu(), self.previous)
+        last = self.once(f"{at}_relu_current", Relu(), self.current)
+        return [
+            self.b.add(f"{at}_input_0", first(self.width, self.affine), before),
+            self.b.add(f"{at}_input_1", PointwiseNorm(self.width, self.affine), last),
+        ]
+
+    def edge(self, name: str, primitive: str, source: int, stride: int) -> int:
+        """``primitive`` on the value ``source``."""
+        module = operation(primitive, self.width, stride, self.affine)
+        if module is None:
+            return source
+        if not takes_relu(primitive):
+            return self.once(f"{name}_{primitive}", module, source)
+        relu = self.once(f"{name}_relu", Relu(), source)
+        return self.b.add(f"{name}_{primitive}", module, relu)
+
+    def close(self, at: str, states: Sequence[int], reduction: bool) -> None:
+        self.previous, self.current = self.current, self.b.add(f"{at}_output", Concat(), *states)
+        self.reduced = reduction
+
+
+def small_stem(b: Builder, width: int) -> tuple[int, int]:
+    stem = b.add("stem_norm", BatchNorm(), b.add("stem", Kernel(width), 0))
+    return stem, stem
+
+
+def imagenet_stem(b: Builder, width: int) -> tuple[int, int]:
+    x = b.add(
+        "stem_norm_1", BatchNorm(activation="relu"), b.add("stem_1", Kernel(width // 2, stride=(2, 2)), 0)
+    )
+    first = b.add("stem_norm_2", BatchNorm(), b.add("stem_2", Kernel(width, stride=(2, 2)), x))
+    second = b.add("stem_3", Kernel(width, stride=(2, 2)), b.add("stem_relu", Relu(), first))
+    return first, b.add("stem_norm_3", BatchNorm(), second)
+
+
+def build(arch: Architecture, num_classes: int) -> Graph:
+    """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
+    b = Builder()
+    genotype, cells, width = genotype_of(arch), arch["cells"], arch["channels"]
+    imagenet = arch["stem"] == "imagenet"
+    stem = imagenet_stem(b, width) if imagenet else small_stem(b, 3 * width)
+    body = Body(b, stem, width, affine=True, reduced=imagenet)
+    head = {}
     for cell in range(cells):
         reduction = cell in (cells // 3, 2 * cells // 3)
-        width *= 2 if reduction else 1
-        at = f"cell_{cell}"
-        reduce_input = FactorizedReduce(width, False) if reduced else PointwiseNorm(width, False)
-        states = [
-            b.add(f"{at}_in_0", reduce_input, once(f"{at}_relu_p", Relu(), previous)),
-            b.add(f"{at}_in_1", PointwiseNorm(width, False), once(f"{at}_relu_c", Relu(), current)),
-        ]
-        base = len(edges) if reduction else 0
-        for i in range(steps):
-            inputs: list[int] = []
+        edges = genotype.reduce if reduction else genotype.normal
+        concat = genotype.reduce_concat if reduction else genotype.normal_concat
+        at = f"cell_{cell + 1}"
+        states = body.inputs(at, reduction)
+        for node in range(len(edges) // 2):
+            terms = []
+            for k, (primitive, j) in enumerate(edges[2 * node : 2 * node + 2]):
+                name = f"{at}_node_{node + 2}_{'ab'[k]}"
+                out = body.edge(name, primitive, states[j], 2 if reduction and j < 2 else 1)
+                kept = out == states[j]  # what is passed on as it is is not dropped
+                terms.append(out if kept else b.add(f"{name}_drop", DropPath(), out))
+            states.append(b.add(f"{at}_node_{node + 2}", Sum(), *terms))
+        body.close(at, [states[j] for j in concat], reduction)
+        if arch["auxiliary"] and cell == 2 * cells // 3:
+            relu = body.once(f"{at}_auxiliary_relu", Relu(), body.current)
+            head = {"auxiliary": AUXILIARY_WEIGHT}
+            b.add("auxiliary", Dense(num_classes), b.add("auxiliary_features", AuxiliaryFeatures(), relu))
+    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))
+    return b.graph(head)
+
+
+def supernet(num_classes: int, *, channels: int = 16, cells: int = 8, steps: int = 4) -> Graph:
+    """Every operation on every edge, weighted: [B, H, W, C] -> logits [B, num_classes].
+
+    Called with ``mixing`` float32 [2 * edges * 8], of each edge (`edges`) of the normal and then of the reduce
+    cell the weights of ``PRIMITIVES``. Normalisation has no scale and bias of its own; the pools of a node,
+    which are the same on all edges that leave it, are computed once.
+    """
+    b = Builder()
+    body = Body(b, small_stem(b, 3 * channels), channels, affine=False, reduced=False)
+    index = {edge: k for k, edge in enumerate(edges(steps))}
+    for cell in range(cells):
+        reduction = cell in (cells // 3, 2 * cells // 3)
+        at = f"cell_{cell + 1}"
+        states = body.inputs(at, reduction)
+        for node in range(2, 2 + steps):
+            maps: list[int] = []
             positions: list[int] = []
-            for j in range(2 + i):
-                stride = 2 if reduction and j < 2 else 1
-                source = states[j]
-                relu = once(f"{at}_relu_{j}", Relu(), source)
-                edge = (base + edges.index((i, j))) * len(PRIMITIVES)
-                name = f"{at}_{i}_{j}"
+            for j in range(node):
+                first = len(PRIMITIVES) * (index[node, j] + (len(index) if reduction else 0))
                 for k, primitive in enumerate(PRIMITIVES):
-                    if primitive == "none":
-                        continue
-                    if primitive == "max_pool_3x3":
-                        out = once(f"{at}_max_{j}", PoolNorm("max", stride), source)
-                    elif primitive == "avg_pool_3x3":
-                        out = once(f"{at}_avg_{j}", PoolNorm("average", stride), source)
-                    elif primitive == "skip_connect":
-                        out = source if stride == 1 else b.add(f"{name}_skip", FactorizedReduce(width, False), relu)
-                    else:
-                        size = int(primitive[-1])
-                        dilated = primitive.startswith("dil")
-                        module = SeparableConv(width, size, stride, 1 + dilated, 2 - dilated, False)
-                        out = b.add(f"{name}_{primitive}", module, relu)
-                    inputs.append(out)
-                    positions.append(edge + k)
-            states.append(b.add(f"{at}_sum_{i}", Mix(tuple(positions)), *inputs))
-        previous, current = current, b.add(f"{at}_concat", Concat(), *states[-4:])
-        reduced = reduction
-    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), current))
+                    if primitive != "none":
+                        name = f"{at}_node_{node}_from_{j}"
+                        maps.append(body.edge(name, primitive, states[j], 2 if reduction and j < 2 else 1))
+                        positions.append(first + k)
+            states.append(b.add(f"{at}_node_{node}", Mix(tuple(positions)), *maps))
+        body.close(at, states[2:], reduction)
+    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))
     return b.graph()
+
+
+def edges(steps: int = 4) -> tuple[tuple[int, int], ...]:
+    """(node, earlier node or input) of all edges of a cell of the supernet, in the order of the alphas."""
+    return tuple((node, j) for node in range(2, 2 + steps) for j in range(node))
+
+
+# --------------------------------------------------------------------------------------------------- space
+
+AUXILIARY_WEIGHT = 0.4
+
+
+def _choices() -> tuple[dict[str, Choice], dict[str, When]]:
+    choices: dict[str, Choice] = {"steps": Integer(4, 5)}
+    conditions: dict[str, When] = {}
+    for kind in KINDS:
+        for node in range(1, 6):
+            pairs = [f"{i}-{j}" for j in range(1 + node) for i in range(j + 1)]
+            names = {
+                f"{kind}_inputs_{node}": Categorical(pairs),
+                f"{kind}_a_{node}": Categorical(OPERATIONS),
+                f"{kind}_b_{node}": Categorical(OPERATIONS),
+            }
+            choices |= names
+            if node == 5:
+                conditions |= {name: When("steps", at_least=5) for name in names}
+        choices[f"{kind}_concat"] = Categorical(("all", "4-5-6", "3-4-6"))
+    choices |= {
+        "stem": Categorical(("small", "imagenet")),
+        "cells": Integer(1, 20),
+        "channels": Categorical((4, 8, 16, 32, 36, 48)),
+        "auxiliary": Categorical((False, True)),
+        "drop_path": Uniform(0.0, 0.5, changes_program=False),
+        "optimiser": Categorical(("momentum", "nesterov", "adamw")),
+        "learning_rate": LogUniform(1e-3, 1e-1, changes_program=False),
+        "schedule": Categorical(("cosine", "linear", "step", "constant"), changes_program=False),
+        "batch_size": Categorical((64, 96, 128)),
+        "weight_decay": LogUniform(1e-5, 1e-2, changes_program=False),
+        "augmentation": Categorical(("none", "crop+flip", "crop+flip+cutout")),
+    }
+    return choices, conditions
+
+
+def _within() -> list[str]:
+    """The published search space of cells, in a small network."""
+    within = [
+        "steps=4",
+        "normal_concat=all",
+        "reduce_concat=all",
+        "stem=small",
+        "cells=4",
+        "channels=8",
+        "auxiliary=False",
+    ]
+    within += ["optimiser=momentum", "schedule=cosine", "batch_size=64"]
+    within += ["augmentation=none", "learning_rate=0.01..0.1"]
+    for kind in KINDS:
+        for node in range(1, 6):
+            pairs = [f"{i}-{j}" for j in range(1 + node) for i in range(j)]
+            within.append(f"{kind}_inputs_{node}={','.join(pairs)}")
+            within += [f"{kind}_{k}_{node}={','.join(PRIMITIVES[1:])}" for k in "ab"]
+    return within
+
+
+_CHOICES, _CONDITIONS = _choices()
+SPACE = SearchSpace(
+    name="darts",
+    choices=_CHOICES,
+    conditions=_CONDITIONS,
+    build=build,
+    search_within=_within(),
+)
+
+RECIPE: dict[str, Any] = {  # section 3.1 and appendix A.2 of Liu et al. 2019
+    "stem": "small",
+    "cells": 20,
+    "channels": 36,
+    "auxiliary": False,
+    "drop_path": 0.2,
+    "optimiser": "momentum",
+    "learning_rate": 0.025,
+    "schedule": "cosine",
+    "batch_size": 96,
+    "weight_decay": 3e-4,
+    "augmentation": "crop+flip+cutout",
+}
+_ALL = (2, 3, 4, 5)
+GENOTYPES: dict[str, Genotype] = {
+    "darts_v1": Genotype(
+        (
+            ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("sep_conv_3x3", 1),
+            ("skip_connect", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 2),
+        ),
+        _ALL,
+        (
+            ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 0),
+            ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("avg_pool_3x3", 0),
+        ),
+        _ALL,
+    ),
+    "darts_v2": Genotype(
+        (
+            ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+            ("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2),
+        ),
+        _ALL,
+        (
+            ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 1),
+            ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("max_pool_3x3", 1),
+        ),
+        _ALL,
+    ),
+    "nasnet": Genotype(
+        (
+            ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("sep_conv_5x5", 0), ("sep_conv_3x3", 0),
+            ("avg_pool_3x3", 1), ("skip_connect", 0), ("avg_pool_3x3", 0), ("avg_pool_3x3", 0),
+            ("sep_conv_3x3", 1), ("skip_connect", 1),
+        ),
+        (2, 3, 4, 5, 6),
+        (
+            ("sep_conv_5x5", 1), ("sep_conv_7x7", 0), ("max_pool_3x3", 1), ("sep_conv_7x7", 0),
+            ("avg_pool_3x3", 1), ("sep_conv_5x5", 0), ("skip_connect", 3), ("avg_pool_3x3", 2),
+            ("sep_conv_3x3", 2), ("max_pool_3x3", 1),
+        ),
+        (4, 5, 6),
+    ),
+    "amoebanet": Genotype(
+        (
+            ("avg_pool_3x3", 0), ("max_pool_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_5x5", 2),
+            ("sep_conv_3x3", 0), ("avg_pool_3x3", 3), ("sep_conv_3x3", 1), ("skip_connect", 1),
+            ("skip_connect", 0), ("avg_pool_3x3", 1),
+        ),
+        (4, 5, 6),
+        (
+            ("avg_pool_3x3", 0), ("sep_conv_3x3", 1), ("max_pool_3x3", 0), ("sep_conv_7x7", 2),
+            ("sep_conv_7x7", 0), ("avg_pool_3x3", 1), ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+            ("conv_7x1_1x7", 0), ("sep_conv_3x3", 5),
+        ),
+        (3, 4, 6),
+    ),
+    "gdas": Genotype(
+        (
+            ("skip_connect", 0), ("skip_connect", 1), ("skip_connect", 0), ("sep_conv_5x5", 2),
+            ("sep_conv_3x3", 3), ("skip_connect", 0), ("sep_conv_5x5", 4), ("sep_conv_3x3", 3),
+        ),
+        _ALL,
+        (
+            ("sep_conv_5x5", 0), ("sep_conv_3x3", 1), ("sep_conv_5x5", 2), ("sep_conv_5x5", 1),
+            ("dil_conv_5x5", 2), ("sep_conv_3x3", 1), ("sep_conv_5x5", 0), ("sep_conv_5x5", 1),
+        ),
+        _ALL,
+    ),
+    "pdarts": Genotype(
+        (
+            ("skip_connect", 0), ("dil_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 1),
+            ("sep_conv_3x3", 1), ("sep_conv_3x3", 3), ("sep_conv_3x3", 0), ("dil_conv_5x5", 4),
+        ),
+        _ALL,
+        (
+            ("avg_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("dil_conv_5x5", 2),
+            ("max_pool_3x3", 0), ("dil_conv_3x3", 1), ("dil_conv_3x3", 1), ("dil_conv_5x5", 3),
+        ),
+        _ALL,
+    ),
+    "pcdarts": Genotype(
+        (
+            ("sep_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 0), ("dil_conv_3x3", 1),
+            ("sep_conv_5x5", 0), ("sep_conv_3x3", 1), ("avg_pool_3x3", 0), ("dil_conv_3x3", 1),
+        ),
+        _ALL,
+        (
+            ("sep_conv_5x5", 1), ("max_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_5x5", 2),
+            ("sep_conv_3x3", 0), ("sep_conv_3x3", 3), ("sep_conv_3x3", 1), ("sep_conv_3x3", 2),
+        ),
+        _ALL,
+    ),
+}  # fmt: skip
+
+_COUNTS = {  # trainable parameters; darts_v2's and pcdarts's as published, the others derived by this code
+    "darts_v1": 3_169_414,
+    "darts_v2": 3_349_342,
+    "nasnet": 3_830_950,
+    "amoebanet": 3_145_078,
+    "gdas": 3_368_782,
+    "pdarts": 3_433_798,
+    "pcdarts": 3_634_678,
+}
+_SOURCES = {
+    "darts_v1": "Liu et al. 2019, table 1, first order (3.3 M)",
+    "darts_v2": "Liu et al. 2019, table 1, second order (3.3 M; 3,349,342 by its authors' code)",
+    "nasnet": "Zoph et al. 2018, NASNet-A, in the evaluation network of Liu et al. 2019",
+    "amoebanet": "Real et al. 2019, AmoebaNet-A, in the evaluation network of Liu et al. 2019",
+    "gdas": "Dong and Yang 2019, GDAS V1 (3.4 M, 519 M multiply-adds)",
+    "pdarts": "Chen et al. 2019, P-DARTS on CIFAR-10 (3.4 M)",
+    "pcdarts": "Xu et al. 2020, PC-DARTS on CIFAR-10 (3.6 M)",
+}
+NAMED: dict[str, Named] = {
+    name: Named("darts", architecture_of(genotype, **RECIPE), (32, 32, 3), 10, _COUNTS[name], _SOURCES[name])
+    for name, genotype in GENOTYPES.items()
+}
