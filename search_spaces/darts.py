@@ -22,8 +22,9 @@ from jax.typing import ArrayLike
 
 from nas import ops
 from nas.errors import InputError, one_of
+from nas.layout import Layout
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph, Mix
+from search_spaces.graph import Builder, Graph, Term
 from search_spaces.layers import (
     EPSILON,
     STATISTICS_MOMENTUM,
@@ -271,12 +272,14 @@ class SeparateKernels(nn.Module):
         return BatchNorm(self.affine, name="norm")(columns, train=train)
 
 
-class Sum(nn.Module):
-    """The sum of maps of one shape."""
+class Dropout(nn.Module):
+    """Elements set to zero with probability ``dropout``: what Chen et al. 2019 do to skip connections."""
 
     @nn.compact
-    def __call__(self, *maps: Array, train: bool = False) -> Array:
-        return ops.add(*maps)
+    def __call__(
+        self, x: Array, *, train: bool = False, dropout: ArrayLike = 0.0, seed: ArrayLike = 0
+    ) -> Array:
+        return ops.dropout(x, jnp.asarray(dropout), jnp.asarray(seed)) if train else x
 
 
 class DropPath(nn.Module):
@@ -336,35 +339,39 @@ class Body:
         self.b, self.affine = b, affine
         self.previous, self.current = stem
         self.width, self.reduced = width, reduced  # whether the cell before halved the resolution
-        self._shared: dict[tuple[Any, ...], int] = {}
-
-    def once(self, name: str, module: nn.Module, *inputs: int) -> int:
-        """The node of a module without parameters on these inputs, made when first asked for."""
-        key = (module, inputs)
-        if key not in self._shared:
-            self._shared[key] = self.b.add(name, module, *inputs)
-        return self._shared[key]
 
     def inputs(self, at: str, reduction: bool) -> list[int]:
         """The cell's two inputs, brought to its channels and to one resolution."""
         self.width *= 2 if reduction else 1
         first = FactorizedReduce if self.reduced else PointwiseNorm
-        before = self.once(f"{at}_relu_previous", Relu(), self.previous)
-        last = self.once(f"{at}_relu_current", Relu(), self.current)
+        before = self.b.once(f"{at}_relu_previous", Relu(), self.previous)
+        last = self.b.once(f"{at}_relu_current", Relu(), self.current)
         return [
             self.b.add(f"{at}_input_0", first(self.width, self.affine), before),
             self.b.add(f"{at}_input_1", PointwiseNorm(self.width, self.affine), last),
         ]
 
-    def edge(self, name: str, primitive: str, source: int, stride: int) -> int:
-        """``primitive`` on the value ``source``."""
-        module = operation(primitive, self.width, stride, self.affine)
-        if module is None:
-            return source
-        if not takes_relu(primitive):
-            return self.once(f"{name}_{primitive}", module, source)
-        relu = self.once(f"{name}_relu", Relu(), source)
-        return self.b.add(f"{name}_{primitive}", module, relu)
+    def edge(
+        self, name: str, choice: Any, source: int, stride: int, drop_path: bool, skip_dropout: bool
+    ) -> list[Term]:
+        """What an edge of operation ``choice`` brings from the value ``source``."""
+
+        def make(primitive: str, x: int, part: int) -> int | None:
+            if primitive == "none":
+                return None
+            module = operation(primitive, self.width // part, stride, self.affine)
+            if module is None:
+                out = x
+            elif not takes_relu(primitive):
+                out = self.b.once(f"{name}_{primitive}", module, x)
+            else:
+                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{name}_relu", Relu(), x))
+            if skip_dropout and primitive == "skip_connect":
+                out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
+            # What is passed on as it is is not dropped.
+            return self.b.add(f"{name}_drop", DropPath(), out) if drop_path and module else out
+
+        return self.b.choose(choice, make, source, name=name, stride=stride)
 
     def close(self, at: str, states: Sequence[int], reduction: bool) -> None:
         self.previous, self.current = self.current, self.b.add(f"{at}_output", Concat(), *states)
@@ -385,70 +392,161 @@ def imagenet_stem(b: Builder, width: int) -> tuple[int, int]:
     return first, b.add("stem_norm_3", BatchNorm(), second)
 
 
+Edges = Sequence[Sequence[tuple[Any, int]]]  # of each node, pairs of an operation (or `Open`) and its input
+
+
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
+    genotype = genotype_of(arch)
+    return network(
+        {"normal": _pairs(genotype.normal), "reduce": _pairs(genotype.reduce)},
+        {"normal": genotype.normal_concat, "reduce": genotype.reduce_concat},
+        num_classes,
+        channels=arch["channels"],
+        cells=arch["cells"],
+        imagenet=arch["stem"] == "imagenet",
+        auxiliary=arch["auxiliary"],
+    )
+
+
+def _pairs(cell: tuple[tuple[str, int], ...]) -> Edges:
+    return [cell[k : k + 2] for k in range(0, len(cell), 2)]
+
+
+def network(
+    edges: Mapping[str, Edges],
+    concat: Mapping[str, Sequence[int]],
+    num_classes: int,
+    *,
+    channels: int,
+    cells: int,
+    imagenet: bool = False,
+    auxiliary: bool = False,
+    searching: bool = False,
+    skip_dropout: bool = False,
+) -> Graph:
+    """The network of cells with these ``edges`` and output nodes ``concat``, by the kind of cell.
+
+    ``searching``: as in the search, where normalisation has no scale and bias of its own, pools are normalised
+    and no path is dropped; ``skip_dropout`` then drops out elements of skip connections.
+    """
     b = Builder()
-    genotype, cells, width = genotype_of(arch), arch["cells"], arch["channels"]
-    imagenet = arch["stem"] == "imagenet"
-    stem = imagenet_stem(b, width) if imagenet else small_stem(b, 3 * width)
-    body = Body(b, stem, width, affine=True, reduced=imagenet)
+    stem = imagenet_stem(b, channels) if imagenet else small_stem(b, 3 * channels)
+    body = Body(b, stem, channels, affine=not searching, reduced=imagenet)
     head = {}
     for cell in range(cells):
         reduction = cell in (cells // 3, 2 * cells // 3)
-        edges = genotype.reduce if reduction else genotype.normal
-        concat = genotype.reduce_concat if reduction else genotype.normal_concat
+        kind = "reduce" if reduction else "normal"
         at = f"cell_{cell + 1}"
         states = body.inputs(at, reduction)
-        for node in range(len(edges) // 2):
-            terms = []
-            for k, (primitive, j) in enumerate(edges[2 * node : 2 * node + 2]):
-                name = f"{at}_node_{node + 2}_{'ab'[k]}"
-                out = body.edge(name, primitive, states[j], 2 if reduction and j < 2 else 1)
-                kept = out == states[j]  # what is passed on as it is is not dropped
-                terms.append(out if kept else b.add(f"{name}_drop", DropPath(), out))
-            states.append(b.add(f"{at}_node_{node + 2}", Sum(), *terms))
-        body.close(at, [states[j] for j in concat], reduction)
-        if arch["auxiliary"] and cell == 2 * cells // 3:
-            relu = body.once(f"{at}_auxiliary_relu", Relu(), body.current)
+        for node, arriving in enumerate(edges[kind], 2):
+            terms: list[Term] = []
+            named: set[str] = set()
+            for choice, j in arriving:
+                name = f"{at}_node_{node}_from_{j}"
+                name += "_again" if name in named else ""
+                named.add(name)
+                stride = 2 if reduction and j < 2 else 1
+                terms += body.edge(name, choice, states[j], stride, not searching, skip_dropout)
+            states.append(b.mix(f"{at}_node_{node}", terms))
+        body.close(at, [states[j] for j in concat[kind]], reduction)
+        if auxiliary and cell == 2 * cells // 3:
+            relu = b.once(f"{at}_auxiliary_relu", Relu(), body.current)
             head = {"auxiliary": AUXILIARY_WEIGHT}
             b.add("auxiliary", Dense(num_classes), b.add("auxiliary_features", AuxiliaryFeatures(), relu))
     b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))
     return b.graph(head)
 
 
-def supernet(num_classes: int, *, channels: int = 16, cells: int = 8, steps: int = 4) -> Graph:
-    """Every operation on every edge, weighted: [B, H, W, C] -> logits [B, num_classes].
+# ------------------------------------------------------------------------------------------------- supernet
 
-    Called with ``mixing`` float32 [2 * edges * 8], of each edge (`edges`) of the normal and then of the reduce
-    cell the weights of ``PRIMITIVES``. Normalisation has no scale and bias of its own; the pools of a node,
-    which are the same on all edges that leave it, are computed once.
+
+def layout(
+    steps: int = 4, primitives: Sequence[str] = PRIMITIVES, *, part: int = 1, edge_weights: bool = False
+) -> Layout:
+    """The open choices of the supernet: of each kind of cell an operation ``KIND_NODE_INPUT`` an edge.
+
+    PC-DARTS has ``part=4, edge_weights=True``.
     """
-    b = Builder()
-    body = Body(b, small_stem(b, 3 * channels), channels, affine=False, reduced=False)
-    index = {edge: k for k, edge in enumerate(edges(steps))}
-    for cell in range(cells):
-        reduction = cell in (cells // 3, 2 * cells // 3)
-        at = f"cell_{cell + 1}"
-        states = body.inputs(at, reduction)
-        for node in range(2, 2 + steps):
-            maps: list[int] = []
-            positions: list[int] = []
-            for j in range(node):
-                first = len(PRIMITIVES) * (index[node, j] + (len(index) if reduction else 0))
-                for k, primitive in enumerate(PRIMITIVES):
-                    if primitive != "none":
-                        name = f"{at}_node_{node}_from_{j}"
-                        maps.append(body.edge(name, primitive, states[j], 2 if reduction and j < 2 else 1))
-                        positions.append(first + k)
-            states.append(b.add(f"{at}_node_{node}", Mix(tuple(positions)), *maps))
-        body.close(at, states[2:], reduction)
-    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))
-    return b.graph()
+    names = {
+        kind: {node: [f"{kind}_{node}_{j}" for j in range(node)] for node in range(2, 2 + steps)}
+        for kind in KINDS
+    }
+    meeting = [tuple(group) for groups in names.values() for group in groups.values()]
+    choices = {name: tuple(primitives) for group in meeting for name in group}
+    return Layout.of(choices, meeting=tuple(meeting) if edge_weights else (), part=part)
 
 
-def edges(steps: int = 4) -> tuple[tuple[int, int], ...]:
-    """(node, earlier node or input) of all edges of a cell of the supernet, in the order of the alphas."""
-    return tuple((node, j) for node in range(2, 2 + steps) for j in range(node))
+def supernet(
+    layout: Layout, num_classes: int, *, channels: int = 16, cells: int = 8, skip_dropout: bool = False
+) -> Graph:
+    """Every operation that ``layout`` has on every edge, weighted: [B, H, W, C] -> logits [B, num_classes].
+
+    Called with ``mixing`` float32 [layout.size]. The pools of a node, which are the same on all edges that
+    leave it, are computed once.
+    """
+    return search_network(
+        layout.opened(), num_classes, channels=channels, cells=cells, skip_dropout=skip_dropout
+    )
+
+
+def search_network(
+    operations: Mapping[str, Any],
+    num_classes: int,
+    *,
+    channels: int = 16,
+    cells: int = 8,
+    skip_dropout: bool = False,
+) -> Graph:
+    """The network of the search with ``operations`` by the names of `layout`, each one or left open."""
+    edges: dict[str, list[list[tuple[Any, int]]]] = {kind: [] for kind in KINDS}
+    for name, choice in operations.items():
+        kind, node, j = name.split("_")
+        nodes = edges[kind]
+        nodes += [[] for _ in range(int(node) - 1 - len(nodes))]
+        nodes[int(node) - 2].append((choice, int(j)))
+    return network(
+        edges,
+        {kind: range(2, 2 + len(nodes)) for kind, nodes in edges.items()},
+        num_classes,
+        channels=channels,
+        cells=cells,
+        searching=True,
+        skip_dropout=skip_dropout,
+    )
+
+
+def derived(layout: Layout, weights: Any) -> Genotype:
+    """The cells of Liu et al. 2019 (section 2.4): of each node the two inputs whose strongest operation is strongest.
+
+    ``weights`` [layout.size] are those of the candidates, as a relaxation gives them: with edge weights, which
+    count here too. ``none`` is never the strongest.
+    """
+    entries = layout.weights(weights)
+    cells: dict[str, list[tuple[str, int]]] = {kind: [] for kind in KINDS}
+    by_node: dict[tuple[str, int], list[tuple[float, int, str]]] = {}
+    for name, of in entries.items():
+        kind, node, j = name.split("_")
+        strength, operation = max(
+            ((weight, primitive) for primitive, weight in of.items() if primitive != "none"),
+            key=lambda pair: pair[0],
+        )
+        by_node.setdefault((kind, int(node)), []).append((strength, int(j), operation))
+    for (kind, _), candidates in by_node.items():
+        best = sorted(candidates, key=lambda edge: -edge[0])[:2]
+        cells[kind] += [(operation, j) for _, j, operation in sorted(best, key=lambda edge: edge[1])]
+    concat = tuple(range(2, 2 + len(cells["normal"]) // 2))
+    return Genotype(tuple(cells["normal"]), concat, tuple(cells["reduce"]), concat)
+
+
+def discrete(genotype: Genotype) -> dict[str, str]:
+    """A genotype's operations by the names of `layout`: ``none`` on the edges that it has not."""
+    steps = len(genotype.normal) // 2
+    found = dict.fromkeys(layout(steps).names, "none")
+    for kind in KINDS:
+        for k, (operation, j) in enumerate(getattr(genotype, kind)):
+            found[f"{kind}_{2 + k // 2}_{j}"] = operation
+    return found
 
 
 # --------------------------------------------------------------------------------------------------- space
