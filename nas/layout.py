@@ -142,6 +142,20 @@ class Layout:
             for name, of in entries.items()
         }
 
+    def best_edges(
+        self, vector: Any, groups: Sequence[Sequence[str]], *, inputs: int = 2, none: Any = "none"
+    ) -> dict[str, Any]:
+        """Of each group of choices, which are edges into one node, the ``inputs`` with the strongest operations.
+
+        Those keep their operation, ``none`` never counting (Liu et al. 2019, section 2.4); the others get ``none``.
+        """
+        entries, operations = self.weights(vector), self.best(vector, without=(none,))
+        found = dict.fromkeys(self.names, none)
+        for group in groups:
+            ranked = sorted(group, key=lambda name: -entries[name][operations[name]])
+            found |= {name: operations[name] for name in ranked[:inputs]}
+        return found
+
     def strongest(self, vector: Any, count: int) -> Layout:
         """The layout with the ``count`` values of each choice that have the largest entries, in their order.
 

@@ -516,25 +516,36 @@ def search_network(
     )
 
 
-def derived(layout: Layout, weights: Any) -> Genotype:
-    """The cells of Liu et al. 2019 (section 2.4): of each node the two inputs whose strongest operation is strongest.
+def groups(layout: Layout) -> list[list[str]]:
+    """The names of the edges into each node."""
+    found: dict[str, list[str]] = {}
+    for name in layout.names:
+        found.setdefault(name.rpartition("_")[0], []).append(name)
+    return list(found.values())
+
+
+def derived(layout: Layout, weights: Any, most_skips: int | None = None) -> Genotype:
+    """The cells of Liu et al. 2019 (section 2.4): two inputs a node, those whose strongest operation is strongest.
 
     ``weights`` [layout.size] are those of the candidates, as a relaxation gives them: with edge weights, which
-    count here too. ``none`` is never the strongest.
+    count here too. ``none`` is never the strongest. With ``most_skips`` the weakest skip connections of the
+    normal cell beyond so many are taken for others (Chen et al. 2019, section 3.3.2).
     """
-    entries = layout.weights(weights)
+    numbers = np.array(weights, np.float64)
+    while True:
+        found = layout.best_edges(numbers, groups(layout))
+        skips = [n for n, op in found.items() if op == "skip_connect" and n.startswith("normal")]
+        if most_skips is None or len(skips) <= most_skips:
+            break
+        places = {
+            name: layout.open(name).first + layout.open(name).values.index("skip_connect") for name in skips
+        }
+        numbers[min(places.values(), key=lambda place: numbers[place])] = -1
     cells: dict[str, list[tuple[str, int]]] = {kind: [] for kind in KINDS}
-    by_node: dict[tuple[str, int], list[tuple[float, int, str]]] = {}
-    for name, of in entries.items():
-        kind, node, j = name.split("_")
-        strength, operation = max(
-            ((weight, primitive) for primitive, weight in of.items() if primitive != "none"),
-            key=lambda pair: pair[0],
-        )
-        by_node.setdefault((kind, int(node)), []).append((strength, int(j), operation))
-    for (kind, _), candidates in by_node.items():
-        best = sorted(candidates, key=lambda edge: -edge[0])[:2]
-        cells[kind] += [(operation, j) for _, j, operation in sorted(best, key=lambda edge: edge[1])]
+    for name, primitive in found.items():
+        kind, _, j = name.split("_")
+        if primitive != "none":
+            cells[kind].append((primitive, int(j)))
     concat = tuple(range(2, 2 + len(cells["normal"]) // 2))
     return Genotype(tuple(cells["normal"]), concat, tuple(cells["reduce"]), concat)
 

@@ -38,6 +38,7 @@ _TARGETS = (
     "nas_avg_pool_dx",
     "nas_batch_norm",
     "nas_batch_norm_backward",
+    "nas_batch_norm_backward_tangent",
     "nas_batch_norm_inference",
     "nas_scale_shift",
     "nas_scale_shift_backward",
