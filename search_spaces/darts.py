@@ -352,9 +352,16 @@ class Body:
         ]
 
     def edge(
-        self, name: str, choice: Any, source: int, stride: int, drop_path: bool, skip_dropout: bool
+        self,
+        name: str,
+        state: str,
+        choice: Any,
+        source: int,
+        stride: int,
+        drop_path: bool,
+        skip_dropout: bool,
     ) -> list[Term]:
-        """What an edge of operation ``choice`` brings from the value ``source``."""
+        """What an edge of operation ``choice`` brings from the value ``source``; ``state`` names what edges share."""
 
         def make(primitive: str, x: int, part: int) -> int | None:
             if primitive == "none":
@@ -363,15 +370,15 @@ class Body:
             if module is None:
                 out = x
             elif not takes_relu(primitive):
-                out = self.b.once(f"{name}_{primitive}", module, x)
+                out = self.b.once(f"{state}_{primitive}", module, x)
             else:
-                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{name}_relu", Relu(), x))
+                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Relu(), x))
             if skip_dropout and primitive == "skip_connect":
                 out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
             # What is passed on as it is is not dropped.
             return self.b.add(f"{name}_drop", DropPath(), out) if drop_path and module else out
 
-        return self.b.choose(choice, make, source, name=name, stride=stride)
+        return self.b.choose(choice, make, source, name=state, stride=stride)
 
     def close(self, at: str, states: Sequence[int], reduction: bool) -> None:
         self.previous, self.current = self.current, self.b.add(f"{at}_output", Concat(), *states)
@@ -447,7 +454,8 @@ def network(
                 name += "_again" if name in named else ""
                 named.add(name)
                 stride = 2 if reduction and j < 2 else 1
-                terms += body.edge(name, choice, states[j], stride, not searching, skip_dropout)
+                state = f"{at}_state_{j}"
+                terms += body.edge(name, state, choice, states[j], stride, not searching, skip_dropout)
             states.append(b.mix(f"{at}_node_{node}", terms))
         body.close(at, [states[j] for j in concat[kind]], reduction)
         if auxiliary and cell == 2 * cells // 3:

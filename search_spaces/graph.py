@@ -234,7 +234,7 @@ class Builder:
         ``make(value, x, part)`` adds the operation that ``value`` stands for on the value x, with one
         ``part``th of the features it has otherwise, and returns its output: None for nothing. An `Open` choice
         brings all its candidates; with ``part`` above 1 they see so much of the channels, and the others go
-        by, ``stride`` pixels apart; ``name`` is of the nodes that take them.
+        by, ``stride`` pixels apart; ``name``, of ``source``, names the nodes that take them.
         """
         if not isinstance(choice, Open):
             made = make(choice, source, 1)

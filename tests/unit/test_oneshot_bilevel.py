@@ -108,6 +108,10 @@ def test_architecture_gradients_in_float64(order, relaxation, part):
         if order != "first":  # the second-order part is there, and not small
             first, *_ = architecture_gradient("first", relaxation, part, UNROLL)
             assert np.linalg.norm(found - first) > 0.03 * np.linalg.norm(first)
+        if (
+            relaxation == "dirichlet"
+        ):  # its draws are not a smooth function of alphas: see the test of its gradient
+            return
         rng = np.random.default_rng(0)
         for _ in range(3):
             along = rng.standard_normal(alphas.shape)
@@ -205,7 +209,7 @@ def test_every_relaxation_finds_the_planted_operation(variant):
     relaxation = RELAXATIONS[name]
     search = Search(planted_network(layout.opened()), Problem(layout, relaxation, order), shape, "program")
     state = search.init(0)
-    steps = 60
+    steps = 80
 
     def run(search, state, first, last):
         for k in range(first, last):
@@ -220,13 +224,13 @@ def test_every_relaxation_finds_the_planted_operation(variant):
         return state
 
     if variant == "progressive":
-        state = run(search, state, 0, 20)
+        state = run(search, state, 0, 30)
         narrow = layout.strongest(relaxation.expected(layout, state.alphas), 2)
         assert all("good" in values for _, values in narrow.choices)
         search = Search(
             planted_network(narrow.opened()), Problem(narrow, relaxation, order), shape, "program"
         )
-        state, layout = run(search, search.init(1), 20, steps), narrow
+        state, layout = run(search, search.init(1), 30, steps), narrow
     else:
         state = run(search, state, 0, steps)
     if relaxation.learns:
