@@ -14,7 +14,7 @@ from jax import Array
 from nas.layout import Layout
 from nas.training.programs import Batch
 from search_spaces.graph import Builder, Graph, Term
-from search_spaces.layers import CellAverage, Conv, Dense, NormAct, he_normal
+from search_spaces.layers import CellAverage, Conv, Dense, NormAct
 
 OPERATIONS = ("none", "skip", "conv_1", "conv_3")
 EDGES = ((0, 1), (0, 2), (1, 2))
@@ -77,34 +77,34 @@ def chain_network(
 
 
 class Patch(nn.Module):
-    """What a planted operation sees: ``good`` the signal, ``noise`` another image, ``constant`` nothing."""
+    """What a planted operation passes on: ``good`` an example's own image, the others that of another example.
+
+    Without parameters: weights could make a useless operation harmless.
+    """
 
     kind: str
-    part: int = 1
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        kernel = self.param("kernel", he_normal, (x.shape[-1], x.shape[-1]))
-        seen = {"good": x, "noise": jnp.roll(x, 1, 0), "constant": x * 0.0}[self.kind]
-        return jnp.einsum("bhwc,cd->bhwd", seen, kernel)
+        return jnp.roll(x, PLANTED.index(self.kind), 0)
 
 
-PLANTED = ("noise", "good", "constant")
+PLANTED = ("good", "noise", "other")
 
 
 def planted_layout(**others: Any) -> Layout:
-    return Layout.of({"op_1": PLANTED, "op_2": PLANTED}, **others)
+    return Layout.of({"op_1": PLANTED[::-1], "op_2": PLANTED[::-1]}, **others)
 
 
 def planted_network(arch: Mapping[str, Any], classes: int = 2, channels: int = 4) -> Graph:
-    """Two operations side by side, of which only ``good`` lets the image through to the classifier."""
+    """Two operations side by side, of which only ``good`` lets an image through to its own label."""
     b = Builder()
     x = b.add("stem", Conv(channels, 1), 0)
     terms: list[Term] = []
     for name, choice in arch.items():
 
         def make(value: str, x: int, part: int, name: str = name) -> int:
-            return b.add(f"{name}_{value}", Patch(value, part), x)
+            return b.add(f"{name}_{value}", Patch(value), x)
 
         terms += b.choose(choice, make, x, name=name)
     b.add("logits", Dense(classes), b.add("average", CellAverage(2), b.mix("mix", terms)))
@@ -115,9 +115,9 @@ def planted_batch(seed: int, size: int = 32) -> Batch:
     """Two classes: which half of the image is brighter, under so much noise that no one can be sure."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, size)
-    images = rng.standard_normal((size, 4, 4, 1)).astype(np.float32)
-    images[:, :2] += 0.4 * (2 * labels - 1)[:, None, None, None]
-    images[:, 2:] -= 0.4 * (2 * labels - 1)[:, None, None, None]
+    images = rng.standard_normal((size, 4, 4, 4)).astype(np.float32)
+    images[:, :2] += 0.2 * (2 * labels - 1)[:, None, None, None]
+    images[:, 2:] -= 0.2 * (2 * labels - 1)[:, None, None, None]
     return batch_of(images, labels, 2)
 
 

@@ -93,7 +93,7 @@ def architecture_gradient(order, relaxation, part, unroll):
     [
         ("first", "softmax", 1),
         ("exact", "softmax", 1),
-        ("exact", "dirichlet", 1),
+        pytest.param("exact", "dirichlet", 1, marks=pytest.mark.slow),
         ("exact", "softmax", 2),
     ],
 )
@@ -129,9 +129,7 @@ def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_vertex():
         at = Point(state.params, mixing, state.rest, valid, Noise(0.0, 0))
         _, by_mixing = jit(of.by_mixing)(at)
         found = bilevel.alpha_gradient(problem, state.alphas, by_mixing, 7, rates)
-        noise = jax.random.gumbel(bilevel._keys(7)[0], (problem.layout.size,), jnp.float32).astype(
-            jnp.float64
-        )
+        noise = jax.random.gumbel(bilevel._keys(7)[0], (problem.layout.size,))
         temperature = 10 + 0.5 * (0.1 - 10)
         rows = (state.alphas.reshape(2, 2), noise.reshape(2, 2), by_mixing.reshape(2, 2))
         for k, (alphas, drawn, slope) in enumerate(zip(*rows, strict=True)):
@@ -204,7 +202,7 @@ def test_every_relaxation_finds_the_planted_operation(variant):
     others = {"meeting": (("op_1", "op_2"),), "part": 2} if variant == "partial" else {}
     layout = planted_layout(**others)
     good = {"op_1": "good", "op_2": "good"}
-    shape = Shape((4, 4, 1), 2, 32, 32, "momentum")
+    shape = Shape((4, 4, 4), 2, 32, 32, "momentum")
     order = "first"
     relaxation = RELAXATIONS[name]
     search = Search(planted_network(layout.opened()), Problem(layout, relaxation, order), shape, "program")
@@ -248,4 +246,4 @@ def test_every_relaxation_finds_the_planted_operation(variant):
     best = min(losses, key=losses.__getitem__)
     assert "good" in best
     assert losses["good", "good"] < losses["noise", "noise"]
-    assert losses["good", "good"] < losses["constant", "constant"]
+    assert losses["good", "good"] < losses["other", "other"]
