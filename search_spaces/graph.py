@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from nas import ops
+from nas.layout import Open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +30,63 @@ class Node:
     name: str
     module: nn.Module
     inputs: tuple[int, ...]
+
+
+class Mix(nn.Module):
+    """The weighted sum of its inputs [B, H, W, C], which are the candidates of open choices.
+
+    ``positions`` are those of each input in the vector ``weights`` that the supernet is called with
+    (Liu et al. 2019, equation 2, over all edges that meet at a node at once).
+    """
+
+    positions: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, *maps: Array, weights: Array, train: bool = False) -> Array:
+        return ops.weighted_sum(weights, maps, self.positions)
+
+
+class Sum(nn.Module):
+    """The sum of maps of one shape."""
+
+    @nn.compact
+    def __call__(self, *maps: Array, train: bool = False) -> Array:
+        return ops.add(*maps)
+
+
+class Sampled(nn.Module):
+    """The first of ``part`` equal parts of the channels: those that candidates see (Xu et al. 2020)."""
+
+    part: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        return x[..., : x.shape[-1] // self.part]
+
+
+class Bypassing(nn.Module):
+    """The other channels, where the candidates have ``stride`` by 2x2 maxima."""
+
+    part: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        rest = x[..., x.shape[-1] // self.part :]
+        return ops.max_pool(rest, (2, 2), (self.stride, self.stride)) if self.stride > 1 else rest
+
+
+class Shuffled(nn.Module):
+    """Sampled and other channels in turns, so that the next candidates see others than these did."""
+
+    part: int
+
+    @nn.compact
+    def __call__(self, sampled: Array, rest: Array, *, train: bool = False) -> Array:
+        joined = ops.concatenate((sampled, rest))
+        *leading, channels = joined.shape
+        apart = joined.reshape(*leading, self.part, channels // self.part)
+        return jnp.swapaxes(apart, -1, -2).reshape(joined.shape)
 
 
 class Graph(nn.Module):
@@ -46,9 +108,14 @@ class Graph(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, **rates: Any) -> Array:
-        used = range(len(self.nodes)) if train or self.is_initializing() else self.needed
+        initial = self.is_initializing()
+        used = range(len(self.nodes)) if train or initial else self.needed
         readers = collections.Counter(i for k in used for i in self.nodes[k].inputs)
-        weights = dict(self.auxiliary)
+        heads = dict(self.auxiliary)
+        mixers = sum(isinstance(self.nodes[k].module, Mix) for k in used)
+        if mixers and initial and "mixing" not in rates:
+            rates["mixing"] = jnp.asarray(np.ones(self.mixing_size, np.float32))
+        mixing = list(ops.fork(rates["mixing"], mixers)) if mixers else []
         values: list[tuple[Array, ...]] = []  # of each value, a copy for each reader still to come
 
         def keep(value: Array) -> None:
@@ -60,19 +127,48 @@ class Graph(nn.Module):
             values[i] = tuple(rest)
             return value
 
+        shared = mixers and not initial and not self.is_mutable_collection("intermediates")
+        variables = self.variables if shared else {}
         keep(x)
         for position, node in enumerate(self.nodes):
             if position not in used:
                 values.append(())
                 continue
-            module = node.module.clone(parent=self, name=node.name)
-            noise = {name: rates[name] for name in ops.noise_taken(module) if name in rates}
+            noise = {name: rates[name] for name in ops.noise_taken(node.module) if name in rates}
+            if isinstance(node.module, Mix):
+                noise["weights"] = mixing.pop()
             if "seed" in noise:
                 noise["seed"] = ops.node_seed(noise["seed"], position)
-            keep(module(*(take(i) for i in node.inputs), train=train, **noise))
-            if train and node.name in weights:
-                self.sow("auxiliary", f"{node.name}_logits", (weights[node.name], take(-1)))
+            inputs = tuple(take(i) for i in node.inputs)
+            if shared:
+                own = {name: tree[node.name] for name, tree in variables.items() if node.name in tree}
+                keep(self._run(node, own, inputs, train, noise))
+            else:
+                keep(node.module.clone(parent=self, name=node.name)(*inputs, train=train, **noise))
+            if train and node.name in heads:
+                self.sow("auxiliary", f"{node.name}_logits", (heads[node.name], take(-1)))
         return take(-1)
+
+    def _run(
+        self, node: Node, own: dict[str, Any], inputs: tuple[Array, ...], train: bool, noise: dict[str, Any]
+    ) -> Array:
+        """The output of a node with its ``own`` variables; what it changes is put among this module's.
+
+        Equal nodes on equal shapes are traced, differentiated and lowered once. In a supernet most nodes have
+        many equals, and Python would take longer over them than XLA.
+        """
+        mutable = tuple(name for name in own if self.is_mutable_collection(name))
+        value, updated = _program(node.module, train, mutable)(own, inputs, noise)
+        for name, tree in updated.items():
+            self.put_variable(name, node.name, tree)
+        return value
+
+    @property
+    def mixing_size(self) -> int:
+        """The least length of the vector ``mixing`` with which the network is called; 0: it takes none."""
+        return 1 + max(
+            (max(node.module.positions) for node in self.nodes if isinstance(node.module, Mix)), default=-1
+        )
 
     @property
     def needed(self) -> frozenset[int]:
@@ -87,16 +183,97 @@ class Graph(nn.Module):
         return frozenset(found)
 
 
+@functools.lru_cache(maxsize=4096)
+def _program(module: nn.Module, train: bool, mutable: tuple[str, ...]) -> Callable[..., Any]:
+    """``(variables, inputs, noise) -> output, updated collections`` of a node, jitted."""
+
+    def call(variables: dict[str, Any], inputs: tuple[Array, ...], noise: dict[str, Any]) -> Any:
+        return module.apply(variables, *inputs, train=train, mutable=list(mutable), **noise)
+
+    return jax.jit(call)
+
+
+class Term(NamedTuple):
+    """One summand of a node: a value, and where its weight is in the vector ``mixing`` (None: it has none).
+
+    ``bypass``: it is made of the channels that the candidates of ``part`` do not see.
+    """
+
+    value: int
+    position: int | None = None
+    part: int = 1
+    bypass: bool = False
+
+
 class Builder:
     """Collects nodes: ``h = b.add("conv_1", Conv(16), h)``; ``b.graph()`` is the network."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self._shared: dict[tuple[nn.Module, tuple[int, ...]], int] = {}
 
     def add(self, name: str, module: nn.Module, *inputs: int) -> int:
         """Append a node fed by the values numbered ``inputs``; returns the number of its output."""
         self.nodes.append(Node(name, module, inputs))
         return len(self.nodes)
+
+    def once(self, name: str, module: nn.Module, *inputs: int) -> int:
+        """The node of a module without parameters on these inputs, made when first asked for."""
+        key = (module, inputs)
+        if key not in self._shared:
+            self._shared[key] = self.add(name, module, *inputs)
+        return self._shared[key]
+
+    def choose(
+        self,
+        choice: Any,
+        make: Callable[[Any, int, int], int | None],
+        source: int,
+        *,
+        name: str,
+        stride: int = 1,
+    ) -> list[Term]:
+        """What the operation ``choice`` on the value ``source`` adds to a node: give them all to `mix`.
+
+        ``make(value, x, part)`` adds the operation that ``value`` stands for on the value x, with one
+        ``part``th of the features it has otherwise, and returns its output: None for nothing. An `Open` choice
+        brings all its candidates; with ``part`` above 1 they see so much of the channels, and the others go
+        by, ``stride`` pixels apart; ``name``, of ``source``, names the nodes that take them.
+        """
+        if not isinstance(choice, Open):
+            made = make(choice, source, 1)
+            return [] if made is None else [Term(made)]
+        part, x = choice.part, source
+        if part > 1:
+            x = self.once(f"{name}_sampled", Sampled(part), source)
+        terms = [
+            Term(made, choice.first + k, part)
+            for k, value in enumerate(choice.values)
+            if (made := make(value, x, part)) is not None
+        ]
+        if part > 1:
+            rest = self.once(f"{name}_bypass", Bypassing(part, stride), source)
+            terms.append(Term(rest, choice.edge, part, bypass=True))
+        return terms
+
+    def mix(self, name: str, terms: Sequence[Term]) -> int:
+        """The node that is the sum of ``terms``, weighted where their choices are open."""
+        fixed = [term.value for term in terms if term.position is None]
+        seen = [term for term in terms if term.position is not None and not term.bypass]
+        bypassing = [term for term in terms if term.bypass]
+        if seen:
+            suffix = "_mix" if fixed or bypassing else ""
+            mixed = self._weighted(f"{name}{suffix}", seen)
+            if bypassing:
+                rest = self._weighted(f"{name}_rest", bypassing)
+                suffix = "_shuffle" if fixed else ""
+                mixed = self.add(f"{name}{suffix}", Shuffled(bypassing[0].part), mixed, rest)
+            fixed.append(mixed)
+        return fixed[0] if len(fixed) == 1 else self.add(name, Sum(), *fixed)
+
+    def _weighted(self, name: str, terms: Sequence[Term]) -> int:
+        positions = tuple(term.position for term in terms if term.position is not None)
+        return self.add(name, Mix(positions), *(term.value for term in terms))
 
     def graph(self, auxiliary: Mapping[str, float] | None = None) -> Graph:
         """The network; ``auxiliary`` as in `Graph`. ValueError for a name that is no node's."""

@@ -31,6 +31,7 @@ from nas.ops.fused import (
     optimiser_slots,
     scale_shift_act,
     softmax_cross_entropy,
+    weighted_sum,
 )
 from nas.ops.local import local2d
 from nas.ops.native import available as native_available
@@ -75,4 +76,5 @@ __all__ = [
     "processor",
     "scale_shift_act",
     "softmax_cross_entropy",
+    "weighted_sum",
 ]

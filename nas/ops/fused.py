@@ -79,13 +79,16 @@ def _primitive(
     aliases: Callable[..., dict[int, int]] = lambda *_, **__: {},
     rows: Callable[..., Sequence[int]] = lambda count, **_: (),
     native_kernel: bool = True,
+    tangents: Callable[..., Results | None] = lambda *_, **__: None,
 ) -> core.Primitive:
     """A primitive of arrays and hashable parameters, which are the native kernel's attributes.
 
     ``reference(*arrays, **parameters)`` is its meaning: what other platforms run and what its derivatives are
     taken of. ``results(*avals, **parameters)`` gives shapes and dtypes; ``aliases(*avals, **parameters)`` the
     results (values) that may take an argument's (key's) memory; ``rows(number of arrays, …)`` the arguments whose
-    leading axes are a batch of independent rows, so that vmap may add one there.
+    leading axes are a batch of independent rows, so that vmap may add one there. ``tangents(primals, dots,
+    **parameters)``, dots being None where there is none, gives all results' tangents by other primitives, which
+    keeps XLA from generating the reference's; None where it cannot.
     """
     new = core.Primitive(name)
     new.multiple_results = True
@@ -100,10 +103,13 @@ def _primitive(
         call = jax.ffi.ffi_lowering(name, operand_output_aliases=aliases(*context.avals_in, **parameters))
         return call(context, *arrays, **{key: _attribute(key, value) for key, value in parameters.items()})
 
-    def jvp(primals: Results, tangents: Any, **parameters: Any) -> Any:
+    def jvp(primals: Results, given: Any, **parameters: Any) -> Any:
         outs = new.bind(*primals, **parameters)
-        given, merge = _varying(primals, tangents)
-        changed = jax.jvp(lambda *some: tuple(reference(*merge(some), **parameters)), *given)[1]
+        found = tangents(primals, _dots(given), **parameters)
+        if found is not None:
+            return outs, list(found)
+        varying, merge = _varying(primals, given)
+        changed = jax.jvp(lambda *some: tuple(reference(*merge(some), **parameters)), *varying)[1]
         return outs, list(changed)
 
     def batch(arrays: Results, dims: Sequence[Any], **parameters: Any) -> Any:
@@ -153,6 +159,10 @@ def _attribute(key: str, value: Any) -> Any:
     return np.float64(value) if isinstance(value, float) else np.int64(value)
 
 
+def _dots(tangents: Any) -> list[Array | None]:
+    return [None if type(one) is ad.Zero else one for one in tangents]
+
+
 def _varying(primals: Results, tangents: Any) -> tuple[tuple[Any, Any], Callable[[Any], list[Any]]]:
     """The primals and tangents that change, and a function that puts changing primals back among the others."""
     places = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
@@ -170,11 +180,13 @@ def _differentiate(
     new: core.Primitive,
     reference: Callable[..., Results],
     gradient: Callable[..., Sequence[Array | None]],
+    quick: Callable[..., Array | None] = lambda *_, **__: None,
 ) -> None:
     """Reverse mode of the first result through ``gradient(primals, results, cotangent, **parameters)``.
 
     The other results do not depend on anything as far as derivatives go. The tangent of the first is a primitive
-    of its own, linear in the tangents, whose transpose is ``gradient``.
+    of its own, linear in the tangents, whose transpose is ``gradient``. ``quick(primals, results, dots,
+    **parameters)``, dots being None where there is none, is what it lowers to on CPU; None where it is not.
     """
     tangent_p = core.Primitive(f"{new.name}_tangent")
 
@@ -221,15 +233,48 @@ def _differentiate(
     def compiled(**parameters: Any) -> Callable[..., Array]:
         return jax.jit(functools.partial(tangent_p.bind, **parameters))
 
+    def on_cpu(context: Any, *arrays: Any, given: tuple[bool, ...], **parameters: Any) -> Any:
+        def run(*arrays: Array) -> Array:
+            primals, outs, some = split(arrays, given)
+            rest = list(some)
+            dots = [rest.pop(0) if one else None for one in given]
+            found = quick(primals, outs, dots, **parameters) if native.available() else None
+            return tangent(*arrays, given=given, **parameters) if found is None else found
+
+        return mlir.lower_fun(run, multiple_results=False)(context, *arrays)
+
     tangent_p.def_impl(lambda *arrays, **parameters: compiled(**parameters)(*arrays))
     tangent_p.def_abstract_eval(
         lambda *avals, given, **_: ShapedArray(avals[len(given)].shape, avals[len(given)].dtype)
     )
     mlir.register_lowering(tangent_p, mlir.lower_fun(tangent, multiple_results=False))
+    mlir.register_lowering(tangent_p, on_cpu, platform="cpu")
     ad.primitive_jvps[new] = jvp
     ad.primitive_jvps[tangent_p] = tangent_jvp
     ad.primitive_transposes[tangent_p] = transpose
     batching.primitive_batchers[tangent_p] = batch
+
+
+def _transposable(new: core.Primitive, reference: Callable[..., Results]) -> None:
+    """The transpose of a primitive in those of its arrays in which it is linear together."""
+
+    def transpose(cotangents: Any, *arrays: Any, **parameters: Any) -> Any:
+        if all(type(one) is ad.Zero for one in cotangents):
+            return [None] * len(arrays)
+        asked = [i for i, array in enumerate(arrays) if ad.is_undefined_primal(array)]
+
+        def of(*some: Array) -> tuple[Array, ...]:
+            merged = list(arrays)
+            for i, one in zip(asked, some, strict=True):
+                merged[i] = one
+            return tuple(reference(*merged, **parameters))
+
+        shapes = [jax.ShapeDtypeStruct(arrays[i].aval.shape, arrays[i].aval.dtype) for i in asked]
+        found = jax.linear_transpose(of, *shapes)(tuple(map(ad.instantiate_zeros, cotangents)))
+        by_place = dict(zip(asked, found, strict=True))
+        return [by_place.get(i) for i in range(len(arrays))]
+
+    ad.primitive_transposes[new] = transpose
 
 
 def _like(*arguments: int) -> Callable[..., Sequence[Any]]:
@@ -381,19 +426,73 @@ def _batch_norm_gradient(
     return found if kept or not residual else [*found, dy]
 
 
+_PIECEWISE_LINEAR = ("identity", "relu")  # activations without a second derivative
+
+
+def _batch_norm_tangent(
+    primals: Results, outs: Results, dots: Sequence[Array | None], *, activation: str, eps: float
+) -> Array | None:
+    """Along x alone: the derivative of normalisation is symmetric, so that its gradient is its tangent too."""
+    x, scale, bias, *residual = primals
+    y, mean, var = outs
+    if residual or dots[0] is None or any(dot is not None for dot in dots[1:]):
+        return None
+    if activation not in _PIECEWISE_LINEAR:
+        return None
+    arrays = (dots[0], x, mean, var, scale, bias)
+    before = batch_norm_backward_p.bind(*arrays, activation="identity", eps=eps)[0]
+    return before if activation == "identity" else _masked(before, y, activation)
+
+
+def _batch_norm_backward_along(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    scale: Array,
+    bias: Array,
+    ddy: Array,
+    dx: Array,
+    *,
+    activation: str,
+    eps: float,
+) -> Results:
+    """The tangents of `_batch_norm_backward`'s results along ddy and dx, tangents of dy and x."""
+
+    def along(dy: Array, x: Array) -> tuple[Array, ...]:
+        return tuple(_batch_norm_backward(dy, x, mean, var, scale, bias, activation=activation, eps=eps))
+
+    return jax.jvp(along, (dy, x), (ddy, dx))[1]
+
+
+def _batch_norm_backward_tangents(
+    primals: Results, dots: Sequence[Array | None], *, activation: str, eps: float
+) -> Results | None:
+    # mean and var come with x: what depends on x depends on them, but the derivative by x has that already.
+    if len(primals) > 6 or any(dot is not None for dot in dots[4:]) or activation not in _PIECEWISE_LINEAR:
+        return None
+    along = [jnp.zeros_like(primals[i]) if dots[i] is None else dots[i] for i in (0, 1)]
+    return batch_norm_backward_tangent_p.bind(*primals, *along, activation=activation, eps=eps)
+
+
 batch_norm_p = _primitive("nas_batch_norm", _batch_norm, _like(0, 1, 1))
 batch_norm_backward_p = _primitive(
     "nas_batch_norm_backward",
     _batch_norm_backward,
     lambda *avals, **_: [avals[1], avals[4], avals[5], *([avals[1]] if len(avals) == 7 else [])],
+    tangents=_batch_norm_backward_tangents,
 )
+batch_norm_backward_tangent_p = _primitive(
+    "nas_batch_norm_backward_tangent", _batch_norm_backward_along, _like(1, 4, 5)
+)
+_transposable(batch_norm_backward_tangent_p, _batch_norm_backward_along)  # in its last two
 batch_norm_inference_p = _primitive(
     "nas_batch_norm_inference",
     _batch_norm_inference,
     _like(0),
     rows=lambda count, **_: (0, 5) if count == 6 else (0,),
 )
-_differentiate(batch_norm_p, _batch_norm, _batch_norm_gradient)
+_differentiate(batch_norm_p, _batch_norm, _batch_norm_gradient, _batch_norm_tangent)
 
 
 # ---- scale, shift and activation ------------------------------------------------------------------------------
@@ -490,6 +589,28 @@ def _scale_shift_gradient(
     return gradients
 
 
+def _masked(dot: Array, x: Array, activation: str) -> Array:
+    """``dot`` times the slope of ``activation`` at x: its gradient and its tangent."""
+    return scale_shift_backward_p.bind(dot, x, activation=activation, has=0, asked=1)[0]
+
+
+def _scale_shift_tangent(
+    primals: Results, outs: Results, dots: Sequence[Array | None], *, activation: str, has: int
+) -> Array | None:
+    """Of an activation alone."""
+    del outs
+    return None if has or dots[0] is None else _masked(dots[0], primals[0], activation)
+
+
+def _scale_shift_backward_tangents(
+    primals: Results, dots: Sequence[Array | None], *, activation: str, has: int, asked: int
+) -> Results | None:
+    """Of an activation alone, one whose slope does not change."""
+    if has or asked != 1 or activation not in _PIECEWISE_LINEAR:
+        return None
+    return [jnp.zeros_like(dots[1]) if dots[0] is None else _masked(dots[0], primals[1], activation)]
+
+
 def _scale_shift_backward_results(
     dy: Any, x: Any, *avals: Any, has: int, asked: int, **_: Any
 ) -> Sequence[Any]:
@@ -509,8 +630,10 @@ scale_shift_backward_p = _primitive(
     _scale_shift_backward,
     _scale_shift_backward_results,
     rows=lambda count, has, asked, **_: () if asked & 6 else ((0, 1, count - 1) if has & 4 else (0, 1)),
+    tangents=_scale_shift_backward_tangents,
 )
-_differentiate(scale_shift_p, _scale_shift, _scale_shift_gradient)
+_transposable(scale_shift_backward_p, _scale_shift_backward)  # in dy
+_differentiate(scale_shift_p, _scale_shift, _scale_shift_gradient, _scale_shift_tangent)
 
 
 # ---- normalisation over channels ------------------------------------------------------------------------------
@@ -679,6 +802,88 @@ fork_p = _primitive(
     native_kernel=False,
 )
 _linear(fork_p, lambda cotangents, arrays, readers: [add(*cotangents)], sparse=True)
+
+
+def weighted_sum(weights: Array, arrays: Sequence[Array], positions: Sequence[int]) -> Array:
+    """``sum_k weights[positions[k]] * arrays[k]``: float32 ``weights`` [n], arrays of one shape.
+
+    The mixture of a supernet's operations (Liu et al. 2019, equation 2); ``InputError`` for shapes that differ or
+    positions that are not in ``weights``.
+    """
+    if not arrays or any(array.shape != arrays[0].shape for array in arrays):
+        raise InputError(
+            f"weighted_sum: shapes {', '.join(str(array.shape) for array in arrays) or 'none'} are not one"
+        )
+    if weights.ndim != 1 or len(positions) != len(arrays):
+        raise InputError(
+            f"weighted_sum: weights {weights.shape} at {len(positions)} positions for {len(arrays)} arrays"
+        )
+    if not all(0 <= position < len(weights) for position in positions):
+        raise InputError(f"weighted_sum: positions {tuple(positions)} are not all below {len(weights)}")
+    bound = weighted_sum_p.bind if _use_native(weights, *arrays) else _weighted_sum
+    return bound(weights, *arrays, positions=tuple(positions))[0]
+
+
+def _weighted_sum(weights: Array, *arrays: Array, positions: tuple[int, ...]) -> Results:
+    terms = [weights[i].astype(array.dtype) * array for i, array in zip(positions, arrays, strict=True)]
+    return [functools.reduce(jnp.add, terms)]
+
+
+def _weighted_sum_backward(dy: Array, weights: Array, *arrays: Array, positions: tuple[int, ...]) -> Results:
+    dots = jnp.stack([jnp.sum(_wide(dy) * _wide(array)) for array in arrays])
+    of_weights = jnp.zeros_like(weights).at[np.array(positions)].add(dots.astype(weights.dtype))
+    return [of_weights, *(weights[i].astype(dy.dtype) * dy for i in positions)]
+
+
+def _weighted_sum_gradient(
+    primals: Results, outs: Results, dy: Array, *, positions: tuple[int, ...]
+) -> Sequence[Array]:
+    return weighted_sum_backward_p.bind(dy, *primals, positions=positions)
+
+
+def _weighted_sum_tangent(
+    primals: Results, outs: Results, dots: Sequence[Array | None], *, positions: tuple[int, ...]
+) -> Array:
+    """Another weighted sum: of the arrays by the weights' tangents, of the arrays' tangents by the weights."""
+    del outs
+    weights, *arrays = primals
+    terms: list[tuple[int, Array]] = []
+    if dots[0] is not None:
+        terms += zip(positions, arrays, strict=True)
+    moved = [(i + len(weights), dot) for i, dot in zip(positions, dots[1:], strict=True) if dot is not None]
+    both = jnp.concatenate([weights if dots[0] is None else dots[0], weights])
+    places, maps = zip(*terms, *moved, strict=True)
+    return weighted_sum_p.bind(both, *maps, positions=places)[0]
+
+
+def _weighted_sum_backward_tangents(
+    primals: Results, dots: Sequence[Array | None], *, positions: tuple[int, ...]
+) -> Results:
+    """Bilinear in dy and (weights, arrays)."""
+    dy, weights, *arrays = primals
+    ddy, dweights, *moved = dots
+    found = [] if ddy is None else weighted_sum_backward_p.bind(ddy, weights, *arrays, positions=positions)
+    along = [jnp.zeros_like(a) if dot is None else dot for a, dot in zip(arrays, moved, strict=True)]
+    if dweights is None and all(dot is None for dot in moved):
+        return found
+    steady = jnp.zeros_like(weights) if dweights is None else dweights
+    more = weighted_sum_backward_p.bind(dy, steady, *along, positions=positions)
+    if not found:
+        return more
+    if dweights is None:  # the gradients by the arrays do not depend on the arrays
+        return [found[0] + more[0], *found[1:]]
+    return [found[0] + more[0], *(add(a, b) for a, b in zip(found[1:], more[1:], strict=True))]
+
+
+weighted_sum_p = _primitive("nas_weighted_sum", _weighted_sum, _like(1))
+weighted_sum_backward_p = _primitive(
+    "nas_weighted_sum_backward",
+    _weighted_sum_backward,
+    lambda *avals, **_: avals[1:],
+    tangents=_weighted_sum_backward_tangents,
+)
+_transposable(weighted_sum_backward_p, _weighted_sum_backward)  # in dy, or in weights and arrays
+_differentiate(weighted_sum_p, _weighted_sum, _weighted_sum_gradient, _weighted_sum_tangent)
 
 
 def concatenate(arrays: Sequence[Array]) -> Array:

@@ -42,10 +42,13 @@ class Extra(NamedTuple):
 
 
 def apply_train(
-    network: Any, variables: dict[str, Tree], inputs: Sequence[Array], noise: Noise
+    network: Any, variables: dict[str, Tree], inputs: Sequence[Array], noise: Noise, **further: Any
 ) -> tuple[Array, dict[str, Tree], Extra]:
-    """The network's output in training mode, its updated collections (running statistics), what it sowed."""
-    keywords = {name: getattr(noise, name) for name in ops.noise_taken(network)}
+    """The network's output in training mode, its updated collections (running statistics), what it sowed.
+
+    It is called with what it takes of ``noise``, and with ``further``.
+    """
+    keywords = further | {name: getattr(noise, name) for name in ops.noise_taken(network)}
     mutable = [*(name for name in variables if name != "params"), *Extra._fields]
     key = jax.random.key(noise.seed)  # for modules that use Flax's own dropout
     output, updated = network.apply(

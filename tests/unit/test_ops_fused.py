@@ -786,3 +786,63 @@ def test_results_do_not_depend_on_threads():
     one, all_of_them = run_elsewhere("one"), run_elsewhere("all")
     assert one.startswith("native kernels")
     assert one == all_of_them
+
+
+# ---- second derivatives by kernels ------------------------------------------------------------------------------
+
+
+def second_order_cases():
+    """A function whose derivatives of two orders go through native kernels, and its arguments."""
+    x, cotangent = normal(0, 5, 6, 7, 20, shift=0.3), normal(1, 5, 6, 7, 20)
+    maps = [normal(k, 4, 3, 3, 5) for k in range(3)]
+    fixed = normal(5, 4)
+
+    def normalised(activation):
+        def run(x):
+            y = fused.batch_norm_act(x, jnp.full(20, 1.5), jnp.full(20, 0.3), activation=activation)[0]
+            return jnp.sum(jnp.tanh(y) * cotangent)
+
+        return run
+
+    def affine(x, scale, bias):
+        return jnp.sum(jnp.tanh(fused.batch_norm_act(x, scale, bias, activation="relu")[0]) * cotangent)
+
+    def mixed(weights, *maps):
+        return jnp.sum(jnp.sin(fused.weighted_sum(weights, maps, (3, 0, 2))))
+
+    return {
+        "batch_norm": (normalised("identity"), (x,)),
+        "batch_norm_relu": (normalised("relu"), (x,)),
+        "batch_norm_affine": (affine, (x, normal(2, 20), normal(3, 20))),
+        "relu": (lambda x: jnp.sum(jnp.tanh(fused.activate(x * x - 0.5, "relu")) * cotangent), (x,)),
+        "tanh": (lambda x: jnp.sum(jnp.square(fused.activate(x, "tanh")) * cotangent), (x,)),
+        "weighted_sum": (mixed, (fixed, *maps)),
+        "weighted_sum_of_moving_maps": (lambda *maps: mixed(fixed, *maps), tuple(maps)),
+        "weighted_sum_with_moving_weights": (lambda weights: mixed(weights, *maps), (fixed,)),
+    }
+
+
+@pytest.mark.parametrize("case", second_order_cases())
+def test_second_derivatives_by_kernels_equal_plain_jnp(case, portable):
+    function, arguments = second_order_cases()[case]
+    places = tuple(range(len(arguments)))
+    dots = tuple(normal(50 + k, *one.shape) for k, one in enumerate(arguments))
+
+    def gradients(*arguments):
+        return jax.grad(function, places)(*arguments)
+
+    def derivatives():
+        def run(arguments, dots):
+            tangent = jax.jvp(function, arguments, dots)[1]
+            forward = jax.jvp(gradients, arguments, dots)[1]
+            inner = lambda *arguments: sum(map(jnp.vdot, gradients(*arguments), dots))  # noqa: E731
+            return tangent, forward, jax.grad(inner, places)(*arguments)
+
+        return jax.jit(run)(arguments, dots)
+
+    tangent, forward, reverse = derivatives()
+    expected_tangent, expected, _ = portable(derivatives)
+    np.testing.assert_allclose(tangent, expected_tangent, rtol=1e-4)
+    for found in (forward, reverse):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())

@@ -593,6 +593,104 @@ ffi::Error batch_norm_backward(Call call) {
   return ffi::Error::Success();
 }
 
+// The derivative of batch_norm_backward along (ddy, tx), tangents of dy and x, for an activation whose slope is
+// piecewise constant and no residual: dy, x, mean, variance, scale, bias, ddy, tx -> tangents of dx, dscale, dbias
+ffi::Error batch_norm_backward_tangent(Call call) {
+  const int64_t channels = call.last(0);
+  const bool masked = call.integer("activation") == 1;
+  const Rows rows(channels, call.size(0));
+  const int64_t width = rows.width, padded = rows.padded();
+  const double images = static_cast<double>(rows.total / channels);
+  const float *dy = call.arg(0), *x = call.arg(1), *mean = call.arg(2), *bias = call.arg(5);
+  const float *ddy = call.arg(6), *tx = call.arg(7);
+  std::vector<double> inverse(channels);
+  std::vector<float> gain(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    inverse[c] = 1.0 / std::sqrt(call.arg(3)[c] + call.real("eps"));
+    gain[c] = static_cast<float>(call.arg(4)[c] * inverse[c]);
+  }
+  Scratch parameters(8 * padded * sizeof(float));
+  float* m = parameters.as<float>();
+  float *a = m + padded, *b = a + padded, *coefficients = b + padded;
+  rows.repeat(mean, 0.0f, m);
+  rows.repeat(gain.data(), 1.0f, a);
+  rows.repeat(bias, 0.0f, b);
+  // What the activation lets through; u is x - mean.
+  const auto slope = [&](Vec u, int64_t j) {
+    return masked ? Relu::slope(u * load(a + j) + load(b + j)) : splat(1.0f);
+  };
+
+  // Sums a channel of g, g u, g', g' u, x', x' u and g x'.
+  constexpr int kSums = 7;
+  Scratch sums(rows.tasks * kSums * width * sizeof(double));
+  double* partial = sums.as<double>();
+  on_threads(call.pool, rows.tasks, [&](int64_t task) {
+    double* mine = partial + task * kSums * width;
+    std::fill(mine, mine + kSums * width, 0.0);
+    Scratch scratch(kSums * padded * sizeof(float));
+    float* running = scratch.as<float>();
+    for (int64_t start = rows.begin(task); start < rows.end(task); start += kFlush) {
+      const int64_t stop = std::min(rows.end(task), start + kFlush);
+      std::fill(running, running + kSums * padded, 0.0f);
+      for (int64_t j = 0; j < width; j += VL) {
+        Vec s[kSums];
+        for (int k = 0; k < kSums; ++k) s[k] = Vec{};
+        for (int64_t row = start; row < stop; ++row) {
+          const int64_t left = rows.width_of(row) - j;
+          if (left <= 0) break;
+          const int n = static_cast<int>(std::min<int64_t>(VL, left));
+          const int64_t at = row * width + j;
+          const Vec u = keep(get(x + at, n) - load(m + j), n), pass = slope(u, j);
+          const Vec g = get(dy + at, n) * pass, changed = get(ddy + at, n) * pass, t = get(tx + at, n);
+          s[0] += g;
+          s[1] += g * u;
+          s[2] += changed;
+          s[3] += changed * u;
+          s[4] += t;
+          s[5] += t * u;
+          s[6] += g * t;
+        }
+        for (int k = 0; k < kSums; ++k) store(running + k * padded + j, s[k]);
+      }
+      for (int k = 0; k < kSums; ++k)
+        for (int64_t j = 0; j < width; ++j) mine[k * width + j] += running[k * padded + j];
+    }
+  });
+  std::vector<double> total(kSums * channels);
+  for (int k = 0; k < kSums; ++k) rows.join(partial + k * width, kSums * width, total.data() + k * channels);
+
+  // With i = 1 / deviation and h = i (x' - mean of x' - i^2 u * mean of x' u), the tangent of i u: the tangent of
+  // dx = gain (g - mean of g - i^2 u * mean of g u), as coefficients of g', g, x', u and 1.
+  std::vector<float> of(5 * channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    double at[kSums];
+    for (int k = 0; k < kSums; ++k) at[k] = total[k * channels + c] / images;
+    const double i = inverse[c], scaled = call.arg(4)[c] * i;
+    const double shrink = -i * i * at[5];  // the relative change of i
+    const double met = i * (at[6] - at[4] * at[0] - i * i * at[5] * at[1]);  // mean of g h
+    const double slant = i * at[1];                                           // mean of g i u
+    of[c] = static_cast<float>(scaled);
+    of[channels + c] = static_cast<float>(scaled * shrink);
+    of[2 * channels + c] = static_cast<float>(-scaled * slant * i);
+    of[3 * channels + c] = static_cast<float>(
+        scaled * i * (-i * at[3] - shrink * i * at[1] + slant * i * i * at[5] - met));
+    of[4 * channels + c] = static_cast<float>(scaled * (-at[2] - shrink * at[0] + slant * i * at[4]));
+    call.result(1)[c] = static_cast<float>(images * (i * at[3] + met));
+    call.result(2)[c] = static_cast<float>(images * at[2]);
+  }
+  for (int k = 0; k < 5; ++k) rows.repeat(of.data() + k * channels, 0.0f, coefficients + k * padded);
+  float* out = call.result(0);
+  on_threads(call.pool, rows.tasks, [&](int64_t task) {
+    each_vector(rows, rows.last(task), [&](int64_t at, int64_t j, int n) {
+      const Vec u = get(x + at, n) - load(m + j), pass = slope(u, j);
+      const float* k = coefficients + j;
+      const Vec g = pass * (get(ddy + at, n) * load(k) + get(dy + at, n) * load(k + padded));
+      put(out + at, g + get(tx + at, n) * load(k + 2 * padded) + (u * load(k + 3 * padded) + load(k + 4 * padded)), n);
+    });
+  });
+  return ffi::Error::Success();
+}
+
 // Running statistics: x, scale, bias, mean, variance [, residual] -> y
 ffi::Error batch_norm_inference(Call call) {
   const int64_t channels = call.last(0);
@@ -858,6 +956,70 @@ ffi::Error total(Call call) {
       put(out + begin + j, sum, n);
     });
   });
+  return ffi::Error::Success();
+}
+
+// weights [n], arrays of one shape -> the sum of weights[positions[k]] times the k-th array
+ffi::Error weighted_sum(Call call) {
+  const int64_t size = call.size(1), count = call.in.size() - 1;
+  const auto positions = *call.attributes.get<ffi::Span<const int64_t>>("positions");
+  std::vector<const float*> terms(count);
+  std::vector<float> weights(count);
+  for (int64_t k = 0; k < count; ++k) {
+    terms[k] = call.arg(1 + k);
+    weights[k] = call.arg(0)[positions[k]];
+  }
+  float* out = call.result(0);
+  on_threads(call.pool, (size + kTask - 1) / kTask, [&](int64_t task) {
+    const int64_t begin = task * kTask;
+    vectors(std::min(kTask, size - begin), [&](int64_t j, int n) {
+      Vec sum{};
+      for (int64_t k = 0; k < count; ++k) sum += weights[k] * get(terms[k] + begin + j, n);
+      put(out + begin + j, sum, n);
+    });
+  });
+  return ffi::Error::Success();
+}
+
+// dy, weights [n], arrays -> d weights [n], and for each array its weight times dy
+ffi::Error weighted_sum_backward(Call call) {
+  const int64_t size = call.size(0), count = call.in.size() - 2, places = call.size(1);
+  const auto positions = *call.attributes.get<ffi::Span<const int64_t>>("positions");
+  const float* dy = call.arg(0);
+  std::vector<const float*> terms(count);
+  std::vector<float*> outs(count);
+  std::vector<float> weights(count);
+  for (int64_t k = 0; k < count; ++k) {
+    terms[k] = call.arg(2 + k);
+    outs[k] = call.result(1 + k);
+    weights[k] = call.arg(1)[positions[k]];
+  }
+  const int64_t tasks = (size + kTask - 1) / kTask;
+  Scratch scratch(tasks * count * sizeof(double));
+  double* partial = scratch.as<double>();
+  on_threads(call.pool, tasks, [&](int64_t task) {
+    const int64_t begin = task * kTask;
+    for (int64_t k = 0; k < count; ++k) {
+      double all = 0;
+      Vec some{};
+      int64_t rows = 0;
+      vectors(std::min(kTask, size - begin), [&](int64_t j, int n) {
+        const Vec g = get(dy + begin + j, n);
+        some += g * get(terms[k] + begin + j, n);
+        put(outs[k] + begin + j, weights[k] * g, n);
+        if (++rows == kFlush) {
+          all += sum(some);
+          some = Vec{};
+          rows = 0;
+        }
+      });
+      partial[task * count + k] = all + sum(some);
+    }
+  });
+  std::vector<double> totals(places, 0.0);
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t task = 0; task < tasks; ++task) totals[positions[k]] += partial[task * count + k];
+  for (int64_t i = 0; i < places; ++i) call.result(0)[i] = static_cast<float>(totals[i]);
   return ffi::Error::Success();
 }
 
@@ -1346,6 +1508,7 @@ ffi::Error enter(ffi::ThreadPool pool, ffi::RemainingArgs in, ffi::RemainingRets
 
 HANDLER(batch_norm);
 HANDLER(batch_norm_backward);
+HANDLER(batch_norm_backward_tangent);
 HANDLER(batch_norm_inference);
 HANDLER(scale_shift);
 HANDLER(scale_shift_backward);
@@ -1354,6 +1517,8 @@ HANDLER(layer_norm_backward);
 HANDLER(response_norm);
 HANDLER(response_norm_backward);
 HANDLER(total);
+HANDLER(weighted_sum);
+HANDLER(weighted_sum_backward);
 HANDLER(concatenate);
 HANDLER(split);
 HANDLER(dropout);

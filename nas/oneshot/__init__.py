@@ -1,0 +1,1 @@
+"""Differentiable supernets: one bilevel loop, many relaxations, derivation."""

@@ -1,0 +1,763 @@
+"""The ``darts`` space: the cells of Liu et al. 2019, in their evaluation network and in their supernet.
+
+A cell has two inputs, the outputs of the two cells before it, and ``steps`` nodes; a node is the sum of two
+operations, each on an earlier node or input; the cell's output are nodes side by side. There are two kinds,
+``normal`` and ``reduce``; the second halves the resolution and doubles the channels, at one and two thirds
+of the network (section 2.1 and appendix A). The same space holds the cells of NASNet and AmoebaNet as that
+paper evaluates them: five nodes, two inputs that may be the same, some nodes left out of the output.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from nas import ops
+from nas.errors import InputError, one_of
+from nas.layout import Layout
+from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.graph import Builder, Graph, Term
+from search_spaces.layers import (
+    EPSILON,
+    STATISTICS_MOMENTUM,
+    CellAverage,
+    Concat,
+    Dense,
+    he_normal,
+    ones,
+    zeros,
+)
+from search_spaces.named import Named
+
+KINDS = ("normal", "reduce")
+PRIMITIVES = (  # in the order of the published alphas
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+OPERATIONS = (*PRIMITIVES[1:], "sep_conv_7x7", "conv_7x1_1x7")  # the last two: NASNet's and AmoebaNet's
+
+
+# ------------------------------------------------------------------------------------------------ genotypes
+
+
+class Genotype(NamedTuple):
+    """A pair of cells in the published notation: two (operation, input) a node; the nodes of the output.
+
+    Inputs and nodes are numbered together: 0 and 1 are the cell's inputs, 2 is its first node.
+    """
+
+    normal: tuple[tuple[str, int], ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[tuple[str, int], ...]
+    reduce_concat: tuple[int, ...]
+
+    def __str__(self) -> str:
+        cells = [f"{name}={list(value)!r}" for name, value in zip(self._fields, self, strict=True)]
+        return f"Genotype({', '.join(cells)})"
+
+
+def read_genotype(text: str) -> Genotype:
+    """The inverse of ``str``; also takes ``range(2, 6)`` and any line breaks. Raises InputError."""
+    place = "genotype"
+    body = re.sub(r"range\((\d+),\s*(\d+)\)", lambda m: repr(list(range(int(m[1]), int(m[2])))), text.strip())
+    try:
+        call = ast.parse(body, mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        cells = [tuple((str(name), int(source)) for name, source in values[kind]) for kind in KINDS]
+        concats = [tuple(int(node) for node in values[f"{kind}_concat"]) for kind in KINDS]
+    except (SyntaxError, ValueError, AssertionError, KeyError, TypeError):
+        fields = ", ".join(Genotype._fields)
+        raise InputError(f"{place}: {text[:60]!r} is not Genotype({fields}) in the published form") from None
+    return Genotype(cells[0], concats[0], cells[1], concats[1])
+
+
+def architecture_of(genotype: Genotype, **others: Any) -> Architecture:
+    """The point of the space with these cells; ``others`` are its remaining choices. Raises InputError."""
+    steps = len(genotype.normal) // 2
+    choices: dict[str, Any] = {"steps": steps}
+    for kind, cell, concat in (
+        ("normal", genotype.normal, genotype.normal_concat),
+        ("reduce", genotype.reduce, genotype.reduce_concat),
+    ):
+        if len(cell) != 2 * steps:
+            raise InputError(
+                f"genotype: {kind} has {len(cell)} operations, not two for each of {steps} nodes"
+            )
+        for node in range(steps):
+            # A node is a sum: which of its two operations is written first says nothing.
+            pair = sorted(cell[2 * node : 2 * node + 2], key=lambda edge: edge[1])
+            choices[f"{kind}_inputs_{node + 1}"] = f"{pair[0][1]}-{pair[1][1]}"
+            for k, (operation, _) in enumerate(pair):
+                if operation not in OPERATIONS:
+                    raise one_of(f"genotype: {kind}", operation, OPERATIONS)
+                choices[f"{kind}_{'ab'[k]}_{node + 1}"] = operation
+        every = range(2, 2 + steps)
+        choices[f"{kind}_concat"] = (
+            "all" if sorted(concat) == list(every) else "-".join(map(str, sorted(concat)))
+        )
+    return Architecture(choices | others)
+
+
+def genotype_of(arch: Mapping[str, Any]) -> Genotype:
+    """The cells of an architecture in the published notation."""
+    cells: dict[str, Any] = {}
+    for kind in KINDS:
+        edges: list[tuple[str, int]] = []
+        for node in range(1, arch["steps"] + 1):
+            sources = [int(source) for source in arch[f"{kind}_inputs_{node}"].split("-")]
+            edges += [(arch[f"{kind}_{k}_{node}"], source) for k, source in zip("ab", sources, strict=True)]
+        cells[kind], cells[f"{kind}_concat"] = tuple(edges), concat_of(arch, kind)
+    return Genotype(**cells)
+
+
+def concat_of(arch: Mapping[str, Any], kind: str) -> tuple[int, ...]:
+    """The nodes that are a cell's output, counting its inputs."""
+    text = arch[f"{kind}_concat"]
+    return tuple(range(2, 2 + arch["steps"])) if text == "all" else tuple(map(int, text.split("-")))
+
+
+# -------------------------------------------------------------------------------------------------- modules
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of x [B, H, W, C], without scale and bias of its own unless ``affine``."""
+
+    affine: bool = True
+    activation: str = "identity"
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        channels = (x.shape[-1],)
+        if self.affine:
+            scale, bias = self.param("scale", ones, channels), self.param("bias", zeros, channels)
+        else:
+            scale, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(np.zeros(channels, np.float32)))
+        var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
+        scale, bias = jnp.asarray(scale), jnp.asarray(bias)
+        if not train:
+            statistics = (mean.value, var.value)
+            y = ops.batch_norm_inference(x, scale, bias, *statistics, activation=self.activation, eps=EPSILON)
+            return y.astype(x.dtype)
+        y, batch_mean, batch_var = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
+        if not self.is_initializing():
+            mean.value, var.value = ops.ema_update(
+                (mean.value, var.value), (batch_mean, batch_var), STATISTICS_MOMENTUM
+            )
+        return y.astype(x.dtype)
+
+
+class Kernel(nn.Module):
+    """A convolution padded as if on all sides alike: [B, H, W, C] -> [B, ceil(H / stride), …, features]."""
+
+    features: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: int | tuple[int, int] = 1
+    dilation: int = 1
+    depthwise: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        channels = x.shape[-1]
+        kernel = self.param(
+            "kernel", he_normal, (*self.kernel, 1 if self.depthwise else channels, self.features)
+        )
+        padding = tuple((self.dilation * (k - 1) // 2,) * 2 for k in self.kernel)
+        return ops.conv2d(
+            x,
+            kernel.astype(x.dtype),
+            strides=self.stride,
+            padding=padding,
+            dilation=(self.dilation, self.dilation),
+            groups=channels if self.depthwise else 1,
+        )
+
+
+class SeparableConv(nn.Module):
+    """Depthwise and pointwise convolution and normalisation, ``repeats`` times; its input is after a ReLU."""
+
+    features: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    repeats: int = 2
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        window = (self.kernel, self.kernel)
+        for k in range(self.repeats):
+            stride = 1 if k else self.stride
+            last = k + 1 == self.repeats
+            x = Kernel(x.shape[-1], window, stride, self.dilation, True, name=f"depthwise_{k + 1}")(x)
+            features = self.features if last else x.shape[-1]
+            x = Kernel(features, (1, 1), name=f"pointwise_{k + 1}")(x)
+            x = BatchNorm(self.affine, "identity" if last else "relu", name=f"norm_{k + 1}")(x, train=train)
+        return x
+
+
+class PoolNorm(nn.Module):
+    """3x3 pooling, in a supernet normalised (section 3.1: so that no operation outweighs by its scale)."""
+
+    kind: str
+    stride: int = 1
+    normalised: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        pool = ops.max_pool if self.kind == "max" else ops.avg_pool
+        x = pool(x, (3, 3), strides=(self.stride, self.stride), padding=((1, 1), (1, 1)))
+        return BatchNorm(False, name="norm")(x, train=train) if self.normalised else x
+
+
+class FactorizedReduce(nn.Module):
+    """Half the resolution by two 1x1 convolutions, the second one pixel further; its input is after a ReLU."""
+
+    features: int
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        further = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
+        half = self.features // 2
+        parts = (
+            Kernel(half, (1, 1), 2, name="even")(x),
+            Kernel(self.features - half, (1, 1), 2, name="odd")(further),
+        )
+        return BatchNorm(self.affine, name="norm")(ops.concatenate(parts), train=train)
+
+
+class PointwiseNorm(nn.Module):
+    features: int
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        x = Kernel(self.features, (1, 1), name="pointwise")(x)
+        return BatchNorm(self.affine, name="norm")(x, train=train)
+
+
+class Relu(nn.Module):
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        return ops.activate(x, "relu")
+
+
+class SeparateKernels(nn.Module):
+    """A 1x7 and a 7x1 convolution, normalised (AmoebaNet's); its input is after a ReLU."""
+
+    features: int
+    stride: int = 1
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        rows = Kernel(self.features, (1, 7), (1, self.stride), name="rows")(x)
+        columns = Kernel(self.features, (7, 1), (self.stride, 1), name="columns")(rows)
+        return BatchNorm(self.affine, name="norm")(columns, train=train)
+
+
+class Dropout(nn.Module):
+    """Elements set to zero with probability ``dropout``: what Chen et al. 2019 do to skip connections."""
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, train: bool = False, dropout: ArrayLike = 0.0, seed: ArrayLike = 0
+    ) -> Array:
+        return ops.dropout(x, jnp.asarray(dropout), jnp.asarray(seed)) if train else x
+
+
+class DropPath(nn.Module):
+    """An image's map set to zero with probability ``drop_path``, the others scaled up (Larsson et al. 2017)."""
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, train: bool = False, drop_path: ArrayLike = 0.0, seed: ArrayLike = 0
+    ) -> Array:
+        if not train:
+            return x
+        mask = ops.dropout(
+            jnp.ones((x.shape[0], 1, 1, 1), x.dtype), jnp.asarray(drop_path), jnp.asarray(seed)
+        )
+        return x * mask
+
+
+class AuxiliaryFeatures(nn.Module):
+    """What the auxiliary classifier sees: a 5x5 average with stride 3, 128 and then 768 channels."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        window = (min(5, x.shape[1]), min(5, x.shape[2]))
+        x = ops.avg_pool(x, window, strides=(3, 3), padding="VALID")
+        x = BatchNorm(activation="relu", name="norm_1")(Kernel(128, (1, 1), name="pointwise")(x), train=train)
+        kernel = self.param("kernel", he_normal, (2, 2, 128, 768)).astype(x.dtype)
+        x = ops.conv2d(x, kernel, padding="VALID" if min(x.shape[1:3]) > 1 else "SAME")
+        x = BatchNorm(activation="relu", name="norm_2")(x, train=train)
+        return ops.avg_pool(x, x.shape[1:3], strides=x.shape[1:3], padding="VALID").reshape(x.shape[0], -1)
+
+
+def operation(name: str, features: int, stride: int, affine: bool) -> nn.Module | None:
+    """The module of an operation but for its ReLU; None for an input passed on as it is."""
+    size = int(name[-1]) if name[-1].isdigit() else 0
+    if name.startswith("sep_conv"):
+        return SeparableConv(features, size, stride, affine=affine)
+    if name.startswith("dil_conv"):
+        return SeparableConv(features, size, stride, dilation=2, repeats=1, affine=affine)
+    if name == "conv_7x1_1x7":
+        return SeparateKernels(features, stride, affine)
+    if name.endswith("pool_3x3"):
+        return PoolNorm("max" if name.startswith("max") else "average", stride, normalised=not affine)
+    return FactorizedReduce(features, affine) if stride > 1 else None  # skip_connect
+
+
+def takes_relu(name: str) -> bool:
+    return not name.endswith("pool_3x3")
+
+
+# ------------------------------------------------------------------------------------------------- networks
+
+
+class Body:
+    """The cells of a network, one after the other; what two edges would do alike is one node."""
+
+    def __init__(self, b: Builder, stem: tuple[int, int], width: int, affine: bool, reduced: bool) -> None:
+        self.b, self.affine = b, affine
+        self.previous, self.current = stem
+        self.width, self.reduced = width, reduced  # whether the cell before halved the resolution
+
+    def inputs(self, at: str, reduction: bool) -> list[int]:
+        """The cell's two inputs, brought to its channels and to one resolution."""
+        self.width *= 2 if reduction else 1
+        first = FactorizedReduce if self.reduced else PointwiseNorm
+        before = self.b.once(f"{at}_relu_previous", Relu(), self.previous)
+        last = self.b.once(f"{at}_relu_current", Relu(), self.current)
+        return [
+            self.b.add(f"{at}_input_0", first(self.width, self.affine), before),
+            self.b.add(f"{at}_input_1", PointwiseNorm(self.width, self.affine), last),
+        ]
+
+    def edge(
+        self,
+        name: str,
+        state: str,
+        choice: Any,
+        source: int,
+        stride: int,
+        drop_path: bool,
+        skip_dropout: bool,
+    ) -> list[Term]:
+        """What an edge of operation ``choice`` brings from the value ``source``; ``state`` names what edges share."""
+
+        def make(primitive: str, x: int, part: int) -> int | None:
+            if primitive == "none":
+                return None
+            module = operation(primitive, self.width // part, stride, self.affine)
+            if module is None:
+                out = x
+            elif not takes_relu(primitive):
+                out = self.b.once(f"{state}_{primitive}", module, x)
+            else:
+                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Relu(), x))
+            if skip_dropout and primitive == "skip_connect":
+                out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
+            # What is passed on as it is is not dropped.
+            return self.b.add(f"{name}_drop", DropPath(), out) if drop_path and module else out
+
+        return self.b.choose(choice, make, source, name=state, stride=stride)
+
+    def close(self, at: str, states: Sequence[int], reduction: bool) -> None:
+        self.previous, self.current = self.current, self.b.add(f"{at}_output", Concat(), *states)
+        self.reduced = reduction
+
+
+def small_stem(b: Builder, width: int) -> tuple[int, int]:
+    stem = b.add("stem_norm", BatchNorm(), b.add("stem", Kernel(width), 0))
+    return stem, stem
+
+
+def imagenet_stem(b: Builder, width: int) -> tuple[int, int]:
+    x = b.add(
+        "stem_norm_1", BatchNorm(activation="relu"), b.add("stem_1", Kernel(width // 2, stride=(2, 2)), 0)
+    )
+    first = b.add("stem_norm_2", BatchNorm(), b.add("stem_2", Kernel(width, stride=(2, 2)), x))
+    second = b.add("stem_3", Kernel(width, stride=(2, 2)), b.add("stem_relu", Relu(), first))
+    return first, b.add("stem_norm_3", BatchNorm(), second)
+
+
+Edges = Sequence[Sequence[tuple[Any, int]]]  # of each node, pairs of an operation (or `Open`) and its input
+
+
+def build(arch: Architecture, num_classes: int) -> Graph:
+    """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
+    genotype = genotype_of(arch)
+    return network(
+        {"normal": _pairs(genotype.normal), "reduce": _pairs(genotype.reduce)},
+        {"normal": genotype.normal_concat, "reduce": genotype.reduce_concat},
+        num_classes,
+        channels=arch["channels"],
+        cells=arch["cells"],
+        imagenet=arch["stem"] == "imagenet",
+        auxiliary=arch["auxiliary"],
+    )
+
+
+def _pairs(cell: tuple[tuple[str, int], ...]) -> Edges:
+    return [cell[k : k + 2] for k in range(0, len(cell), 2)]
+
+
+def network(
+    edges: Mapping[str, Edges],
+    concat: Mapping[str, Sequence[int]],
+    num_classes: int,
+    *,
+    channels: int,
+    cells: int,
+    imagenet: bool = False,
+    auxiliary: bool = False,
+    searching: bool = False,
+    skip_dropout: bool = False,
+) -> Graph:
+    """The network of cells with these ``edges`` and output nodes ``concat``, by the kind of cell.
+
+    ``searching``: as in the search, where normalisation has no scale and bias of its own, pools are normalised
+    and no path is dropped; ``skip_dropout`` then drops out elements of skip connections.
+    """
+    b = Builder()
+    stem = imagenet_stem(b, channels) if imagenet else small_stem(b, 3 * channels)
+    body = Body(b, stem, channels, affine=not searching, reduced=imagenet)
+    head = {}
+    for cell in range(cells):
+        reduction = cell in (cells // 3, 2 * cells // 3)
+        kind = "reduce" if reduction else "normal"
+        at = f"cell_{cell + 1}"
+        states = body.inputs(at, reduction)
+        for node, arriving in enumerate(edges[kind], 2):
+            terms: list[Term] = []
+            named: set[str] = set()
+            for choice, j in arriving:
+                name = f"{at}_node_{node}_from_{j}"
+                name += "_again" if name in named else ""
+                named.add(name)
+                stride = 2 if reduction and j < 2 else 1
+                state = f"{at}_state_{j}"
+                terms += body.edge(name, state, choice, states[j], stride, not searching, skip_dropout)
+            states.append(b.mix(f"{at}_node_{node}", terms))
+        body.close(at, [states[j] for j in concat[kind]], reduction)
+        if auxiliary and cell == 2 * cells // 3:
+            relu = b.once(f"{at}_auxiliary_relu", Relu(), body.current)
+            head = {"auxiliary": AUXILIARY_WEIGHT}
+            b.add("auxiliary", Dense(num_classes), b.add("auxiliary_features", AuxiliaryFeatures(), relu))
+    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))
+    return b.graph(head)
+
+
+# ------------------------------------------------------------------------------------------------- supernet
+
+
+def layout(
+    steps: int = 4, primitives: Sequence[str] = PRIMITIVES, *, part: int = 1, edge_weights: bool = False
+) -> Layout:
+    """The open choices of the supernet: of each kind of cell an operation ``KIND_NODE_INPUT`` an edge.
+
+    PC-DARTS has ``part=4, edge_weights=True``.
+    """
+    names = {
+        kind: {node: [f"{kind}_{node}_{j}" for j in range(node)] for node in range(2, 2 + steps)}
+        for kind in KINDS
+    }
+    meeting = [tuple(group) for groups in names.values() for group in groups.values()]
+    choices = {name: tuple(primitives) for group in meeting for name in group}
+    return Layout.of(choices, meeting=tuple(meeting) if edge_weights else (), part=part)
+
+
+def supernet(
+    layout: Layout, num_classes: int, *, channels: int = 16, cells: int = 8, skip_dropout: bool = False
+) -> Graph:
+    """Every operation that ``layout`` has on every edge, weighted: [B, H, W, C] -> logits [B, num_classes].
+
+    Called with ``mixing`` float32 [layout.size]. The pools of a node, which are the same on all edges that
+    leave it, are computed once.
+    """
+    return search_network(
+        layout.opened(), num_classes, channels=channels, cells=cells, skip_dropout=skip_dropout
+    )
+
+
+def search_network(
+    operations: Mapping[str, Any],
+    num_classes: int,
+    *,
+    channels: int = 16,
+    cells: int = 8,
+    skip_dropout: bool = False,
+) -> Graph:
+    """The network of the search with ``operations`` by the names of `layout`, each one or left open."""
+    edges: dict[str, list[list[tuple[Any, int]]]] = {kind: [] for kind in KINDS}
+    for name, choice in operations.items():
+        kind, node, j = name.split("_")
+        nodes = edges[kind]
+        nodes += [[] for _ in range(int(node) - 1 - len(nodes))]
+        nodes[int(node) - 2].append((choice, int(j)))
+    return network(
+        edges,
+        {kind: range(2, 2 + len(nodes)) for kind, nodes in edges.items()},
+        num_classes,
+        channels=channels,
+        cells=cells,
+        searching=True,
+        skip_dropout=skip_dropout,
+    )
+
+
+def groups(layout: Layout) -> list[list[str]]:
+    """The names of the edges into each node."""
+    found: dict[str, list[str]] = {}
+    for name in layout.names:
+        found.setdefault(name.rpartition("_")[0], []).append(name)
+    return list(found.values())
+
+
+def derived(layout: Layout, weights: Any, most_skips: int | None = None) -> Genotype:
+    """The cells of Liu et al. 2019 (section 2.4): two inputs a node, those whose strongest operation is strongest.
+
+    ``weights`` [layout.size] are those of the candidates, as a relaxation gives them: with edge weights, which
+    count here too. ``none`` is never the strongest. With ``most_skips`` the weakest skip connections of the
+    normal cell beyond so many are taken for others (Chen et al. 2019, section 3.3.2).
+    """
+    numbers = np.array(weights, np.float64)
+    while True:
+        found = layout.best_edges(numbers, groups(layout))
+        skips = [n for n, op in found.items() if op == "skip_connect" and n.startswith("normal")]
+        if most_skips is None or len(skips) <= most_skips:
+            break
+        places = {
+            name: layout.open(name).first + layout.open(name).values.index("skip_connect") for name in skips
+        }
+        numbers[min(places.values(), key=lambda place: numbers[place])] = -1
+    cells: dict[str, list[tuple[str, int]]] = {kind: [] for kind in KINDS}
+    for name, primitive in found.items():
+        kind, _, j = name.split("_")
+        if primitive != "none":
+            cells[kind].append((primitive, int(j)))
+    concat = tuple(range(2, 2 + len(cells["normal"]) // 2))
+    return Genotype(tuple(cells["normal"]), concat, tuple(cells["reduce"]), concat)
+
+
+def discrete(genotype: Genotype) -> dict[str, str]:
+    """A genotype's operations by the names of `layout`: ``none`` on the edges that it has not."""
+    steps = len(genotype.normal) // 2
+    found = dict.fromkeys(layout(steps).names, "none")
+    for kind in KINDS:
+        for k, (operation, j) in enumerate(getattr(genotype, kind)):
+            found[f"{kind}_{2 + k // 2}_{j}"] = operation
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- space
+
+AUXILIARY_WEIGHT = 0.4
+
+
+def _choices() -> tuple[dict[str, Choice], dict[str, When]]:
+    choices: dict[str, Choice] = {"steps": Integer(4, 5)}
+    conditions: dict[str, When] = {}
+    for kind in KINDS:
+        for node in range(1, 6):
+            pairs = [f"{i}-{j}" for j in range(1 + node) for i in range(j + 1)]
+            names = {
+                f"{kind}_inputs_{node}": Categorical(pairs),
+                f"{kind}_a_{node}": Categorical(OPERATIONS),
+                f"{kind}_b_{node}": Categorical(OPERATIONS),
+            }
+            choices |= names
+            if node == 5:
+                conditions |= {name: When("steps", at_least=5) for name in names}
+        choices[f"{kind}_concat"] = Categorical(("all", "4-5-6", "3-4-6"))
+    choices |= {
+        "stem": Categorical(("small", "imagenet")),
+        "cells": Integer(1, 20),
+        "channels": Categorical((4, 8, 16, 32, 36, 48)),
+        "auxiliary": Categorical((False, True)),
+        "drop_path": Uniform(0.0, 0.5, changes_program=False),
+        "optimiser": Categorical(("momentum", "nesterov", "adamw")),
+        "learning_rate": LogUniform(1e-3, 1e-1, changes_program=False),
+        "schedule": Categorical(("cosine", "linear", "step", "constant"), changes_program=False),
+        "batch_size": Categorical((64, 96, 128)),
+        "weight_decay": LogUniform(1e-5, 1e-2, changes_program=False),
+        "augmentation": Categorical(("none", "crop+flip", "crop+flip+cutout")),
+    }
+    return choices, conditions
+
+
+def _within() -> list[str]:
+    """The published search space of cells, in a small network."""
+    within = [
+        "steps=4",
+        "normal_concat=all",
+        "reduce_concat=all",
+        "stem=small",
+        "cells=4",
+        "channels=8",
+        "auxiliary=False",
+    ]
+    within += ["optimiser=momentum", "schedule=cosine", "batch_size=64"]
+    within += ["augmentation=none", "learning_rate=0.01..0.1"]
+    for kind in KINDS:
+        for node in range(1, 6):
+            pairs = [f"{i}-{j}" for j in range(1 + node) for i in range(j)]
+            within.append(f"{kind}_inputs_{node}={','.join(pairs)}")
+            within += [f"{kind}_{k}_{node}={','.join(PRIMITIVES[1:])}" for k in "ab"]
+    return within
+
+
+_CHOICES, _CONDITIONS = _choices()
+SPACE = SearchSpace(
+    name="darts",
+    choices=_CHOICES,
+    conditions=_CONDITIONS,
+    build=build,
+    search_within=_within(),
+)
+
+RECIPE: dict[str, Any] = {  # section 3.1 and appendix A.2 of Liu et al. 2019
+    "stem": "small",
+    "cells": 20,
+    "channels": 36,
+    "auxiliary": False,
+    "drop_path": 0.2,
+    "optimiser": "momentum",
+    "learning_rate": 0.025,
+    "schedule": "cosine",
+    "batch_size": 96,
+    "weight_decay": 3e-4,
+    "augmentation": "crop+flip+cutout",
+}
+_ALL = (2, 3, 4, 5)
+GENOTYPES: dict[str, Genotype] = {
+    "darts_v1": Genotype(
+        (
+            ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 0), ("sep_conv_3x3", 1),
+            ("skip_connect", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 2),
+        ),
+        _ALL,
+        (
+            ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 0),
+            ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("avg_pool_3x3", 0),
+        ),
+        _ALL,
+    ),
+    "darts_v2": Genotype(
+        (
+            ("sep_conv_3x3", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+            ("sep_conv_3x3", 1), ("skip_connect", 0), ("skip_connect", 0), ("dil_conv_3x3", 2),
+        ),
+        _ALL,
+        (
+            ("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 2), ("max_pool_3x3", 1),
+            ("max_pool_3x3", 0), ("skip_connect", 2), ("skip_connect", 2), ("max_pool_3x3", 1),
+        ),
+        _ALL,
+    ),
+    "nasnet": Genotype(
+        (
+            ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("sep_conv_5x5", 0), ("sep_conv_3x3", 0),
+            ("avg_pool_3x3", 1), ("skip_connect", 0), ("avg_pool_3x3", 0), ("avg_pool_3x3", 0),
+            ("sep_conv_3x3", 1), ("skip_connect", 1),
+        ),
+        (2, 3, 4, 5, 6),
+        (
+            ("sep_conv_5x5", 1), ("sep_conv_7x7", 0), ("max_pool_3x3", 1), ("sep_conv_7x7", 0),
+            ("avg_pool_3x3", 1), ("sep_conv_5x5", 0), ("skip_connect", 3), ("avg_pool_3x3", 2),
+            ("sep_conv_3x3", 2), ("max_pool_3x3", 1),
+        ),
+        (4, 5, 6),
+    ),
+    "amoebanet": Genotype(
+        (
+            ("avg_pool_3x3", 0), ("max_pool_3x3", 1), ("sep_conv_3x3", 0), ("sep_conv_5x5", 2),
+            ("sep_conv_3x3", 0), ("avg_pool_3x3", 3), ("sep_conv_3x3", 1), ("skip_connect", 1),
+            ("skip_connect", 0), ("avg_pool_3x3", 1),
+        ),
+        (4, 5, 6),
+        (
+            ("avg_pool_3x3", 0), ("sep_conv_3x3", 1), ("max_pool_3x3", 0), ("sep_conv_7x7", 2),
+            ("sep_conv_7x7", 0), ("avg_pool_3x3", 1), ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+            ("conv_7x1_1x7", 0), ("sep_conv_3x3", 5),
+        ),
+        (3, 4, 6),
+    ),
+    "gdas": Genotype(
+        (
+            ("skip_connect", 0), ("skip_connect", 1), ("skip_connect", 0), ("sep_conv_5x5", 2),
+            ("sep_conv_3x3", 3), ("skip_connect", 0), ("sep_conv_5x5", 4), ("sep_conv_3x3", 3),
+        ),
+        _ALL,
+        (
+            ("sep_conv_5x5", 0), ("sep_conv_3x3", 1), ("sep_conv_5x5", 2), ("sep_conv_5x5", 1),
+            ("dil_conv_5x5", 2), ("sep_conv_3x3", 1), ("sep_conv_5x5", 0), ("sep_conv_5x5", 1),
+        ),
+        _ALL,
+    ),
+    "pdarts": Genotype(
+        (
+            ("skip_connect", 0), ("dil_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 1),
+            ("sep_conv_3x3", 1), ("sep_conv_3x3", 3), ("sep_conv_3x3", 0), ("dil_conv_5x5", 4),
+        ),
+        _ALL,
+        (
+            ("avg_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_3x3", 0), ("dil_conv_5x5", 2),
+            ("max_pool_3x3", 0), ("dil_conv_3x3", 1), ("dil_conv_3x3", 1), ("dil_conv_5x5", 3),
+        ),
+        _ALL,
+    ),
+    "pcdarts": Genotype(
+        (
+            ("sep_conv_3x3", 1), ("skip_connect", 0), ("sep_conv_3x3", 0), ("dil_conv_3x3", 1),
+            ("sep_conv_5x5", 0), ("sep_conv_3x3", 1), ("avg_pool_3x3", 0), ("dil_conv_3x3", 1),
+        ),
+        _ALL,
+        (
+            ("sep_conv_5x5", 1), ("max_pool_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_5x5", 2),
+            ("sep_conv_3x3", 0), ("sep_conv_3x3", 3), ("sep_conv_3x3", 1), ("sep_conv_3x3", 2),
+        ),
+        _ALL,
+    ),
+}  # fmt: skip
+
+_COUNTS = {  # trainable parameters; darts_v2's and pcdarts's as published, the others derived by this code
+    "darts_v1": 3_169_414,
+    "darts_v2": 3_349_342,
+    "nasnet": 3_830_950,
+    "amoebanet": 3_145_078,
+    "gdas": 3_368_782,
+    "pdarts": 3_433_798,
+    "pcdarts": 3_634_678,
+}
+_SOURCES = {
+    "darts_v1": "Liu et al. 2019, table 1, first order (3.3 M)",
+    "darts_v2": "Liu et al. 2019, table 1, second order (3.3 M; 3,349,342 by its authors' code)",
+    "nasnet": "Zoph et al. 2018, NASNet-A, in the evaluation network of Liu et al. 2019",
+    "amoebanet": "Real et al. 2019, AmoebaNet-A, in the evaluation network of Liu et al. 2019",
+    "gdas": "Dong and Yang 2019, GDAS V1 (3.4 M, 519 M multiply-adds)",
+    "pdarts": "Chen et al. 2019, P-DARTS on CIFAR-10 (3.4 M)",
+    "pcdarts": "Xu et al. 2020, PC-DARTS on CIFAR-10 (3.6 M)",
+}
+NAMED: dict[str, Named] = {
+    name: Named("darts", architecture_of(genotype, **RECIPE), (32, 32, 3), 10, _COUNTS[name], _SOURCES[name])
+    for name, genotype in GENOTYPES.items()
+}
