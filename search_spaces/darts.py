@@ -308,7 +308,8 @@ class AuxiliaryFeatures(nn.Module):
         kernel = self.param("kernel", he_normal, (2, 2, 128, 768)).astype(x.dtype)
         x = ops.conv2d(x, kernel, padding="VALID" if min(x.shape[1:3]) > 1 else "SAME")
         x = BatchNorm(activation="relu", name="norm_2")(x, train=train)
-        return ops.avg_pool(x, x.shape[1:3], strides=x.shape[1:3], padding="VALID").reshape(x.shape[0], -1)
+        whole = (x.shape[1], x.shape[2])
+        return ops.avg_pool(x, whole, strides=whole, padding="VALID").reshape(x.shape[0], -1)
 
 
 def operation(name: str, features: int, stride: int, affine: bool) -> nn.Module | None:

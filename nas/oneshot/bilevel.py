@@ -59,8 +59,8 @@ class State(NamedTuple):
     slots: Tree  # the weights' momentum
     alphas: Array  # [layout.size]
     alpha_slots: Tree  # Adam's two averages
-    step: Array  # int32, steps made
-    alpha_step: Array  # int32, steps of the architecture
+    step: ArrayLike  # int32, steps made
+    alpha_step: ArrayLike  # int32, steps of the architecture
 
 
 class Metrics(NamedTuple):
@@ -410,7 +410,7 @@ class Search:
         self, state: State, train: Batch, valid: Batch, rates: Rates, seed: np.uint32
     ) -> tuple[State, Metrics]:
         """`search_step`; ``state`` is consumed."""
-        rates = Rates(*(np.float32(rate) for rate in rates))
+        rates = Rates(*(np.asarray(rate, np.float32) for rate in rates))
         if self.formulation == "program":
             self._compile(["search_step"])
             return self._programs["search_step"](state, train, valid, rates, np.uint32(seed))

@@ -608,7 +608,7 @@ def _scale_shift_backward_tangents(
     """Of an activation alone, one whose slope does not change."""
     if has or asked != 1 or activation not in _PIECEWISE_LINEAR:
         return None
-    return [jnp.zeros_like(dots[1]) if dots[0] is None else _masked(dots[0], primals[1], activation)]
+    return [jnp.zeros_like(primals[0]) if dots[0] is None else _masked(dots[0], primals[1], activation)]
 
 
 def _scale_shift_backward_results(

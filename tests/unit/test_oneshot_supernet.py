@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +111,7 @@ def per_edge(params, weights, x, cells, steps):
             norm(conv(jax.nn.relu(s1), second["pointwise"]["kernel"])),
         ]
         for node in range(2, 2 + steps):
-            total = 0.0
+            total = jnp.zeros(())
             for j in range(node):
                 stride = 2 if reduction and j < 2 else 1
                 for name, weight in weights[f"{kind}_{node}_{j}"].items():
@@ -188,7 +189,7 @@ def test_partial_channels_and_edge_weights():
     layout = cell_layout(("skip", "conv_3"), meeting=EDGE_WEIGHTS, part=2)
     network = cell_network(layout.opened(), cells=1)
     variables = initialised(network)
-    params = variables["params"]
+    params: Any = variables["params"]
     alphas = jax.random.normal(jax.random.key(0), (layout.size,))
     mixing = RELAXATIONS["softmax"].relax(layout, alphas, jax.random.key(0), 0.0)
     betas = {name: alphas[layout.open(name).edge] for name in layout.names}
@@ -205,7 +206,7 @@ def test_partial_channels_and_edge_weights():
     x = images()
     states = [conv(x, params["stem"]["kernel"], padding=1)]
     for to in (1, 2):
-        total = 0.0
+        total = jnp.zeros(())
         for source in [i for i, j in EDGES if j == to]:
             name, state = f"edge_{source}_{to}", states[source]
             first = layout.open(name).first
