@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from nas.space import Architecture
@@ -32,6 +33,15 @@ class Measurement:
     def seconds(self) -> float:
         return self.compile_seconds + self.train_seconds + self.evaluate_seconds
 
+    @property
+    def last(self) -> bool:
+        """Whether the objective ends its trial here, whatever budget is left."""
+        return False
+
+    def fields(self) -> dict[str, Any]:
+        """Its fields as plain values, which JSON knows but for NaN; see `measurement_of`."""
+        return dataclasses.asdict(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasurementWithTest(Measurement):
@@ -43,6 +53,42 @@ class MeasurementWithTest(Measurement):
 
     test_accuracy: float = math.nan
     test_loss: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetMeasurement(Measurement):
+    """An epoch of a search with shared weights: what the supernet showed, and what the search came to.
+
+    ``derived`` is the architecture that the search would end with here; a trial of settings of such a search
+    stands for it (`Trial.chosen`). ``weights`` has that of each value (as text) of each open choice in the mixture
+    without noise, ``entropy`` their mean entropy as a share of the largest, ``skips`` how many skip connections
+    ``derived`` has (in its normal cell where it has several), ``eigenvalue`` the dominant one of the validation
+    loss's second derivatives by the alphas: NaN where it was not computed. ``stopped``: by the search's own rule.
+    """
+
+    derived: Architecture = dataclasses.field(default_factory=lambda: Architecture({}))
+    weights: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    entropy: float = math.nan
+    skips: int = 0
+    eigenvalue: float = math.nan
+    stopped: bool = False
+
+    @property
+    def last(self) -> bool:
+        return self.stopped
+
+    def fields(self) -> dict[str, Any]:
+        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        weights = {name: dict(of) for name, of in self.weights.items()}
+        return mine | {"derived": dict(self.derived), "weights": weights}
+
+
+def measurement_of(fields: Mapping[str, Any]) -> Measurement:
+    """The inverse of `Measurement.fields`, of whichever kind it was."""
+    if "derived" in fields:
+        return SupernetMeasurement(**{**fields, "derived": Architecture.from_json(fields["derived"])})
+    kind = MeasurementWithTest if "test_accuracy" in fields else Measurement
+    return kind(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +122,17 @@ class Trial:
     def spent(self) -> int:
         """Budget units done so far."""
         return self.measurements[-1].budget if self.measurements else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its objective has ended it, by its last measurement."""
+        return bool(self.measurements) and self.measurements[-1].last
+
+    @property
+    def chosen(self) -> Architecture:
+        """The architecture that the trial stands for: its own, or what its search with shared weights derived."""
+        newest = self.measurements[-1] if self.measurements else None
+        return newest.derived if isinstance(newest, SupernetMeasurement) else self.arch
 
     @property
     def score(self) -> float:

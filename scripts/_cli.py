@@ -94,7 +94,7 @@ def chosen(text: str) -> Chosen:
         raise one_of(f"{text}: its space", name, spaces)
     if found.best is None:
         raise InputError(f"{text}: no trial was measured there")
-    return Chosen(spaces[name], found.best.arch, None, found)
+    return Chosen(spaces[name], found.best.chosen, None, found)
 
 
 def print_table(runs: Iterable[Any]) -> None:

@@ -40,7 +40,7 @@ def main(config: Config) -> None:
     print_table([result])
     if result.best is None:
         raise InputError(f"{out}: no trial could be measured; trials.jsonl there says why")
-    print(f"\nbest: {config.space}:{spaces[config.space].to_string(result.best.arch)}")
+    print(f"\nbest: {config.space}:{spaces[config.space].to_string(result.best.chosen)}")
     print(f"plots: python scripts/report.py {out}")
 
 

@@ -4,8 +4,8 @@
 
 - ``trial``: ``id, arch, seed, budget, bracket, rung, params, macs_per_image``; once an id.
 - ``promotion``: ``id, budget, bracket, rung``; the trial goes on to a larger budget.
-- ``measurement``: ``id`` and the fields of `Measurement`, or of `MeasurementWithTest`; with ``params`` and
-  ``macs_per_image`` where the trial's own line did not know them yet.
+- ``measurement``: ``id`` and the fields of `Measurement`, of `MeasurementWithTest` or of `SupernetMeasurement`;
+  with ``params`` and ``macs_per_image`` where the trial's own line did not know them yet.
 - ``end``: ``id, status, error`` (``completed``, ``stopped`` or ``failed``), and the seconds of a unit that
   was under way and gave no measurement.
 - ``final``: the fields of `Final`; one training of a chosen architecture to the end, tested.
@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 
 from nas.errors import InputError
 from nas.space import Architecture
-from nas.trial import Measurement, MeasurementWithTest, Status, Trial
+from nas.trial import Measurement, MeasurementWithTest, Status, SupernetMeasurement, Trial
 
 TRIALS = "trials.jsonl"
 CONFIG = "config.json"
@@ -316,7 +316,7 @@ class Record:
         Raises:
             ValueError: the trial is unknown, has ended, or was measured at this budget or a later one.
         """
-        event: dict[str, Any] = {"event": "measurement", "id": trial_id, **dataclasses.asdict(measurement)}
+        event: dict[str, Any] = {"event": "measurement", "id": trial_id, **measurement.fields()}
         known = self._state.trials.get(trial_id)
         if known is not None and known.params is None and params is not None:
             event["params"] = params
@@ -603,8 +603,7 @@ class _State:
 
     def _measurement(self, event: dict[str, Any]) -> Callable[[], None]:
         trial = self._running(event)
-        kind = MeasurementWithTest if "test_accuracy" in event else Measurement
-        measurement = kind(budget=_integer(event, "budget"), **_numbers(event, _float_fields(kind)))
+        measurement = _measured(event)
         if measurement.budget <= trial.spent:
             raise ValueError(f"trial {trial.id} measured at budget {measurement.budget} after {trial.spent}")
         seen = Observation(trial.id, measurement, _seconds(event, "elapsed_seconds"))
@@ -682,6 +681,23 @@ class _State:
         self.wall_seconds = max(self.wall_seconds, elapsed_seconds)
 
 
+def _measured(event: Mapping[str, Any]) -> Measurement:
+    kind: type[Measurement] = MeasurementWithTest if "test_accuracy" in event else Measurement
+    further: dict[str, Any] = {}
+    if "derived" in event:
+        kind = SupernetMeasurement
+        further = {"derived": _arch(event, "derived"), "skips": _integer(event, "skips")}
+        further |= {"weights": _weights(event), "stopped": event.get("stopped") is True}
+    return kind(budget=_integer(event, "budget"), **_numbers(event, _float_fields(kind)), **further)
+
+
+def _weights(event: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    weights = event.get("weights")
+    if not isinstance(weights, dict) or not all(isinstance(of, dict) for of in weights.values()):
+        raise ValueError(f"weights={weights!r} are not JSON objects by choice")
+    return {name: {value: _number(of, value) for value in of} for name, of in weights.items()}
+
+
 @functools.cache
 def _float_fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind) if field.type == "float")
@@ -721,10 +737,10 @@ def _seconds(event: Mapping[str, Any], name: str) -> float:
     return 0.0 if event.get(name) is None else _number(event, name)
 
 
-def _arch(event: Mapping[str, Any]) -> Architecture:
-    if not isinstance(event.get("arch"), dict):
-        raise ValueError(f"arch={event.get('arch')!r} is not a JSON object")
-    return Architecture.from_json(event["arch"])
+def _arch(event: Mapping[str, Any], name: str = "arch") -> Architecture:
+    if not isinstance(event.get(name), dict):
+        raise ValueError(f"{name}={event.get(name)!r} is not a JSON object")
+    return Architecture.from_json(event[name])
 
 
 def _lines(data: bytes) -> tuple[list[Any], bytes]:

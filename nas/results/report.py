@@ -188,7 +188,7 @@ def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[
 
 
 def _best_cells(label: str, run: Run) -> list[str]:
-    arch = run.best.arch if run.best is not None else run.finals[0].arch if run.finals else None
+    arch = run.best.chosen if run.best is not None else run.finals[0].arch if run.finals else None
     # As the scripts take an architecture; JSON, because a space's own notation is not known here.
     text = tables.NO_VALUE if arch is None else f"{run.config.get('space', '')}:{arch.to_json()}"
     return [tables.run_name(label, run), tables.NO_VALUE if run.best is None else str(run.best.id), text]

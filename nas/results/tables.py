@@ -282,7 +282,7 @@ def _valid_accuracy(run: Run) -> float:
 
 def _size(run: Run, name: str) -> float:
     sizes = [getattr(final, name) for final in run.finals]
-    if not sizes and run.best is not None:
+    if not sizes and run.best is not None and run.best.chosen == run.best.arch:  # a supernet's is another's
         sizes = [getattr(run.best, name)]
     return _mean(math.nan if size is None else size for size in sizes)
 

@@ -191,7 +191,7 @@ class Ledger:
                 trial = asked[trial_id]
                 trial = trial.add(final.measurements[len(trial.measurements)])
                 asked[trial_id] = trial.replace(params=final.params, macs_per_image=final.macs_per_image)
-                if trial.spent >= trial.budget:
+                if trial.spent >= trial.budget or trial.ended:
                     strategy.tell(asked.pop(trial_id))
                 self._tell(Measured(trial, replayed=True))
             else:
@@ -233,11 +233,13 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
                 raise TrialFailed(f"the objective measured unit {measurement.budget} after {trial.spent}")
             if math.isnan(measurement.valid_accuracy):
                 raise TrialFailed(f"valid_accuracy is not a number after {measurement.budget} units")
-            if measurement.budget == trial.budget:
+            if measurement.budget == trial.budget or measurement.last:
                 # First: who hears of the last unit may give the trial to another worker, or end it.
                 _close(measurements)
             trial = trial.add(measurement)
             yield trial
+            if measurement.last:
+                return
             began = time.perf_counter()
     except TrialFailed as failure:
         if not (failure.compile_seconds or failure.train_seconds or failure.evaluate_seconds):

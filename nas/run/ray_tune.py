@@ -56,7 +56,7 @@ from nas.space import FILE_MODULE, Architecture, SearchSpace
 from nas.strategies import STRATEGIES, asha, grid, hyperband, successive_halving
 from nas.strategies.base import Strategy, StrategyConfig, new_trial, promote, sample_architecture
 from nas.strategies.successive_halving import Bracket, Rung
-from nas.trial import Measurement, Trial
+from nas.trial import Trial, measurement_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan}
@@ -288,7 +288,7 @@ class _Job:
     def config(self) -> dict[str, str]:
         fields = {field.name: getattr(self.trial, field.name) for field in dataclasses.fields(Trial)}
         fields["arch"] = dict(self.trial.arch)
-        fields["measurements"] = [dataclasses.asdict(m) for m in self.trial.measurements]
+        fields["measurements"] = [m.fields() for m in self.trial.measurements]
         return {"job": json.dumps({"trial": fields, "budgets": self.budgets, "waiting": self.waiting})}
 
     def onward(self) -> Trial:
@@ -302,7 +302,7 @@ def _job(config: Mapping[str, Any]) -> _Job:
     values = json.loads(config["job"])
     fields = values["trial"]
     fields["arch"] = Architecture.from_json(fields["arch"])
-    fields["measurements"] = tuple(Measurement(**m) for m in fields["measurements"])
+    fields["measurements"] = tuple(measurement_of(m) for m in fields["measurements"])
     return _Job(Trial(**fields), tuple(values["budgets"]), values["waiting"])
 
 
@@ -342,7 +342,7 @@ class _Worker(tune.Trainable):
         except TrialFailed as failure:
             return self._result(failure)
         self._job = dataclasses.replace(self._job, trial=trial)
-        if trial.spent == trial.budget:
+        if trial.spent == trial.budget or trial.ended:
             self._units = None
         return self._result()
 
@@ -356,11 +356,11 @@ class _Worker(tune.Trainable):
         result: dict[str, Any] = {
             "id": trial.id,
             "budget": trial.spent,
-            "done": trial.spent >= self._job.budgets[-1],
+            "done": trial.spent >= self._job.budgets[-1] or trial.ended,
         }
         result |= {"params": trial.params, "macs_per_image": trial.macs_per_image}
         if trial.measurements:
-            result["measurement"] = json.dumps(dataclasses.asdict(trial.measurements[-1]))
+            result["measurement"] = json.dumps(trial.measurements[-1].fields())
         if failure is not None:  # without its score, which no scheduler shall count
             return result | {"failure": str(failure), "done": True, **_seconds(failure)}
         return result | {"valid_accuracy": trial.score}
@@ -470,7 +470,7 @@ class _Clerk(tune.Callback):
                 raise InputError(result["broken"])
             trial = self.ledger.trials[result["id"]]
             if result["budget"] > trial.spent:
-                trial = trial.add(Measurement(**json.loads(result["measurement"])))
+                trial = trial.add(measurement_of(json.loads(result["measurement"])))
                 self.ledger.measure(
                     trial.replace(params=result["params"], macs_per_image=result["macs_per_image"])
                 )

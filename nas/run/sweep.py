@@ -209,7 +209,7 @@ def search(
             have = {final.seed for final in record.finals}
             epochs = options.final_epochs or plan.epochs
             jobs = [
-                FinalJob(best.arch, seed, epochs) for seed in range(options.test_seeds) if seed not in have
+                FinalJob(best.chosen, seed, epochs) for seed in range(options.test_seeds) if seed not in have
             ]
             known = {FinalJob(f.arch, f.seed, f.epochs): f for f in tested if f.error is None}
             for final in itertools.chain(

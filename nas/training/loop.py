@@ -33,7 +33,7 @@ from nas.training.programs import (
     place,
     timed,
 )
-from nas.trial import Measurement, MeasurementWithTest
+from nas.trial import Measurement, MeasurementWithTest, measurement_of
 
 Tree = Any
 EVALUATIONS = ("centre", "ten_crop")
@@ -328,7 +328,7 @@ def train(
     if found:
         start, state, meta = found
         training.state = place(state, training.mesh)
-        saved = [kind(**fields) for fields in meta["measurements"]]
+        saved = [measurement_of(fields) for fields in meta["measurements"]]
         for measurement in saved[len(known) : until]:
             known.append(measurement)
             yield measurement
@@ -358,6 +358,6 @@ def train(
         compile_seconds = 0.0
         known.append(measurement)
         if checkpoints:
-            fields = [dataclasses.asdict(m) for m in known]
+            fields = [m.fields() for m in known]
             checkpoints.save(epoch + 1, training.state, {"measurements": fields})
         yield measurement
