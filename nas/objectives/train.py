@@ -155,7 +155,7 @@ class TrainObjective:
                 measured=trial.measurements,
             )
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
-            raise TrialFailed(_reason(error)) from None
+            raise TrialFailed(reason(error)) from None
         finally:
             if checkpoints is not None:
                 checkpoints.close()
@@ -228,7 +228,7 @@ class TrainObjective:
                 yield measurement
             tested, test_seconds = timed(lambda: training.test(test))
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
-            return dataclasses.replace(final, error=_reason(error))
+            return dataclasses.replace(final, error=reason(error))
         finally:
             if keeper is not None:
                 keeper.close()
@@ -288,6 +288,7 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """An exception in one line."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"out of memory: {line}" if "RESOURCE_EXHAUSTED" in line else line

@@ -339,9 +339,13 @@ class Search:
             names.add("by_mixing")
         return tuple(sorted(names))
 
-    def compile(self) -> None:
-        """Compile all that `step` and `predict` call, two programs at a time where they are many."""
-        self._compile(["predict", *(self.needed() if self.formulation == "pieces" else ["search_step"])])
+    def compile(self, *, curvature: bool = False) -> None:
+        """Compile all that `step` and `predict` call, two programs at a time where they are many.
+
+        ``curvature``: and what `nas.oneshot.monitor.hessian_vector` does.
+        """
+        needed = self.needed() if self.formulation == "pieces" else ("search_step",)
+        self._compile(list(dict.fromkeys(["predict", *needed, *(["by_mixing"] if curvature else [])])))
 
     def _compile(self, names: list[str]) -> None:
         missing = [name for name in names if name not in self._programs]
@@ -350,7 +354,7 @@ class Search:
                 self._programs[name] = program
 
     def _compiled(self, name: str) -> Any:
-        if name == "search_step":
+        if name in ("search_step", "weights_step"):
             return self._lower(name, name).compile()
         key = (self.shape, self.problem.layout.size)
         return stored(name, key, self.network, functools.partial(self._lower, name))
@@ -367,8 +371,8 @@ class Search:
                 at.mixing,
                 self._abstract_batch(self.shape.evaluate_batch_size).images,
             )
-        elif what == "search_step":
-            function = functools.partial(search_step, self.problem, of)
+        elif what in ("search_step", "weights_step"):
+            function = functools.partial(search_step, self._stepping(what == "search_step"), of)
             arguments = (
                 self._abstract_state(),
                 at.batch,
@@ -380,7 +384,7 @@ class Search:
             function = getattr(of, what)
             further = {"mixed": at.params, "curvature": at.mixing}
             arguments = (at, further[what]) if what in further else (at,)
-        donated = 0 if what == "search_step" else ()
+        donated = 0 if what in ("search_step", "weights_step") else ()
         return jax.jit(named(name, function), donate_argnums=donated).lower(*arguments)
 
     def _abstract_batch(self, size: int) -> Batch:
@@ -407,19 +411,27 @@ class Search:
         return self._programs[name](*arguments)
 
     def step(
-        self, state: State, train: Batch, valid: Batch, rates: Rates, seed: np.uint32
+        self, state: State, train: Batch, valid: Batch, rates: Rates, seed: np.uint32, *, learn: bool = True
     ) -> tuple[State, Metrics]:
-        """`search_step`; ``state`` is consumed."""
+        """`search_step`, without a step of the architecture unless ``learn``; ``state`` is consumed."""
         rates = Rates(*(np.asarray(rate, np.float32) for rate in rates))
         if self.formulation == "program":
-            self._compile(["search_step"])
-            return self._programs["search_step"](state, train, valid, rates, np.uint32(seed))
+            name = "search_step" if learn else "weights_step"
+            self._compile([name])
+            return self._programs[name](state, train, valid, rates, np.uint32(seed))
         return search_step(
-            self.problem, self.derivatives(), state, train, valid, rates, np.uint32(seed), run=_jitted
+            self._stepping(learn), self.derivatives(), state, train, valid, rates, np.uint32(seed), run=_jitted
         )
 
+    def _stepping(self, learn: bool) -> Problem:
+        problem = self.problem
+        return problem if learn else problem._replace(relaxation=problem.relaxation._replace(learns=False))
+
     def predict(self, state: State, mixing: Array, images: Array) -> Array:
-        """Logits float32 [B, classes] in evaluation mode, B being the shape's."""
+        """Logits float32 [B, classes], B being the shape's, without noise.
+
+        Normalised by the statistics of these images: running ones are of a mixture of all that was trained.
+        """
         return self._call("predict", state.params, state.rest, mixing, images)
 
 
@@ -428,7 +440,8 @@ def _abstract_rates() -> Rates:
 
 
 def _predict(network: Any, params: Tree, rest: dict[str, Tree], mixing: Array, images: Array) -> Array:
-    logits = network.apply({"params": params, **rest}, images, train=False, mixing=mixing)
+    noise = Noise(np.float32(0), np.uint32(0))
+    logits, _, _ = apply_train(network, {"params": params, **rest}, (images,), noise, mixing=mixing)
     return logits.astype(jnp.float32)
 
 

@@ -33,7 +33,8 @@ def nothing(layout: Layout, alphas: Array) -> Array:
 
 class Relaxation(NamedTuple):
     """``expected`` is the mixing without noise, which derivation and records go by; ``penalty`` is added to the
-    loss of a step of the architecture; ``learns`` is false where there are no alphas to step."""
+    loss of a step of the architecture; ``learns`` is false where there are no alphas to step. Where it ``samples``
+    the weights are those of single candidates, and no mixture is trained."""
 
     relax: Relax
     expected: Callable[[Layout, Array], Array]
@@ -41,6 +42,7 @@ class Relaxation(NamedTuple):
     perturb: Perturb | None = None
     initial_scale: float = 1e-3
     learns: bool = True
+    samples: bool = False
 
 
 def initial(relaxation: Relaxation, layout: Layout, key: Array) -> Array:
@@ -167,10 +169,8 @@ def distance_to_one(layout: Layout, alphas: Array, weight: float = 1e-3) -> Arra
     return weight * jnp.sqrt(jnp.sum(jnp.square(found)) + 1e-12)
 
 
-def single_path(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:
-    """One candidate a choice, all equally likely (Li and Talwalkar 2019; Guo et al. 2020, section 3.2)."""
-    noise = jax.random.gumbel(key, (layout.size,)).astype(alphas.dtype)
-    return _jointly(layout, jnp.zeros_like(alphas), noise, lambda both: _one_hot(both[..., 1]))
+def as_given(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:
+    return alphas
 
 
 # ------------------------------------------------------------------------------- perturbation (SmoothDARTS)
@@ -221,13 +221,15 @@ def _in_simplex(layout: Layout, moved: Array, mixing: Array) -> Array:
 
 RELAXATIONS: dict[str, Relaxation] = {
     "softmax": Relaxation(softmax, softmax_expected),
-    "gumbel": Relaxation(gumbel, softmax_expected),
+    "gumbel": Relaxation(gumbel, softmax_expected, samples=True),
     "dirichlet": Relaxation(dirichlet, dirichlet_expected, distance_to_one),
     "sigmoid": Relaxation(sigmoid, sigmoid_expected, zero_one_loss),
     "perturbed": Relaxation(softmax, softmax_expected, perturb=random_perturbation),
     "adversarial": Relaxation(softmax, softmax_expected, perturb=adversarial_perturbation),
-    "single_path": Relaxation(single_path, softmax_expected, learns=False),
 }
+
+given = Relaxation(as_given, lambda layout, alphas: alphas, learns=False)
+"""The alphas are weights that somebody else has drawn: single paths (Li and Talwalkar 2019; Guo et al. 2020)."""
 
 
 def entropy(layout: Layout, mixing: Array) -> Array:

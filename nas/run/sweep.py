@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from nas import ops
 from nas.errors import InputError, one_of
+from nas.objectives.oneshot import SupernetObjective, SupernetSetup, settings_space, supernet_of
 from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup, check_devices
+from nas.oneshot.settings import METHODS
 from nas.results.record import Final, Record, Run
 from nas.run import local
 from nas.run.progress import Progress
@@ -23,6 +25,8 @@ from nas.strategies.successive_halving import Bracket
 from nas.training.hyper import Hyper
 from nas.training.loop import TrainingConfig
 
+# Every strategy by name, those with shared weights last: each of their trials is a whole search.
+NAMES = (*STRATEGIES, *METHODS)
 # What a resumed run may be given anew: where and how fast it runs, not what it computes.
 MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
 # Strategies with no end of their own.
@@ -46,6 +50,8 @@ class SearchOptions:
     """training hyperparameters that the space leaves open: learning_rate=0.1 batch_size=128"""
     total_epochs: int | None = None
     """epochs that all trials of a search together may take"""
+    supernet: tuple[str, ...] = ()
+    """settings of a search with shared weights: channels=8 order=first,exact (several values are several searches)"""
     engine: Literal["ray", "local"] = "ray"
     """ray: trials side by side, on this machine or a cluster; local: one after the other in this process"""
     workers: int | None = None
@@ -112,8 +118,8 @@ def plan_of(options: SearchOptions, strategy: str, space: SearchSpace) -> tuple[
     A strategy with no end of its own gets 20 trials where neither trials nor total epochs are given; one
     with an end goes round again where total epochs are. Raises InputError.
     """
-    if strategy not in STRATEGIES:
-        raise one_of("strategy", strategy, STRATEGIES)
+    if strategy not in NAMES:
+        raise one_of("strategy", strategy, NAMES)
     plan = options.plan
     if plan.trials is None and options.total_epochs is None:
         if strategy in UNBOUNDED:
@@ -174,15 +180,32 @@ def search(
             f"strategy: {strategy} learns within its brackets, which Tune decides; use --engine local"
         )
     space = narrowed(options, spaces)
-    plan, planned_epochs = plan_of(options, strategy, space)
-    setup = TrainSetup(
-        space, options.data, options.training, epochs=plan.epochs, defaults=hyper_defaults(options, space)
+    if options.supernet and strategy not in METHODS:
+        raise InputError(f"supernet: {options.supernet[0]}: {strategy} is no search with shared weights")
+    train_setup = TrainSetup(
+        space, options.data, options.training, epochs=options.plan.epochs, defaults=hyper_defaults(options, space)
     )
-    searcher = STRATEGIES[strategy](space, plan)
+    setup: TrainSetup | SupernetSetup = train_setup
+    if strategy in METHODS:
+        # All settings and seeds are a grid; each of its points is one search, for an equal share of the epochs.
+        given, total_epochs = options.plan, None
+        asked, proposer = (
+            settings_space(strategy, supernet_of(space), options.supernet, given.trials or 1),
+            "grid",
+        )
+        searches = int(asked.size().value)
+        epochs = max(1, (options.total_epochs or searches * given.epochs) // searches)
+        plan = dataclasses.replace(given, trials=None, epochs=epochs, grid_shuffle=False)
+        planned_epochs, setup = searches * epochs, SupernetSetup(train_setup, epochs)
+    else:
+        asked, proposer, total_epochs = space, strategy, options.total_epochs
+        plan, planned_epochs = plan_of(options, strategy, space)
+    searcher = STRATEGIES[proposer](asked, plan)
+    final_epochs = options.final_epochs or options.plan.epochs
     # What is wrong with the data is said now; and data and native kernels are there for the workers.
     options.data.load()
     ops.native_status()
-    config = flat(options, **dataclasses.asdict(plan), strategy=strategy)
+    config = flat(options, **dataclasses.asdict(plan), strategy=strategy, final_epochs=final_epochs)
     if options.engine == "local":
         check_devices(options.training)
     opened = Record.resume(out, config, may_differ=MAY_DIFFER) if resume else Record.create(out, config)
@@ -190,7 +213,7 @@ def search(
         if record.run().done:
             return record.run()
         view = Progress(f"{strategy} seed {plan.seed}", planned_epochs=planned_epochs)
-        common = {"total_epochs": options.total_epochs, "on_event": view}
+        common = {"total_epochs": total_epochs, "on_event": view}
         if options.engine == "local":
             objective = setup(out / "checkpoints")
             with view:
@@ -202,14 +225,15 @@ def search(
             cluster = ray_tune.Cluster(**cluster_of(options))
             stack.enter_context(ray_tune.session(cluster))
             with view:
-                ray_tune.search(space, strategy, plan, setup, record, cluster=cluster, **common)
+                ray_tune.search(asked, proposer, plan, setup, record, cluster=cluster, **common)
             train = functools.partial(ray_tune.finals, setup, out / "checkpoints", cluster=cluster)
         best = record.run().best
         if best is not None:
             have = {final.seed for final in record.finals}
-            epochs = options.final_epochs or plan.epochs
             jobs = [
-                FinalJob(best.chosen, seed, epochs) for seed in range(options.test_seeds) if seed not in have
+                FinalJob(best.chosen, seed, final_epochs)
+                for seed in range(options.test_seeds)
+                if seed not in have
             ]
             known = {FinalJob(f.arch, f.seed, f.epochs): f for f in tested if f.error is None}
             for final in itertools.chain(
@@ -220,7 +244,7 @@ def search(
         return record.run()
 
 
-def finals_here(objective: TrainObjective, jobs: Iterable[FinalJob]) -> Iterator[Final]:
+def finals_here(objective: TrainObjective | SupernetObjective, jobs: Iterable[FinalJob]) -> Iterator[Final]:
     """The final trainings one after the other in this process."""
     return (objective.final(*job) for job in jobs)
 

@@ -1,0 +1,417 @@
+"""One search with a supernet, from data to derived architecture: one `SupernetMeasurement` an epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from nas.errors import InputError
+from nas.layout import Layout, Supernet
+from nas.oneshot import monitor
+from nas.oneshot.bilevel import Metrics, Point, Problem, Rates, Search, State
+from nas.oneshot.relaxation import RELAXATIONS, entropy, given
+from nas.oneshot.settings import Settings
+from nas.space import Architecture
+from nas.training import augment
+from nas.training.checkpoint import Checkpoints
+from nas.training.loop import Averages, Data, TrainingConfig, TrainingFailed, averages, make_batch, tally_padded
+from nas.training.network import Noise
+from nas.training.programs import Batch, Shape, timed
+from nas.trial import Measurement, SupernetMeasurement, measurement_of
+
+CURVATURE_STEPS = 10  # of Lanczos: products with the second derivatives that an eigenvalue takes
+PROBED = 10  # architectures that a selection judges in each epoch but the last
+FIRST_BATCHES = 2  # of evaluation, by which a selection judges all; then the best FINALISTS by all images
+FINALISTS = 5
+POPULATION, PARENTS, MUTATED = 50, 10, 0.1  # Guo et al. 2020, section 3.4 and algorithm 1
+SKIP_DROPOUT_DECAY = 0.2  # an epoch: Chen et al. 2019, authors' code
+
+
+class _Stage(NamedTuple):
+    """A part of a search in which the network is the same: epochs ``first`` to ``end``, not included."""
+
+    number: int
+    first: int
+    end: int
+    layout: Layout
+    search: Search
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetSearch:
+    """What one search is about.
+
+    ``sizes`` are those of the supernet (`nas.layout.Supernet.sizes`). The training images are halved: weights
+    step on one half, alphas on the other (Liu et al. 2019, section 3.1); a selection by accuracy reads the second.
+    ``valid`` are images that neither saw. Raises InputError where settings do not fit the space or the data.
+    """
+
+    supernet: Supernet
+    settings: Settings
+    sizes: dict[str, int]
+    train: Data
+    valid: Data
+    num_classes: int
+    config: TrainingConfig
+    seed: int
+    epochs: int
+
+    def __post_init__(self) -> None:
+        half = len(self.train.labels) // 2
+        if self.settings.batch_size > half:
+            raise InputError(
+                f"supernet: batch_size={self.settings.batch_size} is more than the {half} images of one half"
+            )
+        if self.config.devices != 1:
+            raise InputError(f"devices: a supernet's search runs on 1, not {self.config.devices}")
+        stages = max(1, len(self.settings.kept))
+        if stages > self.epochs:
+            raise InputError(f"supernet: {stages} stages in {self.epochs} epochs")
+        if self.settings.deeper and "cells" not in self.sizes:
+            raise InputError(f"supernet: deeper={self.settings.deeper} needs a supernet made of cells")
+
+    # ------------------------------------------------------------------------------------------------- the loop
+
+    def run(
+        self,
+        until: int,
+        *,
+        checkpoints: Checkpoints | None = None,
+        measured: Sequence[Measurement] = (),
+    ) -> Iterator[SupernetMeasurement]:
+        """Search up to epoch ``until``, yielding the measurements that are not in ``measured``.
+
+        A checkpoint is written behind every epoch and gone on from; without one the search begins again, which
+        repeats the same numbers. Raises TrainingFailed where a loss is not finite.
+        """
+        known = [m for m in measured if isinstance(m, SupernetMeasurement)]
+        done = [] if checkpoints is None else checkpoints.epochs()
+        epoch = min(done[-1] if done else 0, len(known) + 1)
+        state: State | None = None
+        stage, compile_seconds = timed(lambda: self._stage(max(epoch - 1, 0), known))
+        if epoch and checkpoints is not None:
+            found = checkpoints.restore(stage.search.init(self.seed))
+            if found is None:
+                epoch = 0
+                stage, compile_seconds = timed(lambda: self._stage(0, known))
+            else:
+                epoch, restored, meta = found
+                state = jax.device_put(restored)
+                for fields in meta["measurements"][len(known) : until]:
+                    known.append(_restored(fields))
+                    yield known[-1]
+        repeated: list[SupernetMeasurement] = known[:epoch]  # of this run, from its own first epoch on
+        while epoch < until and not (repeated and repeated[-1].last):
+            if epoch >= stage.end:
+                stage, seconds = timed(functools.partial(self._stage, epoch, repeated))
+                compile_seconds, state = compile_seconds + seconds, None
+            if state is None:
+                state = stage.search.init(self.seed + stage.number)
+            (state, shown), train_seconds = timed(functools.partial(self._epoch, stage, state, epoch))
+            seen, evaluate_seconds = timed(functools.partial(self._look, stage, state, epoch, repeated))
+            measurement = dataclasses.replace(
+                seen,
+                train_loss=shown.loss,
+                train_accuracy=shown.accuracy,
+                compile_seconds=compile_seconds,
+                train_seconds=train_seconds,
+                evaluate_seconds=evaluate_seconds,
+            )
+            compile_seconds = 0.0
+            epoch += 1
+            if epoch <= len(known):
+                measurement = known[epoch - 1]
+            repeated.append(measurement)
+            if checkpoints is not None:
+                checkpoints.save(epoch, state, {"measurements": [m.fields() for m in repeated]})
+            if epoch > len(known):
+                yield measurement
+
+    def _stage(self, epoch: int, measured: Sequence[SupernetMeasurement]) -> _Stage:
+        """The stage that ``epoch`` (from 0) is in, compiled; ``measured`` are the epochs before it."""
+        settings, kept = self.settings, self.settings.kept
+        count = max(1, len(kept))
+        bounds = [round(k * self.epochs / count) for k in range(count + 1)]
+        number = next(k for k in range(count) if epoch < bounds[k + 1])
+        layout = self.supernet.layout(part=settings.part, edge_weights=settings.edge_weights)
+        for k in range(number + 1 if kept else 0):
+            if k:
+                layout = layout.strongest(_vector(layout, measured[bounds[k] - 1]), kept[k])
+            elif max(len(of) for _, of in layout.choices) > kept[0]:
+                raise InputError(f"supernet: stages={settings.stages} starts with fewer candidates than there are")
+        sizes: dict[str, Any] = dict(self.sizes)
+        if settings.deeper:
+            sizes["cells"] += number * settings.deeper
+        if self.supernet.drops_skips and settings.skip_dropout:
+            sizes["skip_dropout"] = True
+        problem = Problem(
+            layout, given if settings.selection != "strongest" else RELAXATIONS[settings.relaxation], settings.order
+        )
+        size = min(self.config.evaluate_batch_size, len(self.valid.labels))
+        shape = Shape(
+            image_shape=tuple(self.train.images.shape[1:]),  # type: ignore[arg-type]
+            num_classes=self.num_classes,
+            batch_size=settings.batch_size,
+            evaluate_batch_size=size,
+            optimiser="momentum",
+            clip=True,
+            dtype=self.config.dtype,
+        )
+        network = self.supernet.build(layout.opened(), self.num_classes, **sizes)
+        search = Search(network, problem, shape, self.config.formulation)
+        search.compile(curvature=self._curved)
+        return _Stage(number, bounds[number], bounds[number + 1], layout, search)
+
+    @property
+    def _curved(self) -> bool:
+        return self.settings.eigenvalue and self.settings.selection == "strongest"
+
+    @functools.cached_property
+    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images for weights and for the architecture: int32 [n // 2] each, apart."""
+        order = np.random.default_rng(self.seed).permutation(len(self.train.labels)).astype(np.int32)
+        half = len(order) // 2
+        return order[:half], order[half : 2 * half]
+
+    # -------------------------------------------------------------------------------------------- an epoch
+
+    def _epoch(self, stage: _Stage, state: State, epoch: int) -> tuple[State, Averages]:
+        """One pass over the images for weights; the averages of its training batches."""
+        settings, rng = self.settings, np.random.default_rng((self.seed, epoch))
+        size = settings.batch_size
+        steps = len(self._halves[0]) // size
+        plans = [self._plan(rng, half, steps) for half in self._halves]
+        seeds = rng.integers(0, 2**32, steps, np.uint32)
+        within = (epoch - stage.first) / (stage.end - stage.first)
+        learns = within >= settings.warmup
+        rates = self._rates(stage, epoch, within)
+        sums = jax.device_put(np.zeros(3, np.float32))
+        for k in range(steps):
+            train, valid = (self._batch({name: of[k] for name, of in plan.items()}) for plan in plans)
+            if settings.selection != "strongest":
+                state = state._replace(alphas=jnp.asarray(self._vertex(stage, self._drawn(stage, rng))))
+            progress = (epoch + k / steps) / self.epochs
+            state, metrics = stage.search.step(
+                state, train, valid, rates._replace(progress=progress), seeds[k], learn=learns
+            )
+            sums = _tally(sums, metrics, np.float32(size))
+        shown = averages(sums)
+        if not math.isfinite(shown.loss):
+            raise TrainingFailed(f"loss is {shown.loss} in epoch {epoch + 1}")
+        return state, shown
+
+    def _rates(self, stage: _Stage, epoch: int, within: float) -> Rates:
+        settings = self.settings
+        fall = 0.5 * (1 + math.cos(math.pi * within))
+        rate = settings.learning_rate_min + (settings.learning_rate - settings.learning_rate_min) * fall
+        stages = max(1, len(settings.kept))
+        dropout = 0.0
+        if stage.number:  # published: 0, 0.4, 0.7 in three stages
+            dropout = settings.skip_dropout * stage.number / (stages - 1)
+            dropout *= math.exp(-SKIP_DROPOUT_DECAY * (epoch - stage.first))
+        return Rates(
+            learning_rate=rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            alpha_learning_rate=settings.alpha_learning_rate,
+            alpha_weight_decay=settings.alpha_weight_decay,
+            unroll=rate,
+            dropout=dropout,
+        )
+
+    def _plan(self, rng: np.random.Generator, half: np.ndarray, steps: int) -> dict[str, np.ndarray]:
+        size = self.settings.batch_size
+        index = rng.permutation(half)[: steps * size].reshape(steps, size)
+        shape = tuple(self.train.images.shape[1:])
+        return {"index": index, **augment.draw(self.settings.augmentation, rng, steps, size, shape)}
+
+    def _batch(self, plan: dict[str, Any], data: Data | None = None) -> Batch:
+        data = (self.train if data is None else data)._replace(covariance=None)
+        return make_batch(
+            data, plan, np.float32(0), num_classes=self.num_classes, dtype=self.config.dtype
+        )
+
+    # ------------------------------------------------------------------------------------ behind an epoch
+
+    def _look(
+        self, stage: _Stage, state: State, epoch: int, before: Sequence[SupernetMeasurement]
+    ) -> SupernetMeasurement:
+        """What the search has come to: derived architecture, its signs, and accuracy on ``valid``."""
+        layout, problem = stage.layout, stage.search.problem
+        most = None if self.settings.most_skips < 0 else self.settings.most_skips
+        if self.settings.selection == "strongest":
+            mixing = jax.jit(problem.relaxation.expected, static_argnums=0)(layout, state.alphas)
+            derived = self.supernet.derive(layout, np.asarray(mixing), most_skips=most)
+            evenness = float(entropy(layout, mixing))
+            judged = jnp.asarray(self._vertex(stage, derived)) if problem.relaxation.samples else mixing
+        else:
+            derived = self._selected(stage, state, epoch)
+            mixing = judged = jnp.asarray(self._vertex(stage, derived))
+            evenness = math.nan
+        checked = self._accuracy(stage, state, judged, self.valid, np.arange(len(self.valid.labels)))
+        skips, eigenvalue = self._skips(derived), math.nan
+        if self._curved:
+            eigenvalue = self._eigenvalue(stage, state)
+        weights = {
+            name: {str(value): round(weight, 6) for value, weight in of.items()}
+            for name, of in layout.weights(mixing).items()
+        }
+        if self.settings.edge_weights:
+            edges = np.asarray(mixing, np.float64)[layout.candidates :]
+            names = itertools.chain(*layout.meeting)
+            weights["edges"] = {name: round(float(weight), 6) for name, weight in zip(names, edges, strict=True)}
+        signs = [monitor.Epoch(m.skips, m.eigenvalue) for m in before] + [monitor.Epoch(skips, eigenvalue)]
+        counts = monitor.STOPS[self.settings.stop](signs)
+        if counts is not None and counts < len(before):
+            derived, skips = before[counts].derived, before[counts].skips
+        return SupernetMeasurement(
+            budget=epoch + 1,
+            valid_accuracy=checked.accuracy,
+            valid_loss=checked.loss,
+            train_accuracy=math.nan,
+            train_loss=math.nan,
+            derived=derived,
+            weights=weights,
+            entropy=evenness,
+            skips=skips,
+            eigenvalue=eigenvalue,
+            stopped=counts is not None and epoch + 1 < self.epochs,
+        )
+
+    def _skips(self, arch: Architecture) -> int:
+        supernet = self.supernet
+        if supernet.skip is None:
+            return 0
+        return monitor.count(arch, supernet.skip, next(iter(supernet.cells.values())))
+
+    def _eigenvalue(self, stage: _Stage, state: State) -> float:
+        """On the first images of the architecture's half, as they are."""
+        index = self._halves[1][: self.settings.batch_size]
+        noise = Noise(dropout=np.float32(0), seed=np.uint32(0))
+        mixing = jax.device_put(np.zeros(stage.layout.size, np.float32))  # the products put theirs in its place
+        at = Point(state.params, mixing, state.rest, self._batch({"index": index}), noise)
+        product = monitor.hessian_vector(stage.search.derivatives(), stage.search.problem, at, state.alphas)
+        return monitor.dominant_eigenvalue(product, stage.layout.size, steps=CURVATURE_STEPS)
+
+    def _accuracy(
+        self, stage: _Stage, state: State, mixing: Array, data: Data, index: np.ndarray, batches: int | None = None
+    ) -> Averages:
+        """Of the supernet with ``mixing`` on images ``index`` of ``data``, or so many batches of them.
+
+        Normalised by each batch's own statistics: running ones belong to no one architecture (Guo et al. 2020,
+        section 3.4). The last batch is filled up with the first images, which count once.
+        """
+        size = stage.search.shape.evaluate_batch_size
+        sums = jax.device_put(np.zeros(3, np.float32))
+        for start in range(0, len(index), size)[:batches]:
+            chosen = index[start : start + size]
+            full = np.concatenate([chosen, np.resize(index, size - len(chosen))]).astype(np.int32)
+            batch = self._batch({"index": full}, data)
+            logits = stage.search.predict(state, mixing, batch.images)
+            sums = tally_padded(sums, logits, batch, np.int32(len(chosen)))
+        return averages(sums)
+
+    # -------------------------------------------------------------------------------- selection by accuracy
+
+    def _drawn(self, stage: _Stage, rng: np.random.Generator) -> Architecture:
+        return self._architecture(stage, rng.random(stage.layout.size))
+
+    def _architecture(self, stage: _Stage, genes: np.ndarray) -> Architecture:
+        """The architecture that random numbers, one a candidate, are strongest for."""
+        return self.supernet.derive(stage.layout, genes)
+
+    def _vertex(self, stage: _Stage, arch: Architecture) -> np.ndarray:
+        return stage.layout.vertex(self.supernet.operations(arch))
+
+    def _selected(self, stage: _Stage, state: State, epoch: int) -> Architecture:
+        """The best architecture with shared weights, by accuracy on the architecture's half of the images."""
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        known: dict[Architecture, float] = {}
+
+        def accuracy(arch: Architecture, batches: int | None) -> float:
+            mixing = jnp.asarray(self._vertex(stage, arch))
+            return self._accuracy(stage, state, mixing, self.train, self._halves[1], batches).accuracy
+
+        def judge(genes: np.ndarray) -> float:
+            arch = self._architecture(stage, genes)
+            if arch not in known:
+                known[arch] = accuracy(arch, FIRST_BATCHES)
+            return known[arch]
+
+        count = self.settings.candidates if epoch + 1 == self.epochs else min(PROBED, self.settings.candidates)
+        search = evolved if self.settings.selection == "evolution" else drawn
+        search(rng, stage.layout, judge, count)
+        best = sorted(known, key=lambda arch: -known[arch])[:FINALISTS]
+        return max(best, key=lambda arch: accuracy(arch, None)) if epoch + 1 == self.epochs else best[0]
+
+
+def drawn(
+    rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray], float], count: int
+) -> None:
+    """``count`` random architectures (Li and Talwalkar 2019, section 3)."""
+    for _ in range(count):
+        judge(rng.random(layout.size))
+
+
+def evolved(
+    rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray], float], count: int
+) -> None:
+    """About ``count`` architectures: each generation half crossed, half mutated, from the best of all before.
+
+    Guo et al. 2020, algorithm 1: a population of 50, the 10 best of all are parents; a child of two takes each
+    choice from either, a mutant has each choice drawn anew with probability 0.1.
+    """
+    judged: list[tuple[float, int, np.ndarray]] = []
+    blocks = [row for block in layout.blocks for row in block]
+
+    def add(genes: np.ndarray) -> None:
+        judged.append((judge(genes), -len(judged), genes))
+
+    for _ in range(min(POPULATION, count)):
+        add(rng.random(layout.size))
+    while len(judged) < count:
+        parents = [genes for *_, genes in sorted(judged, key=lambda of: of[:2], reverse=True)[:PARENTS]]
+        for k in range(min(POPULATION, count - len(judged))):
+            one, other = (parents[i] for i in rng.integers(0, len(parents), 2))
+            genes = one.copy()
+            for row in blocks:
+                if k % 2 and rng.random() < 0.5:
+                    genes[row] = other[row]
+                elif not k % 2 and rng.random() < MUTATED:
+                    genes[row] = rng.random(len(row))
+            add(genes)
+
+
+# --------------------------------------------------------------------------------------------------- small parts
+
+
+def _vector(layout: Layout, measurement: SupernetMeasurement) -> np.ndarray:
+    """The weights of a measurement as a vector of ``layout``."""
+    found = np.zeros(layout.size)
+    for name, values in layout.choices:
+        first = layout.open(name).first
+        for k, value in enumerate(values):
+            found[first + k] = measurement.weights[name][str(value)]
+    return found
+
+
+def _restored(fields: dict[str, Any]) -> SupernetMeasurement:
+    measurement = measurement_of(fields)
+    assert isinstance(measurement, SupernetMeasurement)
+    return measurement
+
+
+@jax.jit
+def _tally(sums: Array, metrics: Metrics, count: Array) -> Array:
+    """``sums`` float32 [3] (of losses, correct, images) plus those of a training batch."""
+    return sums + jnp.stack([metrics.train_loss * count, metrics.train_correct.astype(jnp.float32), count])
