@@ -1,7 +1,8 @@
 """Choices left open: where each value of each open choice has its weight, in one flat vector.
 
 A supernet is a space's network with some choices left open. It is called with one vector that holds a weight
-for every candidate; what turns architecture parameters into such weights is in `nas.oneshot`.
+for every candidate; what turns architecture parameters into such weights is in `nas.oneshot`. How a space is
+searched by one is a `Supernet`, which its hook ``supernet`` makes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nas.errors import InputError, one_of
+from nas.space import Architecture, Categorical, Integer, SearchSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,3 +182,101 @@ class Layout:
             for name, position in self._edges.items():
                 found[position] = numbers[other._edges[name]]
         return found
+
+
+# ------------------------------------------------------------------------------------------------ supernets
+
+
+@dataclasses.dataclass(frozen=True)
+class Supernet:
+    """How a space is searched by a supernet: what its hook ``supernet`` makes of the space as narrowed.
+
+    ``layout(part=1, edge_weights=False)``: the open choices.
+    ``build(operations, num_classes, **sizes)``: the network with ``operations`` by the layout's names, each a
+    value or left open: with ``layout.opened()`` the supernet, to be called with ``mixing`` float32 [layout.size];
+    with single values that network alone, its variables named as the supernet's.
+    ``derive(layout, weights, most_skips=None)``: the architecture, a point of the space, that the weights
+    [layout.size] come to; with no more than ``most_skips`` skip connections in its first kind of cell where the
+    candidates allow (Chen et al. 2019, section 3.3.2).
+    ``sizes``: the whole numbers that ``build`` takes, by name, with their defaults.
+    ``cells``: kinds of cells, the normal one first, and how the names of their choices begin, in layouts and
+    architectures both.
+    ``skip``: the value that is a skip connection; None: there is none.
+    ``drops_skips``: whether ``build`` also takes ``skip_dropout``, which drops out elements of skip connections.
+    """
+
+    layout: Callable[..., Layout]
+    build: Callable[..., Any]
+    derive: Callable[..., Architecture]
+    sizes: Mapping[str, int]
+    cells: Mapping[str, str]
+    skip: Any = None
+    drops_skips: bool = False
+
+
+def supernet_of(
+    space: SearchSpace,
+    groups: Sequence[Sequence[str]],
+    build: Callable[..., Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    cell: tuple[str, str] = ("network", ""),
+    skip: Any = None,
+    partial: bool = True,
+) -> Supernet:
+    """The supernet of ``space`` with the choices ``groups`` open: in a group those that meet at one node.
+
+    ``build(arch, num_classes, **sizes)`` makes its network from a whole architecture whose choices may be `Open`.
+    The choices that are not open have the values that ``space.settled`` gives them. ``cell`` is the one kind of
+    cell and how the names of its choices begin; ``partial``: whether candidates may see a part of the channels, for
+    which they must not change their number; the rest as in `Supernet`. Raises InputError for open choices
+    whose values cannot be listed, that others depend on, or that do not change the network, and where nothing is
+    left to choose.
+    """
+    values: dict[str, tuple[Any, ...]] = {}
+    for name in itertools.chain(*groups):
+        choice = space.choices[name]
+        if not (choice.changes_program and isinstance(choice, Categorical | Integer)):
+            raise InputError(f"{space.name}: {name} cannot be left open: it is {choice.span}")
+        values[name] = tuple(choice.options())
+    rest = space.settled(values, defaults or {})
+    if all(len(of) == 1 for of in values.values()):
+        raise InputError(f"{space.name}: a supernet has nothing to choose: {', '.join(values)} are fixed")
+
+    def layout(part: int = 1, edge_weights: bool = False) -> Layout:
+        if part > 1 and not partial:
+            raise InputError(f"{space.name}: part={part}: its candidates change the number of channels")
+        return Layout.of(values, part=part, meeting=tuple(map(tuple, groups)) if edge_weights else ())
+
+    def network(operations: Mapping[str, Any], num_classes: int, **sizes: Any) -> Any:
+        return build({**rest, **operations}, num_classes, **sizes)
+
+    def derive(layout: Layout, weights: Any, most_skips: int | None = None) -> Architecture:
+        found = with_fewer(skip, most_skips, cell[1], layout, weights, layout.best)
+        return space.canonical({**rest, **found})
+
+    return Supernet(layout, network, derive, sizes or {}, dict([cell]), skip)
+
+
+def with_fewer(
+    value: Any,
+    most: int | None,
+    prefix: str,
+    layout: Layout,
+    weights: Any,
+    derive: Callable[[np.ndarray], dict[str, Any]],
+) -> dict[str, Any]:
+    """What ``derive`` makes of ``weights``, with ``value`` chosen ``most`` times at the most in names of ``prefix``.
+
+    The weakest of them are taken away, one after another, as long as another candidate stands in for one.
+    """
+    numbers = np.array(weights, np.float64)
+    while True:
+        found = derive(numbers)
+        chosen = [name for name, of in found.items() if of == value and name.startswith(prefix)]
+        places = [layout.open(name).first + layout.open(name).values.index(value) for name in chosen]
+        left = [place for place in places if numbers[place] > -np.inf]
+        if most is None or len(chosen) <= most or not left:
+            return found
+        numbers[min(left, key=lambda place: numbers[place])] = -np.inf

@@ -27,11 +27,14 @@ from collections.abc import (
     Sequence,
     ValuesView,
 )
-from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
 from nas.errors import InputError, one_of
+
+if TYPE_CHECKING:
+    from nas.layout import Supernet
 
 Scalar: TypeAlias = str | int | float | bool | None
 Key: TypeAlias = int | Sequence[int] | np.random.Generator
@@ -634,6 +637,7 @@ class SearchSpace:
         ``narrow``: a family that holds a 1,202-layer network need not draw such at random. See ``searched``.
       features: what a model of the space should see of an architecture, float64 of one shape, where that is
         something better than ``encode``; see ``path_encoding``.
+      supernet: how a supernet searches the space, called with it as narrowed; see ``nas.layout.Supernet``.
 
     ``key``, wherever it is asked for, is a whole number, a sequence of them such as ``(seed, i)``, or a NumPy
     generator (which is advanced); the same key gives the same result. Bad input raises ``InputError``.
@@ -648,6 +652,7 @@ class SearchSpace:
     parse: Callable[[str], Mapping[str, Any]] | None = None
     search_within: Sequence[str] = ()
     features: Callable[[Architecture], np.ndarray] | None = None
+    supernet: Callable[[SearchSpace], Supernet] | None = None
 
     def __post_init__(self) -> None:
         conditions = {
@@ -1187,6 +1192,34 @@ class SearchSpace:
                 values[step.name] = given[step.name] if step.name in given else fill(step)
         return values
 
+    def settled(self, but: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of all choices ``but`` some, which something else decides.
+
+        The only value that a choice has left, else its default (``"width"`` means every ``width_<i>``), or the
+        number nearest to that which the choice has.
+        Raises ``InputError`` where there is none, and for choices on which others depend among ``but``.
+        """
+        decided = frozenset(but)
+        named = {member: value for name, value in defaults.items() for member in self._members(name)}
+        for name in self.choices:
+            if name in decided and name in self._parents:
+                raise InputError(f"{self.name}: {name} cannot be left open: other choices depend on it")
+
+        def fill(step: _Step) -> Any:
+            if step.name in decided:
+                return None
+            if step.options is not None and len(step.options) == 1:
+                return step.options[0]
+            near = _nearest(step.choice, named.get(step.name, _ABSENT))
+            if near is _ABSENT:
+                raise InputError(
+                    f"{self.name}: nothing here decides {step.name}: --fix {step.name}=… to {step.choice.span}"
+                )
+            return near
+
+        values = self._completed({}, fill)
+        return {name: value for name, value in values.items() if name not in decided}
+
     def mutate(self, arch: Mapping[str, Any], key: Key) -> Architecture:
         """``arch`` with one random active choice at another random value; choices that come into being by it
         are drawn, those that end are dropped.
@@ -1433,6 +1466,18 @@ def _accepted(parent: Choice, when: When) -> Container[Any]:
         high = parent.high if when.at_most is None else min(parent.high, math.floor(when.at_most))
         return range(low, high + 1)
     return when
+
+
+def _nearest(choice: Choice, value: Any) -> Any:
+    """``value``, or the number nearest to it that ``choice`` has, else `_ABSENT`."""
+    if choice.accepts(value):
+        return choice.canonical(value)
+    if not _is_number(value):
+        return _ABSENT
+    if isinstance(choice, Categorical):
+        numbers = [number for number in choice.values if _is_number(number)]
+        return min(numbers, key=lambda number: abs(number - value), default=_ABSENT)
+    return min(max(value, choice.low), choice.high)
 
 
 def _pieces(choice: Choice, whens: Sequence[When]) -> list[tuple[int, int, bool]]:

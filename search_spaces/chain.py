@@ -10,9 +10,11 @@ activated likewise, before the classifier. The training hyperparameters are choi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
+from nas.layout import Supernet, supernet_of
+from nas.space import Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.graph import Builder, Graph
 from search_spaces.layers import CellAverage, Concat, Conv, Dense, NormAct, Pool
 
@@ -51,11 +53,56 @@ def chain_space(
         f"{group}_{i}": (When("depth", at_least=i),) for group in ("width", "kernel") for i in blocks[1:]
     }
     conditions["head_width"] = (When("head_depth", at_least=1),)
-    return SearchSpace(name=name, choices=choices, conditions=conditions, build=build)
+    return SearchSpace(
+        name=name, choices=choices, conditions=conditions, build=build, supernet=searched_by_supernet
+    )
 
 
-def build(arch: Architecture, num_classes: int) -> Graph:
-    """The network of a ``chain`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+DEFAULTS: dict[str, Any] = {  # of what a supernet does not decide
+    "depth": 4,
+    "width": 32,
+    "stride": 1,
+    "pooling": "max",
+    "downsample_every": 2,
+    "connections": "plain",
+    "normalisation": "batch",
+    "activation": "relu",
+    "head_depth": 0,
+    "head_width": 128,
+    "dropout": 0.0,
+    "optimiser": "nesterov",
+    "learning_rate": 0.05,
+    "schedule": "cosine",
+    "batch_size": 64,
+    "weight_decay": 1e-4,
+    "label_smoothing": 0.0,
+    "augmentation": "none",
+}
+
+
+def searched_by_supernet(space: SearchSpace) -> Supernet:
+    """`Supernet` of the space: the kernel sizes of the blocks are open, and the pooling once ``none`` is ruled out.
+
+    All candidates must give maps of one size. The other choices are as fixed, else `DEFAULTS`.
+    """
+    kernels = [name for name in space.choices if name.startswith("kernel_")]
+    depth = space.settled(kernels, DEFAULTS)["depth"]
+    groups = [[name] for name in kernels[:depth]]
+    if not space.choices["pooling"].accepts("none"):
+        groups.append(["pooling"])
+
+    def searched(arch: Mapping[str, Any], num_classes: int) -> Graph:
+        return build(arch, num_classes, searching=True)
+
+    cell = ("blocks", "kernel_")
+    return supernet_of(space, groups, searched, defaults=DEFAULTS, cell=cell, partial=False)
+
+
+def build(arch: Mapping[str, Any], num_classes: int, *, searching: bool = False) -> Graph:
+    """The network of a ``chain`` architecture: [B, H, W, C] -> logits [B, num_classes].
+
+    ``searching``: kernel sizes and pooling may be left open; candidates of a convolution have names of their own.
+    """
     b = Builder()
     x = 0
     width = 0  # channels of x; 0: the image's
@@ -63,7 +110,18 @@ def build(arch: Architecture, num_classes: int) -> Graph:
         last = i % arch["downsample_every"] == 0
         stride = arch["stride"] if last else 1
         features = arch[f"width_{i}"]
-        y = b.add(f"conv_{i}", Conv(features, arch[f"kernel_{i}"], stride), x)
+
+        def convolve(
+            size: int, x: int, part: int, i: int = i, features: int = features, stride: int = stride
+        ) -> int:
+            own = f"conv_{i}_{size}" if searching else f"conv_{i}"
+            return b.add(own, Conv(features // part, size, stride), x)
+
+        def pool(kind: str, x: int, part: int, i: int = i) -> int:
+            return b.add(f"pool_{i}_{kind}" if searching else f"pool_{i}", Pool(kind), x)
+
+        of_kernel = b.choose(arch[f"kernel_{i}"], convolve, x, name=f"block_{i}", stride=stride)
+        y = b.mix(f"conv_{i}", of_kernel)
         norm = NormAct(arch["normalisation"], arch["activation"])
         if arch["connections"] == "residual" and i > 1:
             same = stride == 1 and width == features
@@ -76,7 +134,7 @@ def build(arch: Architecture, num_classes: int) -> Graph:
         else:
             x, width = b.add(f"norm_{i}", norm, y), features
         if last and arch["pooling"] != "none":
-            x = b.add(f"pool_{i}", Pool(arch["pooling"]), x)
+            x = b.mix(f"pool_{i}", b.choose(arch["pooling"], pool, x, name=f"pool_{i}", stride=2))
     x = b.add("average", CellAverage(), x)
     # Hidden dense layers are normalised like convolutions: without, large learning rates kill them at once.
     kind = arch["normalisation"] if arch["normalisation"] in ("batch", "layer") else "none"

@@ -16,28 +16,20 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from nas import ops
 from nas.errors import InputError, one_of
-from nas.layout import Layout
+from nas.layout import Layout, Supernet, with_fewer
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.graph import Builder, Graph, Term
-from search_spaces.layers import (
-    EPSILON,
-    STATISTICS_MOMENTUM,
-    CellAverage,
-    Concat,
-    Dense,
-    he_normal,
-    ones,
-    zeros,
-)
+from search_spaces.layers import BatchNorm, CellAverage, Concat, Dense, he_normal
 from search_spaces.named import Named
 
 KINDS = ("normal", "reduce")
+CELLS = {kind: f"{kind}_" for kind in KINDS}  # how the names of their choices begin
+SKIP = "skip_connect"
 PRIMITIVES = (  # in the order of the published alphas
     "none",
     "max_pool_3x3",
@@ -132,34 +124,6 @@ def concat_of(arch: Mapping[str, Any], kind: str) -> tuple[int, ...]:
 
 
 # -------------------------------------------------------------------------------------------------- modules
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation of x [B, H, W, C], without scale and bias of its own unless ``affine``."""
-
-    affine: bool = True
-    activation: str = "identity"
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        channels = (x.shape[-1],)
-        if self.affine:
-            scale, bias = self.param("scale", ones, channels), self.param("bias", zeros, channels)
-        else:
-            scale, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(np.zeros(channels, np.float32)))
-        var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
-        scale, bias = jnp.asarray(scale), jnp.asarray(bias)
-        if not train:
-            statistics = (mean.value, var.value)
-            y = ops.batch_norm_inference(x, scale, bias, *statistics, activation=self.activation, eps=EPSILON)
-            return y.astype(x.dtype)
-        y, batch_mean, batch_var = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
-        if not self.is_initializing():
-            mean.value, var.value = ops.ema_update(
-                (mean.value, var.value), (batch_mean, batch_var), STATISTICS_MOMENTUM
-            )
-        return y.astype(x.dtype)
 
 
 class Kernel(nn.Module):
@@ -374,7 +338,7 @@ class Body:
                 out = self.b.once(f"{state}_{primitive}", module, x)
             else:
                 out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Relu(), x))
-            if skip_dropout and primitive == "skip_connect":
+            if skip_dropout and primitive == SKIP:
                 out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
             # What is passed on as it is is not dropped.
             return self.b.add(f"{name}_drop", DropPath(), out) if drop_path and module else out
@@ -469,42 +433,46 @@ def network(
 
 # ------------------------------------------------------------------------------------------------- supernet
 
+SUPERNET_SIZES = {"channels": 16, "cells": 8}  # section 3.1 of Liu et al. 2019
+
 
 def layout(
-    steps: int = 4, primitives: Sequence[str] = PRIMITIVES, *, part: int = 1, edge_weights: bool = False
+    steps: int = 4,
+    primitives: Sequence[str] | Mapping[str, Sequence[str]] = PRIMITIVES,
+    *,
+    part: int = 1,
+    edge_weights: bool = False,
 ) -> Layout:
     """The open choices of the supernet: of each kind of cell an operation ``KIND_NODE_INPUT`` an edge.
 
-    PC-DARTS has ``part=4, edge_weights=True``.
+    ``primitives`` are those of all edges, or by the kind of cell. PC-DARTS has ``part=4, edge_weights=True``.
     """
+    if not isinstance(primitives, Mapping):
+        primitives = dict.fromkeys(KINDS, primitives)
     names = {
         kind: {node: [f"{kind}_{node}_{j}" for j in range(node)] for node in range(2, 2 + steps)}
         for kind in KINDS
     }
     meeting = [tuple(group) for groups in names.values() for group in groups.values()]
-    choices = {name: tuple(primitives) for group in meeting for name in group}
+    choices = {name: tuple(primitives[name.split("_")[0]]) for group in meeting for name in group}
     return Layout.of(choices, meeting=tuple(meeting) if edge_weights else (), part=part)
 
 
-def supernet(
-    layout: Layout, num_classes: int, *, channels: int = 16, cells: int = 8, skip_dropout: bool = False
-) -> Graph:
+def supernet(layout: Layout, num_classes: int, **others: Any) -> Graph:
     """Every operation that ``layout`` has on every edge, weighted: [B, H, W, C] -> logits [B, num_classes].
 
-    Called with ``mixing`` float32 [layout.size]. The pools of a node, which are the same on all edges that
-    leave it, are computed once.
+    Called with ``mixing`` float32 [layout.size]; ``others`` as in `search_network`. The pools of a node, which are
+    the same on all edges that leave it, are computed once.
     """
-    return search_network(
-        layout.opened(), num_classes, channels=channels, cells=cells, skip_dropout=skip_dropout
-    )
+    return search_network(layout.opened(), num_classes, **others)
 
 
 def search_network(
     operations: Mapping[str, Any],
     num_classes: int,
     *,
-    channels: int = 16,
-    cells: int = 8,
+    channels: int = SUPERNET_SIZES["channels"],
+    cells: int = SUPERNET_SIZES["cells"],
     skip_dropout: bool = False,
 ) -> Graph:
     """The network of the search with ``operations`` by the names of `layout`, each one or left open."""
@@ -540,16 +508,14 @@ def derived(layout: Layout, weights: Any, most_skips: int | None = None) -> Geno
     count here too. ``none`` is never the strongest. With ``most_skips`` the weakest skip connections of the
     normal cell beyond so many are taken for others (Chen et al. 2019, section 3.3.2).
     """
-    numbers = np.array(weights, np.float64)
-    while True:
-        found = layout.best_edges(numbers, groups(layout))
-        skips = [n for n, op in found.items() if op == "skip_connect" and n.startswith("normal")]
-        if most_skips is None or len(skips) <= most_skips:
-            break
-        places = {
-            name: layout.open(name).first + layout.open(name).values.index("skip_connect") for name in skips
-        }
-        numbers[min(places.values(), key=lambda place: numbers[place])] = -1
+    found = with_fewer(
+        SKIP,
+        most_skips,
+        CELLS["normal"],
+        layout,
+        weights,
+        lambda numbers: layout.best_edges(numbers, groups(layout)),
+    )
     cells: dict[str, list[tuple[str, int]]] = {kind: [] for kind in KINDS}
     for name, primitive in found.items():
         kind, _, j = name.split("_")
@@ -567,6 +533,54 @@ def discrete(genotype: Genotype) -> dict[str, str]:
         for k, (operation, j) in enumerate(getattr(genotype, kind)):
             found[f"{kind}_{2 + k // 2}_{j}"] = operation
     return found
+
+
+def searched_by_supernet(space: SearchSpace) -> Supernet:
+    """`Supernet` of the space, whose operations of a kind of cell may be narrowed all alike.
+
+    Raises InputError where a narrowed choice says something of single edges or inputs: a supernet has all of them,
+    and which ones a node keeps is what it decides.
+    """
+    decided = [name for name in space.choices if name.startswith(tuple(CELLS.values()))]
+    decided = [name for name in decided if not name.endswith("_concat")]
+    rest = space.settled(decided, DEFAULTS)
+    primitives = {kind: ("none", *_operations(space, kind, rest["steps"])) for kind in KINDS}
+    for kind in KINDS:
+        if rest[concat := f"{kind}_concat"] != "all":
+            raise InputError(f"{space.name}: a supernet's cells give out all their nodes: --fix {concat}=all")
+
+    def make_layout(part: int = 1, edge_weights: bool = False) -> Layout:
+        return layout(rest["steps"], primitives, part=part, edge_weights=edge_weights)
+
+    def derive(layout: Layout, weights: Any, most_skips: int | None = None) -> Architecture:
+        return space.canonical(architecture_of(derived(layout, weights, most_skips), **rest))
+
+    return Supernet(make_layout, search_network, derive, dict(SUPERNET_SIZES), CELLS, SKIP, drops_skips=True)
+
+
+def _operations(space: SearchSpace, kind: str, steps: int) -> tuple[Any, ...]:
+    """The operations that all nodes of a kind of cell have, in the order of the published alphas."""
+    first = f"{kind}_a_1"
+    operations = tuple(space.choices[first].options())
+    for node in range(1, 1 + steps):
+        inputs = f"{kind}_inputs_{node}"
+        if missing := [pair for pair in _pairs_of(node) if not space.choices[inputs].accepts(pair)]:
+            raise InputError(
+                f"{space.name}: a supernet decides {inputs}, which cannot leave out {missing[0]}"
+            )
+        for name in (f"{kind}_a_{node}", f"{kind}_b_{node}"):
+            if tuple(space.choices[name].options()) != operations:
+                groups = f"--narrow {kind}_a=… {kind}_b=…"
+                raise InputError(
+                    f"{space.name}: a supernet has the same operations on all edges of a kind of cell, but "
+                    f"{name} has others than {first}: {groups}"
+                )
+    return operations
+
+
+def _pairs_of(node: int) -> list[str]:
+    """The inputs of a node, from 1, that are two different ones."""
+    return [f"{i}-{j}" for j in range(1 + node) for i in range(j)]
 
 
 # --------------------------------------------------------------------------------------------------- space
@@ -620,8 +634,7 @@ def _within() -> list[str]:
     within += ["augmentation=none", "learning_rate=0.01..0.1"]
     for kind in KINDS:
         for node in range(1, 6):
-            pairs = [f"{i}-{j}" for j in range(1 + node) for i in range(j)]
-            within.append(f"{kind}_inputs_{node}={','.join(pairs)}")
+            within.append(f"{kind}_inputs_{node}={','.join(_pairs_of(node))}")
             within += [f"{kind}_{k}_{node}={','.join(PRIMITIVES[1:])}" for k in "ab"]
     return within
 
@@ -633,6 +646,7 @@ SPACE = SearchSpace(
     conditions=_CONDITIONS,
     build=build,
     search_within=_within(),
+    supernet=searched_by_supernet,
 )
 
 RECIPE: dict[str, Any] = {  # section 3.1 and appendix A.2 of Liu et al. 2019
@@ -648,6 +662,7 @@ RECIPE: dict[str, Any] = {  # section 3.1 and appendix A.2 of Liu et al. 2019
     "weight_decay": 3e-4,
     "augmentation": "crop+flip+cutout",
 }
+DEFAULTS: dict[str, Any] = {"steps": 4, "normal_concat": "all", "reduce_concat": "all", **RECIPE}
 _ALL = (2, 3, 4, 5)
 GENOTYPES: dict[str, Genotype] = {
     "darts_v1": Genotype(

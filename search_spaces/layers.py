@@ -139,6 +139,42 @@ class NormAct(nn.Module):
         return y.astype(x.dtype)
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation of x [B, H, W, C], without scale and bias of its own unless ``affine``.
+
+    ``tracked``: evaluation goes by running statistics, as `NormAct` does; else by the batch's own, whatever it is.
+    """
+
+    affine: bool = True
+    activation: str = "identity"
+    tracked: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        channels = (x.shape[-1],)
+        if self.affine:
+            scale, bias = self.param("scale", ones, channels), self.param("bias", zeros, channels)
+        else:
+            scale, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        scale, bias = jnp.asarray(scale), jnp.asarray(bias)
+        if not self.tracked:
+            return ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)[0].astype(
+                x.dtype
+            )
+        mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(np.zeros(channels, np.float32)))
+        var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
+        if not train:
+            statistics = (mean.value, var.value)
+            y = ops.batch_norm_inference(x, scale, bias, *statistics, activation=self.activation, eps=EPSILON)
+            return y.astype(x.dtype)
+        y, batch_mean, batch_var = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
+        if not self.is_initializing():
+            mean.value, var.value = ops.ema_update(
+                (mean.value, var.value), (batch_mean, batch_var), STATISTICS_MOMENTUM
+            )
+        return y.astype(x.dtype)
+
+
 class Pool(nn.Module):
     """Max or average pooling over square windows: [B, H, W, C] -> [B, H', W', C].
 

@@ -31,9 +31,10 @@ from jax import Array
 
 from nas import ops
 from nas.errors import InputError
+from nas.layout import Supernet, supernet_of
 from nas.space import Architecture, Categorical, SearchSpace
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import CellAverage, Conv, Dense, NormAct, Pool
+from search_spaces.graph import Builder, Graph, Term
+from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -88,6 +89,21 @@ class Sum(nn.Module):
         return ops.add(*maps)
 
 
+class SearchedConv(nn.Module):
+    """Convolution and normalisation of an edge in a supernet; its input is after a ReLU.
+
+    As the benchmark's authors search: normalised by the batch at hand, in evaluation too, without scale and bias.
+    """
+
+    features: int
+    kernel: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        x = Conv(self.features, self.kernel, padding=self.kernel // 2, name="conv")(x)
+        return BatchNorm(affine=False, tracked=False, name="norm")(x, train=train)
+
+
 class Zero(nn.Module):
     """Zeros in the shape of ``x``; not a constant, which XLA would carry through the next layers by hand."""
 
@@ -133,6 +149,30 @@ def add_cell(b: Builder, name: str, x: int, operations: Sequence[str], inputs: i
     read = {i for node in b.nodes[before:] for i in node.inputs}
     unused = [i for i in range(before + 1, len(b.nodes) + 1) if i not in read and i != values[-1]]
     return b.add(f"{name}_output", First(), values[-1], *unused) if unused else values[-1]
+
+
+def add_searched_cell(b: Builder, name: str, x: int, operations: Sequence[Any], features: int) -> int:
+    """The cell of a supernet: ``operations`` in the order of EDGES, each one or left open."""
+    values = [x]
+    of_edge = dict(zip(EDGES, operations, strict=True))
+    for to in range(1, NODES):
+        terms: list[Term] = []
+        for source in range(to):
+            state, edge = f"{name}_state_{source}", f"{name}_edge_{source}_{to}"
+
+            def make(operation: str, x: int, part: int, state: str = state, edge: str = edge) -> int | None:
+                if operation == "none":
+                    return None
+                if operation == "skip_connect":
+                    return x
+                if operation == "avg_pool_3x3":
+                    return b.once(f"{state}_pool", Pool("average", 3, 1), x)
+                convolution = SearchedConv(features // part, KERNELS[operation])
+                return b.add(f"{edge}_{operation}", convolution, b.once(f"{state}_relu", Relu(), x))
+
+            terms += b.choose(of_edge[source, to], make, values[source], name=state)
+        values.append(b.mix(f"{name}_node_{to}", terms) if terms else b.add(f"{name}_zero_{to}", Zero(), x))
+    return values[-1]
 
 
 def _from_input(operations: Sequence[str]) -> set[str]:
@@ -214,8 +254,11 @@ class Skeleton:
     channels: int = 16
     cells: int = 5
 
-    def __call__(self, arch: Mapping[str, Any], num_classes: int) -> Graph:
-        """The network of an architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    def __call__(self, arch: Mapping[str, Any], num_classes: int, *, searching: bool = False) -> Graph:
+        """The network of an architecture: [B, H, W, C] -> logits [B, num_classes].
+
+        ``searching``: as in a supernet, and its operations may be left open.
+        """
         operations = operations_of(arch)
         b = Builder()
         x = add_stem(b, self.channels)
@@ -224,7 +267,11 @@ class Skeleton:
             if stage:
                 x = add_reduction(b, f"reduce_{stage}", x, features)
             for cell in range(1, self.cells + 1):
-                x = add_cell(b, f"cell_{stage + 1}_{cell}", x, operations, features, features)
+                name = f"cell_{stage + 1}_{cell}"
+                if searching:
+                    x = add_searched_cell(b, name, x, operations, features)
+                else:
+                    x = add_cell(b, name, x, operations, features, features)
         add_head(b, x, num_classes)
         return b.graph()
 
@@ -345,6 +392,25 @@ def canonical_form(arch: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------------------------------------------- the space
 
 
+def searched_by_supernet(space: SearchSpace) -> Supernet:
+    """`Supernet` of the space: every edge has the operations that its choice has left."""
+    skeleton = space.build
+    assert isinstance(skeleton, Skeleton)
+
+    def build(arch: Mapping[str, Any], num_classes: int, **sizes: int) -> Graph:
+        return dataclasses.replace(skeleton, **sizes)(arch, num_classes, searching=True)
+
+    groups = [[f"edge_{source}_{to}" for source in range(to)] for to in range(1, NODES)]
+    return supernet_of(
+        space,
+        groups,
+        build,
+        sizes=dataclasses.asdict(skeleton),
+        cell=("cell", "edge_"),
+        skip="skip_connect",
+    )
+
+
 def nasbench201_space(*, channels: int = 16, cells: int = 5, name: str = "nasbench201") -> SearchSpace:
     """The space with a skeleton of another width or depth than the published one."""
     for what, value in (("channels", channels), ("cells", cells)):
@@ -356,6 +422,7 @@ def nasbench201_space(*, channels: int = 16, cells: int = 5, name: str = "nasben
         build=Skeleton(channels, cells),
         format=to_text,
         parse=from_text,
+        supernet=searched_by_supernet,
     )
 
 
