@@ -198,6 +198,7 @@ class Supernet:
     ``derive(layout, weights, most_skips=None)``: the architecture, a point of the space, that the weights
     [layout.size] come to; with no more than ``most_skips`` skip connections in its first kind of cell where the
     candidates allow (Chen et al. 2019, section 3.3.2).
+    ``operations(arch)``: those of an architecture by the layout's names, the inverse of ``derive``.
     ``sizes``: the whole numbers that ``build`` takes, by name, with their defaults.
     ``cells``: kinds of cells, the normal one first, and how the names of their choices begin, in layouts and
     architectures both.
@@ -208,6 +209,7 @@ class Supernet:
     layout: Callable[..., Layout]
     build: Callable[..., Any]
     derive: Callable[..., Architecture]
+    operations: Callable[[Mapping[str, Any]], dict[str, Any]]
     sizes: Mapping[str, int]
     cells: Mapping[str, str]
     skip: Any = None
@@ -256,7 +258,10 @@ def supernet_of(
         found = with_fewer(skip, most_skips, cell[1], layout, weights, layout.best)
         return space.canonical({**rest, **found})
 
-    return Supernet(layout, network, derive, sizes or {}, dict([cell]), skip)
+    def operations(arch: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: arch[name] for name in values}
+
+    return Supernet(layout, network, derive, operations, sizes or {}, dict([cell]), skip)
 
 
 def with_fewer(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from _cli import print_table, run
 from nas.errors import InputError, one_of
-from nas.run.sweep import SearchOptions, narrowed, search
-from nas.strategies import STRATEGIES
+from nas.run.sweep import NAMES, SearchOptions, narrowed, search
 from search_spaces import spaces_with
 
 
@@ -17,7 +16,9 @@ class Config(SearchOptions):
     """Search a space of networks with one strategy; record, train the best network anew and test it."""
 
     strategy: str = "random"
-    """grid, random, local_search, successive_halving, hyperband, bohb, asha, tpe, evolution, reinforce or bananas"""
+    """grid, random, local_search, successive_halving, hyperband, bohb, asha, tpe, evolution, reinforce, bananas; or
+    with shared weights darts, darts_first, darts_plus, robust_darts, sdarts_rs, sdarts_adv, gdas, drnas, fair_darts,
+    pc_darts, p_darts, rsps, spos"""
     out: Path | None = None
     """folder of the run; default: runs/SPACE-DATASET-STRATEGY-SEED"""
     resume: bool = False
@@ -31,8 +32,8 @@ def main(config: Config) -> None:
     if config.describe:
         print(narrowed(config, spaces).describe())
         return
-    if config.strategy not in STRATEGIES:
-        raise one_of("strategy", config.strategy, STRATEGIES)
+    if config.strategy not in NAMES:
+        raise one_of("strategy", config.strategy, NAMES)
     name = f"{Path(config.space).stem}-{config.data.dataset}-{config.strategy}-{config.plan.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
     options = SearchOptions(**{f.name: getattr(config, f.name) for f in dataclasses.fields(SearchOptions)})

@@ -555,7 +555,11 @@ def searched_by_supernet(space: SearchSpace) -> Supernet:
     def derive(layout: Layout, weights: Any, most_skips: int | None = None) -> Architecture:
         return space.canonical(architecture_of(derived(layout, weights, most_skips), **rest))
 
-    return Supernet(make_layout, search_network, derive, dict(SUPERNET_SIZES), CELLS, SKIP, drops_skips=True)
+    def operations(arch: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(discrete(genotype_of(arch)))
+
+    sizes = dict(SUPERNET_SIZES)
+    return Supernet(make_layout, search_network, derive, operations, sizes, CELLS, SKIP, drops_skips=True)
 
 
 def _operations(space: SearchSpace, kind: str, steps: int) -> tuple[Any, ...]:

@@ -138,5 +138,3 @@ def _read(name: str, text: object, default: object) -> object:
         return kind(text)  # type: ignore[call-arg]
     except ValueError:
         raise InputError(f"supernet: {name}={text} is not {kind.__name__}") from None
-
-

@@ -420,7 +420,14 @@ class Search:
             self._compile([name])
             return self._programs[name](state, train, valid, rates, np.uint32(seed))
         return search_step(
-            self._stepping(learn), self.derivatives(), state, train, valid, rates, np.uint32(seed), run=_jitted
+            self._stepping(learn),
+            self.derivatives(),
+            state,
+            train,
+            valid,
+            rates,
+            np.uint32(seed),
+            run=_jitted,
         )
 
     def _stepping(self, learn: bool) -> Problem:

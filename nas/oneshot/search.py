@@ -23,7 +23,15 @@ from nas.oneshot.settings import Settings
 from nas.space import Architecture
 from nas.training import augment
 from nas.training.checkpoint import Checkpoints
-from nas.training.loop import Averages, Data, TrainingConfig, TrainingFailed, averages, make_batch, tally_padded
+from nas.training.loop import (
+    Averages,
+    Data,
+    TrainingConfig,
+    TrainingFailed,
+    averages,
+    make_batch,
+    tally_padded,
+)
 from nas.training.network import Noise
 from nas.training.programs import Batch, Shape, timed
 from nas.trial import Measurement, SupernetMeasurement, measurement_of
@@ -147,14 +155,18 @@ class SupernetSearch:
             if k:
                 layout = layout.strongest(_vector(layout, measured[bounds[k] - 1]), kept[k])
             elif max(len(of) for _, of in layout.choices) > kept[0]:
-                raise InputError(f"supernet: stages={settings.stages} starts with fewer candidates than there are")
+                raise InputError(
+                    f"supernet: stages={settings.stages} starts with fewer candidates than there are"
+                )
         sizes: dict[str, Any] = dict(self.sizes)
         if settings.deeper:
             sizes["cells"] += number * settings.deeper
         if self.supernet.drops_skips and settings.skip_dropout:
             sizes["skip_dropout"] = True
         problem = Problem(
-            layout, given if settings.selection != "strongest" else RELAXATIONS[settings.relaxation], settings.order
+            layout,
+            given if settings.selection != "strongest" else RELAXATIONS[settings.relaxation],
+            settings.order,
         )
         size = min(self.config.evaluate_batch_size, len(self.valid.labels))
         shape = Shape(
@@ -237,9 +249,7 @@ class SupernetSearch:
 
     def _batch(self, plan: dict[str, Any], data: Data | None = None) -> Batch:
         data = (self.train if data is None else data)._replace(covariance=None)
-        return make_batch(
-            data, plan, np.float32(0), num_classes=self.num_classes, dtype=self.config.dtype
-        )
+        return make_batch(data, plan, np.float32(0), num_classes=self.num_classes, dtype=self.config.dtype)
 
     # ------------------------------------------------------------------------------------ behind an epoch
 
@@ -269,7 +279,9 @@ class SupernetSearch:
         if self.settings.edge_weights:
             edges = np.asarray(mixing, np.float64)[layout.candidates :]
             names = itertools.chain(*layout.meeting)
-            weights["edges"] = {name: round(float(weight), 6) for name, weight in zip(names, edges, strict=True)}
+            weights["edges"] = {
+                name: round(float(weight), 6) for name, weight in zip(names, edges, strict=True)
+            }
         signs = [monitor.Epoch(m.skips, m.eigenvalue) for m in before] + [monitor.Epoch(skips, eigenvalue)]
         counts = monitor.STOPS[self.settings.stop](signs)
         if counts is not None and counts < len(before):
@@ -298,13 +310,21 @@ class SupernetSearch:
         """On the first images of the architecture's half, as they are."""
         index = self._halves[1][: self.settings.batch_size]
         noise = Noise(dropout=np.float32(0), seed=np.uint32(0))
-        mixing = jax.device_put(np.zeros(stage.layout.size, np.float32))  # the products put theirs in its place
+        mixing = jax.device_put(
+            np.zeros(stage.layout.size, np.float32)
+        )  # the products put theirs in its place
         at = Point(state.params, mixing, state.rest, self._batch({"index": index}), noise)
         product = monitor.hessian_vector(stage.search.derivatives(), stage.search.problem, at, state.alphas)
         return monitor.dominant_eigenvalue(product, stage.layout.size, steps=CURVATURE_STEPS)
 
     def _accuracy(
-        self, stage: _Stage, state: State, mixing: Array, data: Data, index: np.ndarray, batches: int | None = None
+        self,
+        stage: _Stage,
+        state: State,
+        mixing: Array,
+        data: Data,
+        index: np.ndarray,
+        batches: int | None = None,
     ) -> Averages:
         """Of the supernet with ``mixing`` on images ``index`` of ``data``, or so many batches of them.
 
@@ -348,16 +368,16 @@ class SupernetSearch:
                 known[arch] = accuracy(arch, FIRST_BATCHES)
             return known[arch]
 
-        count = self.settings.candidates if epoch + 1 == self.epochs else min(PROBED, self.settings.candidates)
+        count = (
+            self.settings.candidates if epoch + 1 == self.epochs else min(PROBED, self.settings.candidates)
+        )
         search = evolved if self.settings.selection == "evolution" else drawn
         search(rng, stage.layout, judge, count)
         best = sorted(known, key=lambda arch: -known[arch])[:FINALISTS]
         return max(best, key=lambda arch: accuracy(arch, None)) if epoch + 1 == self.epochs else best[0]
 
 
-def drawn(
-    rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray], float], count: int
-) -> None:
+def drawn(rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray], float], count: int) -> None:
     """``count`` random architectures (Li and Talwalkar 2019, section 3)."""
     for _ in range(count):
         judge(rng.random(layout.size))

@@ -36,8 +36,8 @@ class Settings:
     """edges into a node are weighted, too (PC-DARTS)"""
     warmup: float = 0.0
     """share of the search, or of each stage, in which the alphas stay"""
-    stages: str = ""
-    """candidates a choice has in each stage, 8-5-3: after each the weakest go, and weights begin anew (P-DARTS)"""
+    stages: str = "all"
+    """candidates a choice has in each stage, as 8-5-3: the weakest go, and weights begin anew (P-DARTS)"""
     deeper: int = 0
     """cells that each stage adds"""
     skip_dropout: float = 0.0
@@ -70,32 +70,46 @@ class Settings:
                 raise one_of(
                     "supernet: augmentation", part, [name for name in AUGMENTATIONS if name != "pca"]
                 )
-        for name, low in (("candidates", 1), ("part", 1), ("batch_size", 1), ("deeper", 0), ("most_skips", -1)):
+        for name, low in (
+            ("candidates", 1),
+            ("part", 1),
+            ("batch_size", 1),
+            ("deeper", 0),
+            ("most_skips", -1),
+        ):
             if getattr(self, name) < low:
                 raise InputError(f"supernet: {name}={getattr(self, name)} is below {low}")
         for name in ("warmup", "skip_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"supernet: {name}={getattr(self, name)} is not from 0 to below 1")
-        rates = ("learning_rate", "learning_rate_min", "weight_decay", "alpha_learning_rate", "alpha_weight_decay")
+        rates = (
+            "learning_rate",
+            "learning_rate_min",
+            "weight_decay",
+            "alpha_learning_rate",
+            "alpha_weight_decay",
+        )
         for name in (*rates, "momentum", "clip_norm"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"supernet: {name}={getattr(self, name)} is not a finite number of at least 0")
+                raise InputError(
+                    f"supernet: {name}={getattr(self, name)} is not a finite number of at least 0"
+                )
         if self.part > 1 and not self.edge_weights:
             raise InputError(f"supernet: part={self.part} needs edge_weights=True")
         if self.stop == "curvature" and not self.eigenvalue:
             raise InputError("supernet: stop=curvature needs eigenvalue=True")
-        if self.stop != "none" and (self.stages or self.selection != "strongest"):
+        if self.stop != "none" and (self.kept or self.selection != "strongest"):
             raise InputError(f"supernet: stop={self.stop} is for a search of one stage by alphas")
         self.kept  # noqa: B018 - says what is wrong with stages
 
     @property
     def kept(self) -> tuple[int, ...]:
         """Candidates a choice in each stage; empty: one stage with all."""
-        if not self.stages:
+        if self.stages == "all":
             return ()
         counts = self.stages.split("-")
         if not all(count.isdecimal() and int(count) > 0 for count in counts):
-            raise InputError(f"supernet: stages={self.stages} is not of the form 8-5-3")
+            raise InputError(f"supernet: stages={self.stages} is neither all nor of the form 8-5-3")
         if [int(count) for count in counts] != sorted({int(count) for count in counts}, reverse=True):
             raise InputError(f"supernet: stages={self.stages} do not fall")
         return tuple(map(int, counts))
@@ -125,8 +139,14 @@ METHODS: Mapping[str, tuple[Mapping[str, Any], str]] = {
         | {"alpha_learning_rate": 6e-4, "batch_size": 96, "learning_rate_min": 0.0},
         "P-DARTS (Chen et al. 2019)",
     ),
-    "rsps": ({"selection": "random", "eigenvalue": False}, "random search with shared weights (Li and Talwalkar 2019)"),
-    "spos": ({"selection": "evolution", "eigenvalue": False}, "single path one-shot, evolution (Guo et al. 2020)"),
+    "rsps": (
+        {"selection": "random", "eigenvalue": False},
+        "random search with shared weights (Li and Talwalkar 2019)",
+    ),
+    "spos": (
+        {"selection": "evolution", "eigenvalue": False},
+        "single path one-shot, evolution (Guo et al. 2020)",
+    ),
 }
 """What each published search sets otherwise than `Settings`' defaults, and whose it is."""
 

@@ -183,7 +183,11 @@ def search(
     if options.supernet and strategy not in METHODS:
         raise InputError(f"supernet: {options.supernet[0]}: {strategy} is no search with shared weights")
     train_setup = TrainSetup(
-        space, options.data, options.training, epochs=options.plan.epochs, defaults=hyper_defaults(options, space)
+        space,
+        options.data,
+        options.training,
+        epochs=options.plan.epochs,
+        defaults=hyper_defaults(options, space),
     )
     setup: TrainSetup | SupernetSetup = train_setup
     if strategy in METHODS:
