@@ -7,11 +7,10 @@ import dataclasses
 from pathlib import Path
 
 from _cli import print_table, run
-from nas.errors import InputError, one_of
+from nas.errors import InputError
 from nas.results.record import is_run
 from nas.results.report import write_report
-from nas.run.sweep import SearchOptions, pass_epochs, search, session
-from nas.strategies import STRATEGIES
+from nas.run.sweep import SearchOptions, check_strategies, pass_epochs, search, session
 from search_spaces import spaces_with
 
 
@@ -33,9 +32,7 @@ class Config(SearchOptions):
 
 
 def main(config: Config) -> None:
-    for strategy in config.strategies:
-        if strategy not in STRATEGIES:
-            raise one_of("strategies", strategy, STRATEGIES)
+    check_strategies(config.strategies, config.supernet)
     if not config.strategies or len(set(config.strategies)) < len(config.strategies):
         raise InputError(f"strategies: {' '.join(config.strategies) or 'none'}: each is to be named once")
     if config.seeds < 1:

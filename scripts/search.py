@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from _cli import print_table, run
-from nas.errors import InputError, one_of
-from nas.run.sweep import NAMES, SearchOptions, narrowed, search
+from nas.errors import InputError
+from nas.run.sweep import SearchOptions, check_strategies, narrowed, search
 from search_spaces import spaces_with
 
 
@@ -32,8 +32,7 @@ def main(config: Config) -> None:
     if config.describe:
         print(narrowed(config, spaces).describe())
         return
-    if config.strategy not in NAMES:
-        raise one_of("strategy", config.strategy, NAMES)
+    check_strategies([config.strategy], config.supernet)
     name = f"{Path(config.space).stem}-{config.data.dataset}-{config.strategy}-{config.plan.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
     options = SearchOptions(**{f.name: getattr(config, f.name) for f in dataclasses.fields(SearchOptions)})

@@ -139,6 +139,17 @@ def plan_of(options: SearchOptions, strategy: str, space: SearchSpace) -> tuple[
     return plan, int(trials) * plan.epochs
 
 
+def check_strategies(names: Iterable[str], supernet: Iterable[str]) -> None:
+    """Raises InputError for an unknown strategy, and for settings of a supernet where none has one."""
+    names = tuple(names)
+    for name in names:
+        if name not in NAMES:
+            raise one_of("strategy", name, NAMES)
+    for text in supernet:
+        if not set(names) & set(METHODS):
+            raise InputError(f"supernet: {text}: {' '.join(names)}: no search with shared weights")
+
+
 def pass_epochs(plan: StrategyConfig) -> int:
     """Epochs of one pass of Hyperband: the default budget of a comparison."""
     return sum(map(bracket_epochs, hyperband.brackets(plan.epochs, plan.eta, plan.rounding)))
@@ -180,8 +191,6 @@ def search(
             f"strategy: {strategy} learns within its brackets, which Tune decides; use --engine local"
         )
     space = narrowed(options, spaces)
-    if options.supernet and strategy not in METHODS:
-        raise InputError(f"supernet: {options.supernet[0]}: {strategy} is no search with shared weights")
     train_setup = TrainSetup(
         space,
         options.data,

@@ -49,7 +49,7 @@ WRONG = {
     "unknown engine": (("search", "--engine", "spark"), "'spark'"),
     "unknown space": (("search", "--space", "chian"), "space: 'chian' is not one of chain"),
     "unknown strategy": (("search", *SEARCH, "--strategy", "rnadom"), "strategy: 'rnadom' is not one of grid"),
-    "unknown strategies": (("compare", "--strategies", "random", "foo"), "strategies: 'foo' is not one of"),
+    "unknown strategies": (("compare", "--strategies", "random", "foo"), "strategy: 'foo' is not one of"),
     "a strategy twice": (("compare", "--strategies", "random", "random"), "each is to be named once"),
     "no strategies": (("compare", "--strategies"), "strategies"),
     "unknown data set": (("search", *SEARCH, "--dataset", "cifra10"), "cifra10"),

@@ -231,19 +231,4 @@ def test_every_relaxation_finds_the_planted_operation(variant):
         state, layout = run(search, search.init(1), 30, steps), narrow
     else:
         state = run(search, state, 0, steps)
-    if relaxation.learns:
-        assert layout.best(relaxation.expected(layout, state.alphas)) == good
-        return
-    # Without alphas the shared weights judge: every architecture by its loss (Guo et al. 2020, section 3.3).
-    batch = planted_batch(999)
-    of = bilevel.derivatives(search.network)
-
-    def loss(a, b):
-        vertex = jnp.asarray(layout.vertex({"op_1": a, "op_2": b}))
-        return float(of.by_mixing(Point(state.params, vertex, state.rest, batch, Noise(0.0, 0)))[0].loss)
-
-    losses = {(a, b): loss(a, b) for a in dict(layout.choices)["op_1"] for b in dict(layout.choices)["op_2"]}
-    best = min(losses, key=losses.__getitem__)
-    assert "good" in best
-    assert losses["good", "good"] < losses["noise", "noise"]
-    assert losses["good", "good"] < losses["other", "other"]
+    assert layout.best(relaxation.expected(layout, state.alphas)) == good

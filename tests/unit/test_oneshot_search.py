@@ -1,0 +1,284 @@
+"""Whole searches with shared weights: what they find, how they go on after a stop, what ends them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from nas.errors import InputError
+from nas.layout import supernet_of
+from nas.objectives import oneshot
+from nas.objectives.oneshot import settings_space
+from nas.oneshot import search as searching
+from nas.oneshot.search import SupernetSearch
+from nas.oneshot.settings import METHODS, Settings, settings_of
+from nas.results.record import Record, record_difference
+from nas.run import local
+from nas.space import Architecture, Categorical, SearchSpace
+from nas.strategies import STRATEGIES, StrategyConfig
+from nas.training.checkpoint import Checkpoints
+from nas.training.loop import Data, TrainingConfig
+from nas.trial import SupernetMeasurement, measurement_of
+from tests.supernets import PLANTED, planted_network
+
+GOOD = Architecture({"op_1": "good", "op_2": "good"})
+
+
+def hook(space):
+    def build(arch, classes):
+        return planted_network({name: arch[name] for name in ("op_1", "op_2")}, classes)
+
+    return supernet_of(space, [["op_1", "op_2"]], build, skip="other")
+
+
+SPACE = SearchSpace("planted", {name: Categorical(PLANTED[::-1]) for name in ("op_1", "op_2")}, supernet=hook)
+
+
+@functools.cache
+def data(seed: int, count: int = 640) -> Data:
+    """Which half of an image is brighter, under much noise; see `tests.supernets.planted_batch`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    images = rng.standard_normal((count, 4, 4, 4))
+    images[:, :2] += 0.2 * (2 * labels - 1)[:, None, None, None]
+    images[:, 2:] -= 0.2 * (2 * labels - 1)[:, None, None, None]
+    pixels = np.clip(128 + 32 * images, 0, 255).astype(np.uint8)
+    return Data(*jax.device_put((pixels, labels, np.full(4, 0.5, np.float32), np.full(4, 0.125, np.float32))))
+
+
+def planted_search(method: str, *, epochs: int = 10, **changes) -> SupernetSearch:
+    given = {"batch_size": 32, "learning_rate": 0.05, "weight_decay": 0.0, "augmentation": "none"}
+    given |= {"alpha_learning_rate": 0.05, "candidates": 20}
+    given |= {"part": 2} if method == "pc_darts" else {}
+    given |= {"stages": "3-2", "deeper": 0} if method == "p_darts" else {}
+    settings = settings_of(dict(METHODS[method][0]) | given | changes)
+    return SupernetSearch(
+        supernet=hook(SPACE),
+        settings=settings,
+        sizes={},
+        train=data(0),
+        valid=data(1, 90),
+        num_classes=2,
+        config=TrainingConfig(evaluate_batch_size=40),
+        seed=3,
+        epochs=epochs,
+    )
+
+
+def timeless(measurement: SupernetMeasurement) -> SupernetMeasurement:
+    return dataclasses.replace(measurement, compile_seconds=0.0, train_seconds=0.0, evaluate_seconds=0.0)
+
+
+def same(a, b) -> bool:
+    return [repr(timeless(m)) for m in a] == [repr(timeless(m)) for m in b]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_search_finds_the_planted_operations(method):
+    seen = list(planted_search(method, stop="none").run(10))
+    assert [m.budget for m in seen] == list(range(1, 11))
+    assert seen[-1].derived == GOOD
+    assert seen[-1].skips == 0
+    assert seen[-1].valid_accuracy > 0.6
+    assert all(math.isfinite(m.train_loss) and math.isfinite(m.valid_loss) for m in seen)
+    if method in ("rsps", "spos"):
+        assert math.isnan(seen[-1].entropy)
+        assert math.isnan(seen[-1].eigenvalue)
+        assert seen[-1].weights["op_1"] == {"other": 0.0, "noise": 0.0, "good": 1.0}
+    else:
+        assert seen[-1].entropy < seen[0].entropy <= 1
+        assert math.isfinite(seen[-1].eigenvalue)
+        assert max(seen[-1].weights["op_1"], key=seen[-1].weights["op_1"].__getitem__) == "good"
+    assert len(seen[-1].weights["op_2"]) == (2 if method == "p_darts" else 3)
+
+
+@pytest.mark.parametrize("method", ["darts", "gdas", "p_darts", "spos", "sdarts_rs"])
+def test_a_search_goes_on_to_the_bit(method, tmp_path):
+    undisturbed = list(planted_search(method, epochs=4).run(4))
+    for stop in (2, 3) if method == "p_darts" else (2,):
+        keeper = Checkpoints(tmp_path / str(stop))
+        run = planted_search(method, epochs=4).run(4, checkpoints=keeper)
+        first = [next(run) for _ in range(stop)]
+        run.close()
+        keeper.close()
+        again = Checkpoints(tmp_path / str(stop))
+        rest = list(planted_search(method, epochs=4).run(4, checkpoints=again, measured=first))
+        again.close()
+        assert same(first + rest, undisturbed)
+    # Without a checkpoint it begins anew, and yields what is not known yet.
+    rest = list(planted_search(method, epochs=4).run(4, measured=undisturbed[:3]))
+    assert same(rest, undisturbed[3:])
+
+
+def test_a_checkpoint_ahead_of_the_record_is_yielded_first(tmp_path):
+    keeper = Checkpoints(tmp_path)
+    seen = list(planted_search("darts_first", epochs=3).run(2, checkpoints=keeper))
+    keeper.close()
+    again = Checkpoints(tmp_path)
+    rest = list(planted_search("darts_first", epochs=3).run(3, checkpoints=again, measured=seen[:1]))
+    again.close()
+    assert same(rest[:1], seen[1:])
+    assert [m.budget for m in rest] == [2, 3]
+
+
+def test_alphas_rest_in_the_warm_up():
+    seen = list(planted_search("darts_first", epochs=4, warmup=0.5).run(4))
+    assert seen[0].weights == seen[1].weights != seen[2].weights
+
+
+def test_images_for_weights_and_architecture_are_apart():
+    search = planted_search("darts_first")
+    one, other = search._halves
+    assert len(one) == len(other) == 320
+    assert not set(one.tolist()) & set(other.tolist())
+
+
+def test_evaluation_counts_every_image_once():
+    """90 images in batches of 40: the last batch is filled up, and only its own 10 count."""
+    search = planted_search("darts_first")
+    stage = search._stage(0, [])
+    state = stage.search.init(0)
+    mixing = jax.numpy.asarray(stage.layout.vertex(GOOD))
+    found = search._accuracy(stage, state, mixing, search.valid, np.arange(90))
+    correct = loss = 0.0
+    for chosen, count in ((range(40), 40), (range(40, 80), 40), ([*range(80, 90), *range(30)], 10)):
+        images = (np.asarray(search.valid.images)[list(chosen)] / 255.0 - 0.5) / 0.125
+        logits = np.asarray(
+            stage.search.predict(state, mixing, jax.numpy.asarray(images, np.float32)), np.float64
+        )
+        labels = np.asarray(search.valid.labels)[list(chosen)]
+        log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        correct += (logits.argmax(-1) == labels)[:count].sum()
+        loss -= log[np.arange(40), labels][:count].sum()
+    assert found.accuracy == pytest.approx(correct / 90)
+    assert found.loss == pytest.approx(loss / 90, rel=1e-5)
+
+
+def test_evolution_asks_for_so_many_and_gets_nearer():
+    layout = hook(SPACE).layout()
+    target = np.random.default_rng(5).random(layout.size)
+    for search, count in ((searching.drawn, 120), (searching.evolved, 120)):
+        scores: list[float] = []
+
+        def judge(genes, scores=scores):
+            scores.append(-float(np.abs(genes - target).sum()))
+            return scores[-1]
+
+        search(np.random.default_rng(0), layout, judge, count)
+        assert len(scores) == count
+        if search is searching.evolved:
+            assert np.mean(scores[-50:]) > np.mean(scores[:50])
+
+
+def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeypatch, tmp_path):
+    """Through the engine: the record says stopped, the chosen architecture is that of the epoch before."""
+    space = settings_space("darts_plus", hook(SPACE), ("augmentation=none", "batch_size=32"), 1)
+    derived = ["good", "noise", "other", "other"]
+
+    class Search(SupernetSearch):
+        def _look(self, stage, state, epoch, before):
+            def derive(layout, weights, most_skips=None):
+                return Architecture({"op_1": derived[epoch], "op_2": derived[epoch]})
+
+            changed = dataclasses.replace(self.supernet, derive=derive)
+            return SupernetSearch._look(
+                dataclasses.replace(self, supernet=changed), stage, state, epoch, before
+            )
+
+    class Objective:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def describe(self, trial):
+            return 1, 1
+
+        def __call__(self, trial):
+            plain = planted_search("darts_plus", epochs=4)
+            fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+            yield from Search(**fields).run(trial.budget, measured=trial.measurements)
+
+    config = StrategyConfig(epochs=4, grid_shuffle=False)
+
+    def run(folder, resume=False):
+        with (Record.resume if resume else Record.create)(
+            folder, {"strategy": "darts_plus"}, env={}
+        ) as record:
+            return local.search(STRATEGIES["grid"](space, config), Objective(folder), record, epochs=4)
+
+    found = run(tmp_path / "a")
+    [trial] = found.trials.values()
+    assert trial.status == "stopped"
+    assert trial.spent == 3
+    assert trial.measurements[-1].last
+    assert trial.chosen == Architecture({"op_1": "noise", "op_2": "noise"})
+    assert found.best == trial
+    # Killed between the last measurement and the line that ends the trial: nothing is searched again.
+    lines = (tmp_path / "a" / "trials.jsonl").read_text().splitlines(keepends=True)
+    run(tmp_path / "b")
+    (tmp_path / "b" / "trials.jsonl").write_text("".join(lines[:-1]))
+    monkeypatch.setattr(Search, "run", None)
+    run(tmp_path / "b", resume=True)
+    assert record_difference(tmp_path / "a", tmp_path / "b") is None
+
+
+def test_a_measurement_survives_json():
+    [measurement] = planted_search("darts_first", epochs=1).run(1)
+    assert measurement_of(measurement.fields()) == measurement
+
+
+def test_settings_are_a_grid_of_searches():
+    space = settings_space("darts", hook(SPACE), ("order=first,difference", "learning_rate=0.1"), 3)
+    points = list(space.enumerate())
+    assert len(points) == 6
+    assert {(p["repetition"], p["order"]) for p in points} == {
+        (k, order) for k in range(3) for order in ("first", "difference")
+    }
+    assert settings_of(points[0]) == Settings(order="first", learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("method", "texts", "says"),
+    [
+        ("dart", (), "strategy: 'dart' is not one of"),
+        ("darts", ("speed=1",), "supernet: 'speed' is not one of"),
+        ("darts", ("order=third",), "supernet: order: 'third' is not one of first, exact, difference"),
+        ("darts", ("batch_size=many",), "supernet: batch_size=many is not int"),
+        ("darts", ("batch_size=0",), "supernet: batch_size=0 is below 1"),
+        ("darts", ("learning_rate=0..1",), "supernet: learning_rate needs values"),
+        ("darts", ("edge_weights=perhaps",), "supernet: edge_weights"),
+        ("darts", ("part=4",), "supernet: part=4 needs edge_weights=True"),
+        ("p_darts", ("stages=3-5",), "supernet: stages=3-5 do not fall"),
+        ("p_darts", ("stages=x",), "supernet: stages=x is neither all nor of the form 8-5-3"),
+        ("robust_darts", ("eigenvalue=false",), "supernet: stop=curvature needs eigenvalue=True"),
+        ("rsps", ("stop=skips",), "supernet: stop=skips is for a search of one stage by alphas"),
+        ("darts", ("augmentation=crop+blur",), "supernet: augmentation"),
+    ],
+)
+def test_bad_settings_are_one_line(method, texts, says):
+    with pytest.raises(InputError) as error:
+        settings_space(method, hook(SPACE), texts, 1)
+    assert str(error.value).startswith(says) or says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 400}, "supernet: batch_size=400 is more than the 320 images of one half"),
+        ({"stages": "9-8-7-6-5-4-3-2-1"}, "supernet: 9 stages in 2 epochs"),
+        ({"deeper": 2}, "supernet: deeper=2 needs a supernet made of cells"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(changes, says):
+    with pytest.raises(InputError, match=says):
+        planted_search("darts_first", epochs=2, **changes)
+
+
+def test_a_space_without_a_supernet_says_so():
+    with pytest.raises(InputError, match="space: plain cannot be searched by a supernet"):
+        oneshot.supernet_of(SearchSpace("plain", {"a": Categorical((1, 2))}))
