@@ -21,6 +21,7 @@ from nas.space import Cell
 
 # Inches.
 _LETTER, _LINE, _PAD, _COLUMN, _ROW, _BEND, _MARGIN, _TITLE = 0.078, 0.15, 0.07, 0.3, 0.12, 0.16, 0.15, 0.3
+_BOX = _LINE + 2 * _PAD  # a box's height
 _FONT = 8.0
 _PALETTE = ("#cfe3f5", "#f9dcc0", "#cfeadc", "#fbf3c4", "#e3d5f0", "#f5cfd6", "#d9e6b8", "#c9ecec", "#e6e6e6")
 _SWEEPS = 12  # over the columns, to order and then to place them
@@ -37,14 +38,15 @@ class _Item:
     after: list[int] = dataclasses.field(default_factory=list)
     x: float = 0.0
     y: float = 0.0
+    width: float = 0.0
 
-    @property
-    def width(self) -> float:
-        return len(self.text) * _LETTER + 2 * _PAD if self.text else 0.0
+    def __post_init__(self) -> None:
+        if self.text:
+            self.width = max(len(self.text) * _LETTER + 2 * _PAD, _BOX)
 
     @property
     def height(self) -> float:
-        return _LINE + 2 * _PAD + _ROW if self.text else _BEND
+        return _BOX + _ROW if self.text else _BEND
 
 
 def draw_cells(cells: Mapping[str, Cell], path: Path, title: str = "") -> None:
@@ -144,6 +146,7 @@ def _place(items: Sequence[_Item], columns: Sequence[Sequence[int]]) -> None:
         width = max(items[k].width for k in column)
         for k in column:
             items[k].x = x + width / 2
+            items[k].width = items[k].width or width  # an arrow goes straight past the boxes of a column
         x += width + _COLUMN
         y = 0.0
         for k in column:
@@ -192,12 +195,11 @@ def _draw(axes: Axes, items: Sequence[_Item], colours: Mapping[str, str]) -> Non
 
 
 def _box(axes: Axes, item: _Item, colour: str) -> None:
-    height = _LINE + 2 * _PAD
-    style = f"round,pad=0,rounding_size={height / 2 if item.state else 0.04}"
-    corner = (item.x - item.width / 2, item.y - height / 2)
+    style = f"round,pad=0,rounding_size={0.49 * _BOX if item.state else 0.04}"
+    corner = (item.x - item.width / 2, item.y - _BOX / 2)
     edge = "0.2" if item.state else "0.55"
     axes.add_patch(
-        FancyBboxPatch(corner, item.width, height, boxstyle=style, fc=colour, ec=edge, lw=0.8, zorder=2)
+        FancyBboxPatch(corner, item.width, _BOX, boxstyle=style, fc=colour, ec=edge, lw=0.8, zorder=2)
     )
     axes.text(item.x, item.y, item.text, fontsize=_FONT, ha="center", va="center", zorder=3)
 
@@ -206,9 +208,10 @@ def _arrow(axes: Axes, source: _Item, to: _Item) -> None:
     """From the right side of one to the left side of the other, level at both ends."""
     x, y, end, height = source.x + source.width / 2, source.y, to.x - to.width / 2, to.y
     middle = (x + end) / 2
+    points = [(x - (0 if source.text else source.width), y), (x, y)]
     curve = Curve(
-        [(x, y), (middle, y), (middle, height), (end, height)],
-        [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4],
+        [*points, (middle, y), (middle, height), (end, height)],
+        [Curve.MOVETO, Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4],
     )
     head = "-|>,head_length=3,head_width=1.5" if to.text else "-"
     axes.add_patch(
