@@ -97,6 +97,17 @@ def chosen(text: str) -> Chosen:
     return Chosen(spaces[name], found.best.chosen, None, found)
 
 
+def operations(space: str, arch: Architecture) -> dict[str, Any] | None:
+    """The architecture by the names of its supernet's open choices; None where that cannot be told."""
+    from search_spaces import spaces_with
+
+    try:
+        found = spaces_with(space)[space]
+        return None if found.supernet is None else found.supernet(found).operations(arch)
+    except (InputError, KeyError):  # a space that is not here, or one that has to be narrowed first
+        return None
+
+
 def print_table(runs: Iterable[Any]) -> None:
     """The comparison table of these runs and the notes that belong below it."""
     from nas.results import tables

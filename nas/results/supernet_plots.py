@@ -34,7 +34,7 @@ _UNCHOSEN = "none"  # the value that leaves a connection out: grey, in any space
 _GREYS = ("0.88", "0.70", "0.80", "0.62")
 _WIDTH = 7.2  # inches, of a figure of one search
 _LETTER_INCHES = 0.062
-_MONITORED: Mapping[str, str] = {
+_SIGNS: Mapping[str, str] = {
     "entropy": "entropy of the weights\n(share of the largest)",
     "skips": "skip connections",
     "eigenvalue": "dominant eigenvalue",
@@ -133,7 +133,7 @@ def learning_figure(found: Sequence[Search]) -> Figure | None:
         return figure
 
 
-def monitor_figure(found: Sequence[Search]) -> Figure | None:
+def signs_figure(found: Sequence[Search]) -> Figure | None:
     """Entropy of the mixing weights, skip connections of what is derived, and the dominant eigenvalue over epochs.
 
     A square ends a search that its own rule stopped. What no search recorded has no panel; None without a search.
@@ -141,7 +141,7 @@ def monitor_figure(found: Sequence[Search]) -> Figure | None:
     series = _series(found)
     shown = [
         name
-        for name in _MONITORED
+        for name in _SIGNS
         if any(math.isfinite(getattr(epoch, name)) for search in found for epoch in search.epochs)
     ]
     if not series or not shown:
@@ -157,7 +157,7 @@ def monitor_figure(found: Sequence[Search]) -> Figure | None:
                 ends = [(s.epochs[-1].budget, getattr(s.epochs[-1], name)) for s in of if s.stopped]
                 axes.plot(*zip(*ends, strict=True), "s", color=look.color, markersize=5) if ends else None
         for axes, name in zip(panels, shown, strict=True):
-            axes.set_ylabel(_MONITORED[name])
+            axes.set_ylabel(_SIGNS[name])
             if name == "skips":
                 axes.yaxis.set_major_locator(_whole_numbers())
                 axes.set_ylim(bottom=-0.15)
@@ -309,7 +309,7 @@ def derived_figure(search: Search) -> Figure | None:
     """The architecture that the search would have ended with after each epoch: a row a choice, a column an epoch,
     a colour a value; values at the end are written beside. None where there is no choice to show.
     """
-    shown = _derived_choices(search)
+    shown = decided_choices(search)
     if not shown:
         return None
     palette = _palette(search)
@@ -343,8 +343,8 @@ def derived_figure(search: Search) -> Figure | None:
         for row, name in enumerate(shown):
             axes.axhline(row, color="white", linewidth=3.5 if name in firsts else 0.8)
         changed = [epoch for epoch, _, _ in changes(search)]
-        axes.vlines(changed, -0.55, -0.15, color="0.2", linewidth=1.0, clip_on=False)
-        axes.set_ylim(len(shown), 0)
+        axes.vlines(changed, -0.6, -0.2, color="0.2", linewidth=1.0)
+        axes.set_ylim(len(shown), -0.8)
         last = [_text(search.epochs[-1].derived.get(name)) for name in shown]
         for side, texts in ((axes, shown), (axes.secondary_yaxis("right"), last)):
             side.set_yticks(np.arange(len(shown)) + 0.5, texts, fontsize=7)
@@ -376,7 +376,7 @@ def _head(handles: Mapping[str, Any], figure: Figure | None = None, search: Sear
     return 0.38 + 0.16 * -(-len(handles) // columns)
 
 
-def _derived_choices(search: Search) -> list[str]:
+def decided_choices(search: Search) -> list[str]:
     """The choices of the derived architectures that the search decides: those open, those with such values, and
     those that changed, with others that differ from them in a number alone."""
     mixed, palette = search.mixed, _palette(search)
