@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,14 +97,18 @@ def chosen(text: str) -> Chosen:
     return Chosen(spaces[name], found.best.chosen, None, found)
 
 
-def operations(space: str, arch: Architecture) -> dict[str, Any] | None:
-    """The architecture by the names of its supernet's open choices; None where that cannot be told."""
+def operations(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any] | None:
+    """An architecture by the names of the open choices of its run's supernet; None where there is no such space."""
     from search_spaces import spaces_with
 
+    name = str(config.get("space"))
     try:
-        found = spaces_with(space)[space]
-        return None if found.supernet is None else found.supernet(found).operations(arch)
-    except (InputError, KeyError):  # a space that is not here, or one that has to be narrowed first
+        space = spaces_with(name).get(name)
+        if space is None or space.supernet is None:
+            return None
+        searched = space.searched(fix=config.get("fix", ()), narrow=config.get("narrow", ()))
+        return space.supernet(searched).operations(arch)
+    except InputError:  # the space has changed since, or its file is gone: figures say less then
         return None
 
 

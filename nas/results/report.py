@@ -129,7 +129,7 @@ CAPTIONS: Mapping[str, str] = {
     ),
     "supernet_weights": (
         "Weight of each value of each open choice in the mixture, without noise. Thick: the values that the "
-        "architecture derived at the end has; an edge without a thick line is not in it."
+        "architecture derived at the end has, none on an edge that it leaves out."
     ),
     "supernet_derived": "The architecture that the search would have ended with after each epoch.",
 }
@@ -188,10 +188,10 @@ def _section(shown: _Shown, gallery: str) -> str:
     changes = supernet_plots.changes(search)
     told = f"{search.title}: {last.budget} epochs{', stopped by its own rule' if last.stopped else ''}"
     if changes:
-        told += f"; the architecture changed {len(changes)} times, at last after epoch {changes[-1][0]}"
+        told += f"; the architecture changed {len(changes)} times, last in epoch {changes[-1][0]}"
     signs = [
         f"validation accuracy {tables.format_percent(last.valid_accuracy)} % with shared weights",
-        f"{last.skips} skip connections",
+        f"skip connections: {last.skips}",
         *([f"entropy {last.entropy:.3f}"] if math.isfinite(last.entropy) else []),
         *([f"dominant eigenvalue {last.eigenvalue:.3g}"] if math.isfinite(last.eigenvalue) else []),
     ]

@@ -25,8 +25,8 @@ from nas.results.tables import run_name
 from nas.space import Architecture
 from nas.trial import SupernetMeasurement, Trial
 
-Operations: TypeAlias = Callable[[str, Architecture], Mapping[str, Any] | None]
-"""Of a space's name and an architecture: its values by the names of the supernet's open choices, where known."""
+Operations: TypeAlias = Callable[[Mapping[str, Any], Architecture], Mapping[str, Any] | None]
+"""Of a run's config and an architecture: its values by the names of the supernet's open choices, where known."""
 
 REPETITION = "repetition"  # the setting that tells seeds apart
 MOST_COLOURS = 7  # lines of more kinds cannot be told apart
@@ -259,7 +259,7 @@ def weights_figure(search: Search, operations: Operations | None = None) -> Figu
         figure = Figure(figsize=(_WIDTH, head + 0.5 + panel * rows))
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         height = figure.get_figheight()
-        figure.subplots_adjust(0.085, 0.42 / height, 0.985, 1 - (head + 0.1) / height, 0.12, 0.34)
+        figure.subplots_adjust(0.1, 0.42 / height, 0.985, 1 - (head + 0.1) / height, 0.12, 0.34)
         for axes in grid.flat:
             axes.set_visible(False)
         taken = {(row, column) for row, column, _ in places}
@@ -273,7 +273,6 @@ def weights_figure(search: Search, operations: Operations | None = None) -> Figu
             if name in edges:
                 axes.plot(search.budgets, edges[name], color="0.2", linestyle=":", linewidth=1.0)
         _epoch_axis(grid[0, 0], [search])
-        grid[0, 0].set_ylim(bottom=0)
         grid[0, 0].yaxis.set_major_locator(MaxNLocator(4))
         _head(handles, figure, search)
         figure.supxlabel("epoch of the search", fontsize=8.5, y=0.06 / height, va="bottom")
@@ -302,7 +301,7 @@ def _derived(search: Search, operations: Operations | None) -> Mapping[str, Any]
     arch = search.epochs[-1].derived
     if operations is None or search.mixed.keys() <= arch.keys():
         return arch
-    return operations(str(search.run.config.get("space")), arch) or arch
+    return operations(search.run.config, arch) or arch
 
 
 def derived_figure(search: Search) -> Figure | None:
