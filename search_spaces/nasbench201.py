@@ -33,7 +33,7 @@ from nas import ops
 from nas.errors import InputError
 from nas.layout import Supernet, supernet_of
 from nas.space import Architecture, Categorical, SearchSpace
-from search_spaces.graph import Builder, Graph, Term
+from search_spaces.graph import Builder, First, Graph, Term
 from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
 
@@ -110,14 +110,6 @@ class Zero(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         return x * jnp.zeros((), x.dtype)
-
-
-class First(nn.Module):
-    """The first of its inputs: the others are what a cell computes and does not use."""
-
-    @nn.compact
-    def __call__(self, x: Array, *unused: Array, train: bool = False) -> Array:
-        return x
 
 
 def add_cell(b: Builder, name: str, x: int, operations: Sequence[str], inputs: int, features: int) -> int:
