@@ -10,6 +10,7 @@ paper evaluates them: five nodes, two inputs that may be the same, some nodes le
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -810,3 +811,9 @@ NAMED: dict[str, Named] = {
     name: Named("darts", architecture_of(genotype, **RECIPE), (32, 32, 3), 10, _COUNTS[name], _SOURCES[name])
     for name, genotype in GENOTYPES.items()
 }
+NAMED["darts_v2_aux"] = dataclasses.replace(
+    NAMED["darts_v2"],
+    arch=NAMED["darts_v2"].arch.set(auxiliary=True),
+    params=_COUNTS["darts_v2"] + 476_426,
+    source="the same with the auxiliary head that it is trained with (appendix A.2)",
+)
