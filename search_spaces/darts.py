@@ -27,6 +27,7 @@ from nas.layout import Layout, Supernet, with_fewer
 from nas.space import (
     Architecture,
     Categorical,
+    Cell,
     Choice,
     Constraint,
     Integer,
@@ -133,6 +134,20 @@ def concat_of(arch: Mapping[str, Any], kind: str) -> tuple[int, ...]:
     """The nodes that are a cell's output, counting its inputs."""
     text = arch[f"{kind}_concat"]
     return tuple(range(2, 2 + arch["steps"])) if text == "all" else tuple(map(int, text.split("-")))
+
+
+def cells_of(arch: Mapping[str, Any]) -> dict[str, Cell]:
+    """Both cells to be drawn: ``c(k-2)`` and ``c(k-1)`` are the outputs of the two cells before."""
+    genotype, found = genotype_of(arch), {}
+    for kind in KINDS:
+        nodes = ("c(k-2)", "c(k-1)", *map(str, range(1, arch["steps"] + 1)), "c(k)")
+        edges = [
+            (nodes[source], nodes[2 + k // 2], operation)
+            for k, (operation, source) in enumerate(getattr(genotype, kind))
+        ]
+        edges += [(nodes[j], nodes[-1], "") for j in concat_of(arch, kind)]
+        found[kind] = Cell(nodes, tuple(edges))
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- modules
@@ -681,6 +696,7 @@ SPACE = SearchSpace(
     build=build,
     search_within=_within(),
     supernet=searched_by_supernet,
+    cells=cells_of,
 )
 
 RECIPE: dict[str, Any] = {  # section 3.1 and appendix A.2 of Liu et al. 2019

@@ -32,7 +32,7 @@ from jax import Array
 from nas import ops
 from nas.errors import InputError
 from nas.layout import Supernet, supernet_of
-from nas.space import Architecture, Categorical, SearchSpace
+from nas.space import Architecture, Categorical, Cell, SearchSpace
 from search_spaces.graph import Builder, First, Graph, Term
 from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
@@ -317,6 +317,13 @@ def to_text(arch: Mapping[str, Any]) -> str:
     return "|+".join(nodes) + "|"
 
 
+def cells_of(arch: Mapping[str, Any]) -> dict[str, Cell]:
+    """The cell to be drawn, without the edges that are ``none``."""
+    nodes = ("input", *map(str, range(1, NODES - 1)), "output")
+    operations = zip(EDGES, operations_of(arch), strict=True)
+    return {"cell": Cell(nodes, tuple((nodes[i], nodes[j], op) for (i, j), op in operations if op != "none"))}
+
+
 _TEXT = re.compile(
     "".join(
         r"\|([^|~+]+)~" + str(source) + (r"\|\+" if source + 1 == to < NODES - 1 else "")
@@ -415,6 +422,7 @@ def nasbench201_space(*, channels: int = 16, cells: int = 5, name: str = "nasben
         format=to_text,
         parse=from_text,
         supernet=searched_by_supernet,
+        cells=cells_of,
     )
 
 
