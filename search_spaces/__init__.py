@@ -13,6 +13,7 @@ from search_spaces import (
     alexnet,
     autoencoder,
     chain,
+    darts,
     densenet,
     inception,
     lenet,
@@ -31,6 +32,7 @@ FAMILIES = (
     resnet,
     densenet,
     autoencoder,
+    darts,
     nasbench201,
     natssize,
 )

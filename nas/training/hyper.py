@@ -37,6 +37,8 @@ class Hyper:
     """one of, or several joined by +, of nas.training.augment.AUGMENTATIONS"""
     dropout: float = 0.0
     """probability of dropping an input of a dense layer"""
+    drop_path: float = 0.0
+    """probability of dropping a path through a cell, reached linearly over the epochs"""
 
     def __post_init__(self) -> None:
         if self.optimiser not in OPTIMISERS:
@@ -48,9 +50,9 @@ class Hyper:
                 raise one_of("augmentation", part, AUGMENTATIONS)
         if self.batch_size < 1:
             raise InputError(f"batch_size: {self.batch_size} is below 1")
-        for name, low, high in (("label_smoothing", 0, 1), ("dropout", 0, 1)):
-            if not low <= getattr(self, name) < high:
-                raise InputError(f"{name}: {getattr(self, name)} is not in [{low}, {high})")
+        for name in ("label_smoothing", "dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} is not in [0, 1)")
         for name in ("learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise InputError(f"{name}: {getattr(self, name)} is not a finite number of at least 0")

@@ -29,6 +29,7 @@ from nas.training.network import (
     Noise,
     Tree,
     abstract,
+    abstract_noise,
     apply_evaluate,
     apply_train,
     initialise,
@@ -149,8 +150,8 @@ def abstract_arguments(
         abstract((size,), "int32"),
     )
     number = abstract(())
-    noise, rates = Noise(number, abstract((), "uint32")), Rates(number, number, number, abstract((), "int32"))
-    return placed(state, whole), placed(batch, split), *placed((noise, rates, number), whole)
+    rates = Rates(number, number, number, abstract((), "int32"))
+    return placed(state, whole), placed(batch, split), *placed((abstract_noise(), rates, number), whole)
 
 
 def init_state(network: Any, shape: Shape, seed: int) -> State:
