@@ -24,7 +24,7 @@ from nas.errors import InputError, one_of  # noqa: E402  (the path has to be set
 
 if TYPE_CHECKING:
     from nas.results.record import Run
-    from nas.space import Architecture, SearchSpace
+    from nas.space import Architecture, Cell, SearchSpace
     from search_spaces.named import Named
 
 # glibc hands large buffers back to the system at once, so that every training step pays page faults;
@@ -110,6 +110,18 @@ def operations(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any] 
         return space.supernet(searched).operations(arch)
     except InputError:  # the space has changed since, or its file is gone: figures say less then
         return None
+
+
+def cells(config: Mapping[str, Any], arch: Architecture) -> Mapping[str, Cell] | None:
+    """The cells of an architecture of a run by name; None where there is no such space or it is not made of cells."""
+    from search_spaces import spaces_with
+
+    name = str(config.get("space"))
+    try:
+        space = spaces_with(name).get(name)
+    except InputError:  # its file is gone
+        return None
+    return None if space is None or space.cells is None else space.cells(arch)
 
 
 def print_table(runs: Iterable[Any]) -> None:

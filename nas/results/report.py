@@ -7,9 +7,9 @@ import dataclasses
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 
@@ -18,7 +18,10 @@ from nas.results import plots, supernet_plots, tables
 from nas.results.record import Run, find_runs, read_run
 from nas.results.statistics import which_choices_mattered
 from nas.results.supernet_plots import Operations, Search
-from nas.space import Architecture
+from nas.space import Architecture, Cell
+
+Cells: TypeAlias = Callable[[Mapping[str, Any], Architecture], Mapping[str, Cell] | None]
+"""Of a run's config and an architecture: its cells by name, where it has some."""
 
 MOST_SEARCHES = 4
 """Searches with shared weights of one run that are shown each by itself: the best ones."""
@@ -34,7 +37,11 @@ class Report:
 
 
 def write_report(
-    paths: Sequence[str | Path], out: str | Path | None = None, *, operations: Operations | None = None
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    operations: Operations | None = None,
+    cells: Cells | None = None,
 ) -> Report:
     """Report on run folders, or on folders of them, finished or not.
 
@@ -42,11 +49,13 @@ def write_report(
     ``anytime_seconds.png``, ``accuracy_over_params.png`` and ``which_choices_mattered.png`` for which
     there is something to draw; of searches with shared weights also ``supernet_learning.png``,
     ``supernet_signs.png``, ``which_settings_mattered.png``, and for each of the best `MOST_SEARCHES` trials of a
-    run ``supernet_weights_TRIAL.png`` and ``supernet_derived_TRIAL.png``. What an earlier report wrote is replaced.
+    run ``supernet_weights_TRIAL.png``, ``supernet_derived_TRIAL.png`` and ``supernet_cells_TRIAL.png``. What an
+    earlier report wrote is replaced.
 
     Args:
         out: where to; by default the first of ``paths``.
         operations: what a space calls an architecture's values in its supernet, where the names differ.
+        cells: what is drawn of the architecture that a search with shared weights ended with.
 
     Raises:
         InputError: no run there, a damaged record, one search twice, or ``out`` cannot be written.
@@ -92,6 +101,14 @@ def write_report(
                 "supernet_derived": supernet_plots.derived_figure(shown.search),
             }
             own = {kind: keep(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
+            drawn = cells(shown.search.run.config, shown.search.trial.chosen) if cells is not None else None
+            if drawn:
+                from nas.results.cells import draw_cells  # it imports jax
+
+                path = folder / f"supernet_cells_{shown.name}.png"
+                draw_cells(drawn, path, shown.search.title)
+                written.append(path)
+                own["supernet_cells"] = path.read_bytes()
             sections.append(_section(shown, _gallery(own)))
         page = _page(rows, notes, groups, _gallery(pictures), "".join(sections))
         written.append(_write(folder / "report.html", page))
@@ -132,8 +149,9 @@ CAPTIONS: Mapping[str, str] = {
         "architecture derived at the end has, none on an edge that it leaves out."
     ),
     "supernet_derived": "The architecture that the search would have ended with after each epoch.",
+    "supernet_cells": "The cells of the architecture that the search ended with.",
 }
-_OF_A_SEARCH = ("supernet_weights", "supernet_derived")
+_OF_A_SEARCH = ("supernet_weights", "supernet_derived", "supernet_cells")
 
 
 def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, Figure | None]:

@@ -19,7 +19,7 @@ from nas.results import plots, supernet_plots
 from nas.results.record import Record, Run, read_run
 from nas.results.report import MOST_SEARCHES, write_report
 from nas.results.tables import notes
-from nas.space import Architecture
+from nas.space import Architecture, Cell
 from nas.trial import Measurement, SupernetMeasurement, Trial
 
 VALUES = ("none", "skip", "conv")
@@ -228,6 +228,24 @@ def test_a_report_has_the_searches_and_the_best_of_them_by_itself(tmp_path):
     again = write_report([tmp_path / "run"], tmp_path / "again").files
     for left, right in zip(files, again, strict=True):
         assert left.read_bytes() == right.read_bytes()
+
+
+def test_the_cells_that_a_search_ended_with_are_drawn(tmp_path):
+    run = record(tmp_path / "run", [({}, [epoch(1), epoch(5)])])
+    asked: list[tuple[Any, Any]] = []
+
+    def cells(config: Mapping[str, Any], arch: Architecture) -> dict[str, Cell]:
+        asked.append((config["space"], arch))
+        return {"normal": Cell(("in", "out"), (("in", "out", arch["edge_0_1"]),))}
+
+    files = write_report([tmp_path / "run"], cells=cells).files
+    assert asked == [("cells", run.trials[0].chosen)]
+    assert "supernet_cells_trial_0.png" in {path.name for path in files}
+    pictures = sum(path.suffix == ".png" for path in files)
+    assert (tmp_path / "run" / "report.html").read_text().count("data:image/png;base64,") == pictures
+    files = write_report([tmp_path / "run"], cells=lambda config, arch: None).files
+    assert not any("cells" in path.name for path in files)
+    assert not (tmp_path / "run" / "supernet_cells_trial_0.png").exists()
 
 
 def test_changes_are_told_in_words(tmp_path):
