@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from nas.errors import InputError, one_of  # noqa: E402  (the path has to be set
 
 if TYPE_CHECKING:
     from nas.results.record import Run
-    from nas.space import Architecture, SearchSpace
+    from nas.space import Architecture, Cell, SearchSpace
     from search_spaces.named import Named
 
 # glibc hands large buffers back to the system at once, so that every training step pays page faults;
@@ -95,6 +95,33 @@ def chosen(text: str) -> Chosen:
     if found.best is None:
         raise InputError(f"{text}: no trial was measured there")
     return Chosen(spaces[name], found.best.chosen, None, found)
+
+
+def operations(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any] | None:
+    """An architecture by the names of the open choices of its run's supernet; None where there is no such space."""
+    from search_spaces import spaces_with
+
+    name = str(config.get("space"))
+    try:
+        space = spaces_with(name).get(name)
+        if space is None or space.supernet is None:
+            return None
+        searched = space.searched(fix=config.get("fix", ()), narrow=config.get("narrow", ()))
+        return space.supernet(searched).operations(arch)
+    except InputError:  # the space has changed since, or its file is gone: figures say less then
+        return None
+
+
+def cells(config: Mapping[str, Any], arch: Architecture) -> Mapping[str, Cell] | None:
+    """The cells of an architecture of a run by name; None where there is no such space or it is not made of cells."""
+    from search_spaces import spaces_with
+
+    name = str(config.get("space"))
+    try:
+        space = spaces_with(name).get(name)
+    except InputError:  # its file is gone
+        return None
+    return None if space is None or space.cells is None else space.cells(arch)
 
 
 def print_table(runs: Iterable[Any]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from _cli import print_table, run
+from _cli import cells, operations, print_table, run
 from nas.errors import InputError
 from nas.results.record import is_run
 from nas.results.report import write_report
@@ -58,7 +58,7 @@ def main(config: Config) -> None:
                 options = SearchOptions(**fields)
                 runs.append(search(options, strategy, folder, spaces, resume=resume, tested=tested))
     print_table(runs)
-    for path in write_report([out], out).files:
+    for path in write_report([out], out, operations=operations, cells=cells).files:
         print(path)
     if not any(result.best for result in runs):
         raise InputError(f"{out}: no trial could be measured; trials.jsonl in its run folders says why")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from _cli import run
+from _cli import cells, operations, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Config:
 def main(config: Config) -> None:
     from nas.results.report import write_report
 
-    report = write_report(config.runs, config.out)
+    report = write_report(config.runs, config.out, operations=operations, cells=cells)
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")

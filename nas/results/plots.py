@@ -30,7 +30,7 @@ _COST_LABELS: Mapping[Cost, str] = {
     "seconds": "compute of the search (s)",
     "wall_seconds": "wall-clock time (s)",
 }
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.labelsize": 9.5,
     "legend.fontsize": 8.5,
@@ -47,17 +47,20 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
+    """How what belongs together is drawn: a colour of Okabe and Ito's, a line style and a marker."""
+
     color: str
     line: Any
     marker: str
 
 
-def _looks() -> Iterator[_Look]:
+def looks() -> Iterator[Look]:
+    """One after another, all different for as long as anyone can tell them apart."""
     colors = itertools.cycle(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"))
     lines = itertools.cycle(("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2))))
     markers = itertools.cycle("osD^vPXp")
-    return map(_Look, colors, lines, markers)
+    return map(Look, colors, lines, markers)
 
 
 def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | None:
@@ -69,10 +72,10 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
     curves = {label: curve for label, runs in groups.items() if (curve := anytime(runs, cost)) is not None}
     if not any(curve.cost[-1] for curve in curves.values()):
         return None
-    looks = dict(zip(curves, _looks(), strict=False))
+    look_of = dict(zip(curves, looks(), strict=False))
     seeds = {curve.n for curve in curves.values()}
     apart = len(curves) > 2 and max(seeds) > 1
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         if apart:
             columns = 2 if len(curves) <= 4 else 3
             rows = -(-len(curves) // columns)
@@ -86,7 +89,7 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
                 if label not in own:
                     axes.step(curve.cost, 100 * curve.mean, where="post", color="0.75", linewidth=0.8)
             for label, (costs, mean, low, high, _) in own.items():
-                look = looks[label]
+                look = look_of[label]
                 axes.fill_between(
                     costs, 100 * low, 100 * high, step="post", color=look.color, alpha=0.18, lw=0
                 )
@@ -99,8 +102,8 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
         if max(seeds) > 1:
             over = f"{max(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
             remark = f"\nmean and 95 % interval over {over} seeds"
-        figure.supxlabel(_COST_LABELS[cost] + remark, fontsize=_STYLE["axes.labelsize"])
-        figure.supylabel("best validation accuracy so far (%)", fontsize=_STYLE["axes.labelsize"])
+        figure.supxlabel(_COST_LABELS[cost] + remark, fontsize=STYLE["axes.labelsize"])
+        figure.supylabel("best validation accuracy so far (%)", fontsize=STYLE["axes.labelsize"])
         return figure
 
 
@@ -118,15 +121,15 @@ def _anytime_limits(axes: Axes, curves: Sequence[Curve]) -> None:
 def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
     """Validation accuracy of every trial over its parameters, with the Pareto front of all of them.
 
-    Trials that did not get the largest budget of their row are drawn hollow. None where no trial has both
-    numbers.
+    Trials that did not get the largest budget of their row are drawn hollow. Searches with shared weights are
+    left out: their parameters are the supernet's. None where no trial has both numbers.
     """
     points = {
         label: [
             (trial.params, trial.score, trial.spent)
             for run in runs
             for trial in run.trials.values()
-            if trial.params and math.isfinite(trial.score)
+            if trial.params and math.isfinite(trial.score) and trial.chosen == trial.arch
         ]
         for label, runs in groups.items()
     }
@@ -135,9 +138,9 @@ def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
         return None
     everything = np.concatenate(list(points.values()))
     params, accuracy = everything[:, 0], 100 * everything[:, 1]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, (axes,) = _canvas()
-        for (label, rows), look in zip(points.items(), _looks(), strict=False):
+        for (label, rows), look in zip(points.items(), looks(), strict=False):
             x, y, full = rows[:, 0], 100 * rows[:, 1], rows[:, 2] == rows[:, 2].max()
             style = {"s": 20, "marker": look.marker, "edgecolors": look.color, "linewidths": 0.8}
             axes.scatter(x[full], y[full], color=look.color, label=label, alpha=0.75, **style)
@@ -174,7 +177,7 @@ def importance_figure(attribution: Attribution, most: int = 15) -> Figure | None
     shown = attribution.choices[:most][::-1]
     if not shown:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, (axes,) = _canvas(height=1.1 + 0.25 * len(shown))
         places = np.arange(len(shown))
         axes.barh(places, [100 * choice.share for choice in shown], height=0.65, color="#0072B2")

@@ -6,15 +6,25 @@ import base64
 import dataclasses
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 from matplotlib.figure import Figure
 
 from nas.errors import InputError
-from nas.results import plots, tables
+from nas.results import plots, supernet_plots, tables
 from nas.results.record import Run, find_runs, read_run
 from nas.results.statistics import which_choices_mattered
+from nas.results.supernet_plots import Operations, Search
+from nas.space import Architecture, Cell
+
+Cells: TypeAlias = Callable[[Mapping[str, Any], Architecture], Mapping[str, Cell] | None]
+"""Of a run's config and an architecture: its cells by name, where it has some."""
+
+MOST_SEARCHES = 4
+"""Searches with shared weights of one run that are shown each by itself: the best ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +36,26 @@ class Report:
     files: tuple[Path, ...]
 
 
-def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> Report:
+def write_report(
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    operations: Operations | None = None,
+    cells: Cells | None = None,
+) -> Report:
     """Report on run folders, or on folders of them, finished or not.
 
     Writes ``table.md``, ``table.csv``, ``table.tex``, ``report.html`` and those of ``anytime_epochs.png``,
     ``anytime_seconds.png``, ``accuracy_over_params.png`` and ``which_choices_mattered.png`` for which
-    there is something to draw. What an earlier report wrote is replaced.
+    there is something to draw; of searches with shared weights also ``supernet_learning.png``,
+    ``supernet_signs.png``, ``which_settings_mattered.png``, and for each of the best `MOST_SEARCHES` trials of a
+    run ``supernet_weights_TRIAL.png``, ``supernet_derived_TRIAL.png`` and ``supernet_cells_TRIAL.png``. What an
+    earlier report wrote is replaced.
 
     Args:
         out: where to; by default the first of ``paths``.
+        operations: what a space calls an architecture's values in its supernet, where the names differ.
+        cells: what is drawn of the architecture that a search with shared weights ended with.
 
     Raises:
         InputError: no run there, a damaged record, one search twice, or ``out`` cannot be written.
@@ -47,6 +68,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> 
     notes = tables.notes(runs)
     markdown = tables.to_markdown(rows)
     figures = _figures(groups)
+    searches = _searches(runs, groups)
 
     folder = Path(paths[0] if out is None else out)
     try:
@@ -57,16 +79,39 @@ def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> 
             _write(folder / "table.csv", tables.to_csv(rows)),
             _write(folder / "table.tex", tables.to_latex(rows)),
         ]
-        pictures: dict[str, bytes] = {}
-        for name, figure in figures.items():
-            path = folder / f"{name}.png"
+        # Those of an earlier report would belong to other runs.
+        for earlier in (*(f"{name}.png" for name in figures), *(f"{kind}_*.png" for kind in _OF_A_SEARCH)):
+            for path in folder.glob(earlier):
+                path.unlink(missing_ok=True)
+
+        def keep(name: str, figure: Figure | None) -> bytes | None:
             if figure is None:
-                path.unlink(missing_ok=True)  # of an earlier report: it would belong to other runs
-                continue
+                return None
+            path = folder / f"{name}.png"
             plots.save(figure, path)
-            pictures[name] = path.read_bytes()
             written.append(path)
-        written.append(_write(folder / "report.html", _page(rows, notes, groups, pictures)))
+            return path.read_bytes()
+
+        pictures = {name: keep(name, figure) for name, figure in figures.items()}
+        sections = []
+        for shown in searches:
+            # Drawn one after the other: all together they would take much memory.
+            own = {
+                "supernet_weights": supernet_plots.weights_figure(shown.search, operations),
+                "supernet_derived": supernet_plots.derived_figure(shown.search),
+            }
+            own = {kind: keep(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
+            drawn = cells(shown.search.run.config, shown.search.trial.chosen) if cells is not None else None
+            if drawn:
+                from nas.results.cells import draw_cells  # it imports jax
+
+                path = folder / f"supernet_cells_{shown.name}.png"
+                draw_cells(drawn, path, shown.search.title)
+                written.append(path)
+                own["supernet_cells"] = path.read_bytes()
+            sections.append(_section(shown, _gallery(own)))
+        page = _page(rows, notes, groups, _gallery(pictures), "".join(sections))
+        written.append(_write(folder / "report.html", page))
     except OSError as error:
         raise InputError(f"{folder}: cannot write the report ({error.strerror or error})") from error
     return Report(markdown, notes, tuple(written))
@@ -88,18 +133,101 @@ CAPTIONS: Mapping[str, str] = {
         "active, all compared at one budget. Interactions are not seen, and a search that adapts hides what "
         "keeps bad regions bad; a bar that ends left of its tick may be chance."
     ),
+    "which_settings_mattered": "The same for the settings of the searches with shared weights.",
+    "supernet_learning": (
+        "Searches with shared weights: loss and accuracy of the supernet on its training batches and on "
+        "validation images, over the epochs of the search."
+    ),
+    "supernet_signs": (
+        "Searches with shared weights: how undecided the mixture is (1: all values alike), skip connections "
+        "in the architecture that the search would end with (in its normal cell where it has several), and the "
+        "dominant eigenvalue of the validation loss's second derivatives by the architecture parameters. Many skip "
+        "connections and a growing eigenvalue are the signs of a collapse."
+    ),
+    "supernet_weights": (
+        "Weight of each value of each open choice in the mixture, without noise. Thick: the values that the "
+        "architecture derived at the end has, none on an edge that it leaves out."
+    ),
+    "supernet_derived": "The architecture that the search would have ended with after each epoch.",
+    "supernet_cells": "The cells of the architecture that the search ended with.",
 }
+_OF_A_SEARCH = ("supernet_weights", "supernet_derived", "supernet_cells")
 
 
 def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, Figure | None]:
     trials = [trial for runs in groups.values() for run in runs for trial in run.trials.values()]
-    mattered = which_choices_mattered(trials)
+    # A search with shared weights is a trial of its settings: no point of the same space as networks are.
+    mattered = which_choices_mattered(trial for trial in trials if trial.chosen == trial.arch)
+    settings = which_choices_mattered(
+        trial.replace(arch=trial.arch.without(supernet_plots.REPETITION))
+        for trial in trials
+        if trial.chosen != trial.arch
+    )
+    searches = supernet_plots.searches(groups)
     return {
         "anytime_epochs": plots.anytime_figure(groups, "epochs"),
         "anytime_seconds": plots.anytime_figure(groups, "seconds"),
         "accuracy_over_params": plots.pareto_figure(groups),
         "which_choices_mattered": None if mattered is None else plots.importance_figure(mattered),
+        "which_settings_mattered": None if settings is None else plots.importance_figure(settings),
+        "supernet_learning": supernet_plots.learning_figure(searches),
+        "supernet_signs": supernet_plots.signs_figure(searches),
     }
+
+
+class _Shown(NamedTuple):
+    """A search with shared weights that is shown by itself; ``name`` is for its files."""
+
+    search: Search
+    name: str
+    first: bool  # of its run: what the run stands for
+    left_out: int  # searches of the run that are not shown
+
+
+def _searches(runs: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> list[_Shown]:
+    """The best searches of each run, best first, and what their files are called."""
+    found: dict[Path, list[Search]] = {}
+    for search in supernet_plots.searches(groups):
+        found.setdefault(search.run.folder, []).append(search)
+    folders = [run.folder.name[:80] for run in runs]
+    shown = []
+    for k, run in enumerate(runs):
+        of = sorted(found.get(run.folder, []), key=lambda search: (-search.trial.score, search.trial.id))
+        prefix = folders[k] if folders.count(folders[k]) == 1 and folders[k] else str(k + 1)
+        for rank, search in enumerate(of[:MOST_SEARCHES]):
+            name = f"trial_{search.trial.id}" if len(runs) == 1 else f"{prefix}_trial_{search.trial.id}"
+            shown.append(_Shown(search, name, rank == 0, len(of) - MOST_SEARCHES))
+    return shown
+
+
+def _section(shown: _Shown, gallery: str) -> str:
+    """A search by itself: what it came to, its figures, when its architecture changed."""
+    search, last = shown.search, shown.search.epochs[-1]
+    changes = supernet_plots.changes(search)
+    told = f"{search.title}: {last.budget} epochs{', stopped by its own rule' if last.stopped else ''}"
+    if changes:
+        told += f"; the architecture changed {len(changes)} times, last in epoch {changes[-1][0]}"
+    signs = [
+        f"validation accuracy {tables.format_percent(last.valid_accuracy)} % with shared weights",
+        f"skip connections: {last.skips}",
+        *([f"entropy {last.entropy:.3f}"] if math.isfinite(last.entropy) else []),
+        *([f"dominant eigenvalue {last.eigenvalue:.3g}"] if math.isfinite(last.eigenvalue) else []),
+    ]
+    decided = supernet_plots.decided_choices(search)
+    begun = search.epochs[0]
+    body = [[str(begun.budget), ", ".join(f"{name}={begun.derived.get(name)}" for name in decided)]]
+    for epoch, before, after in changes:
+        names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        body.append(
+            [str(epoch), ", ".join(f"{name}: {before.get(name)} → {after.get(name)}" for name in names)]
+        )
+    more = f"<p>{shown.left_out} more trials of this run are in its record.</p>" if shown.left_out > 0 else ""
+    return (
+        f"<details{' open' if shown.first else ''}><summary>{_escape(told)}</summary>\n"
+        f"<p>{_escape('; '.join(signs))}. Derived: <code>{_escape(_spoken(search.run, last.derived))}</code></p>\n"
+        f"{gallery}{_table(['Epoch', 'Derived, and what changed'], body, text={1})}\n"
+        f"{more if shown.first else ''}</details>\n"
+    )
 
 
 def _write(path: Path, text: str) -> Path:
@@ -127,7 +255,8 @@ def _page(
     rows: Sequence[tables.Row],
     notes: Iterable[str],
     groups: Mapping[str, Sequence[Run]],
-    pictures: Mapping[str, bytes],
+    gallery: str,
+    searches: str,
 ) -> str:
     head, *body = tables.cells(rows)
     named = [(label, run) for label, runs in groups.items() for run in runs]
@@ -139,12 +268,8 @@ def _page(
         )
     )
     title = f"Architecture search: {subject}" if subject else "Architecture search"
-    figures = "".join(
-        f'<figure><img alt="{_escape(CAPTIONS[name])}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{_escape(CAPTIONS[name])}</figcaption></figure>\n"
-        for name, data in pictures.items()
-    )
+    if searches:
+        searches = f"<h2>Searches with shared weights</h2>\n{searches}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -159,8 +284,8 @@ def _page(
 <ul>
 {"".join(f"<li>{_escape(note)}</li>" for note in notes)}
 </ul>
-{figures}
-<h2>Runs</h2>
+{gallery}
+{searches}<h2>Runs</h2>
 {_table(*_runs_table(named))}
 <h2>Best architectures</h2>
 {_table(["Run", "Trial", "Architecture"], [_best_cells(label, run) for label, run in named], text={2})}
@@ -169,6 +294,17 @@ def _page(
 </body>
 </html>
 """
+
+
+def _gallery(pictures: Mapping[str, bytes | None]) -> str:
+    """Those that there are, under `CAPTIONS`."""
+    return "".join(
+        f'<figure><img alt="{_escape(CAPTIONS[name])}" '
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{_escape(CAPTIONS[name])}</figcaption></figure>\n"
+        for name, data in pictures.items()
+        if data is not None
+    )
 
 
 def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[str]]]:
@@ -189,9 +325,13 @@ def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[
 
 def _best_cells(label: str, run: Run) -> list[str]:
     arch = run.best.chosen if run.best is not None else run.finals[0].arch if run.finals else None
-    # As the scripts take an architecture; JSON, because a space's own notation is not known here.
-    text = tables.NO_VALUE if arch is None else f"{run.config.get('space', '')}:{arch.to_json()}"
+    text = tables.NO_VALUE if arch is None else _spoken(run, arch)
     return [tables.run_name(label, run), tables.NO_VALUE if run.best is None else str(run.best.id), text]
+
+
+def _spoken(run: Run, arch: Architecture) -> str:
+    """As the scripts take an architecture; JSON, because a space's own notation is not known here."""
+    return f"{run.config.get('space', '')}:{arch.to_json()}"
 
 
 def _settings(label: str, run: Run) -> str:

@@ -100,6 +100,11 @@ def notes(runs: Iterable[Run]) -> tuple[str, ...]:
     elif over:
         said.append("Test: 95 % t interval over runs, or over final trainings where a row has one run.")
     for label, group in groups.items():
+        if any(trial.chosen != trial.arch for run in group for trial in run.trials.values()):
+            said.append(
+                f"{label}: a trial is a whole search with shared weights; validation accuracies are with those "
+                "weights, here and in the plots, and not to be set beside those of networks trained by themselves."
+            )
         for run in group:
             name = run_name(label, run)
             running = sum(trial.status == "running" for trial in run.trials.values())
