@@ -104,7 +104,8 @@ def in_hull(region: np.ndarray) -> np.ndarray:
     except QhullError:  # all in one line
         return region
     everywhere = np.indices(region.shape).reshape(2, -1)
-    return (sides[:, :2] @ everywhere + sides[:, 2:] < 1e-9).all(axis=0).reshape(region.shape)
+    inside = np.asarray((sides[:, :2] @ everywhere + sides[:, 2:] < 1e-9).all(axis=0))
+    return inside.reshape(region.shape)
 
 
 def test_convex_regions_fill_their_hull_and_the_others_do_not() -> None:
