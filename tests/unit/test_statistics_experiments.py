@@ -72,12 +72,12 @@ def test_the_curve_cuts_the_trials_in_their_order():
 
 def test_a_curve_of_many_trials_follows_order_statistics():
     """With test equal to validation, and both exact, the best of s of even(0, 1) has the mean s / (s + 1)."""
-    values = np.random.default_rng(1).random(2**10)
+    values = np.random.default_rng(1).random(2**9)
     for found in efficiency_curve(values, values, valid_images=10**12, test_images=10**12)[:7]:
         expected = found.size / (found.size + 1)
         assert found.mean.mean() == pytest.approx(expected, abs=4 * 0.3 / math.sqrt(len(found.mean)))
-        if len(found.mean) > 200:
-            assert found.quantiles([0.25])[0] == pytest.approx(0.25 ** (1 / found.size), abs=0.06)
+        if len(found.mean) > 100:
+            assert found.quantiles([0.25])[0] == pytest.approx(0.25 ** (1 / found.size), abs=0.08)
 
 
 def test_more_than_all_trials():
