@@ -36,7 +36,7 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -166,28 +166,31 @@ def space_of(arm: str, scale: Scale) -> SearchSpace:
 # -------------------------------------------------------------------------------------------- the network
 
 
+Numbers: TypeAlias = Array | np.ndarray
+
+
 class Params(NamedTuple):
     """float32; ``hidden`` [inputs, width], ``output`` [width, classes]."""
 
-    hidden: Array
-    hidden_bias: Array
-    output: Array
-    output_bias: Array
+    hidden: Numbers
+    hidden_bias: Numbers
+    output: Numbers
+    output_bias: Numbers
 
 
 class Hyper(NamedTuple):
     """What a program takes beside data; units beyond a network's own are masked. ``squash``: see `activate`."""
 
-    learning_rate: np.ndarray
-    anneal_start: np.ndarray
-    l2: np.ndarray
-    squash: np.ndarray  # [2]
-    inputs: np.ndarray  # [inputs], 1 for those in use
-    units: np.ndarray  # [width]
+    learning_rate: Numbers
+    anneal_start: Numbers
+    l2: Numbers
+    squash: Numbers  # [2]
+    inputs: Numbers  # [inputs], 1 for those in use
+    units: Numbers  # [width]
 
 
 def activate(x: Array, hyper: Hyper) -> Array:
-    """tanh(x), or the logistic sigmoid, which is (1 + tanh(x / 2)) / 2: a tanh(b x) + 1 - a for (a, b)."""
+    """tanh(x), or the logistic sigmoid, which is (1 + tanh(x / 2)) / 2: a tanh(b x) + 1 - a for squash (a, b)."""
     a, b = hyper.squash
     return hyper.units * (a * jnp.tanh(b * x) + 1 - a)
 
@@ -220,7 +223,7 @@ def train_epoch(
         x, labels, t = given
         (loss, correct), grads = jax.value_and_grad(loss_of, has_aux=True)(params, x, labels, hyper)
         rate = hyper.learning_rate * hyper.anneal_start / jnp.maximum(t, hyper.anneal_start)
-        decay = Params(*(2 * hyper.l2 * (leaf.ndim - 1) for leaf in params))  # of matrices
+        decay = [2 * hyper.l2 * (leaf.ndim - 1) for leaf in params]  # of matrices
         moved = (p - rate * (g + d * p) for p, g, d in zip(params, grads, decay, strict=True))
         return Params(*moved), (loss, correct)
 
@@ -331,7 +334,7 @@ class Problem:
         numbers = (arch["learning_rate"], arch["anneal_start"], arch.get("l2", 0.0))
         squash = (1.0, 1.0) if arch["activation"] == "tanh" else (0.5, 0.5)
         hyper = Hyper(
-            *(np.float32(number) for number in numbers),
+            *(np.asarray(number, np.float32) for number in numbers),
             squash=np.asarray(squash, np.float32),
             inputs=(np.arange(count) < kept).astype(np.float32),
             units=(np.arange(width) < units).astype(np.float32),
