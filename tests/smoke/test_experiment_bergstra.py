@@ -47,14 +47,20 @@ def problem(experiment: ModuleType) -> Any:
     return experiment.Problem(DataConfig("digits"), 100)
 
 
-def trained(experiment: ModuleType, problem: Any, arch: Architecture, epochs: int) -> tuple[list[Any], Any]:
-    steps = experiment.train(problem, Trial(0, arch, epochs, seed=3), epochs, epochs)
+def trained_at_least(
+    experiment: ModuleType, problem: Any, arch: Architecture, least: int, most: int
+) -> tuple[list[Any], Any]:
+    steps = experiment.train(problem, Trial(0, arch, most, seed=3), least, most)
     measured = []
     while True:
         try:
             measured.append(next(steps))
         except StopIteration as end:
             return measured, end.value
+
+
+def trained(experiment: ModuleType, problem: Any, arch: Architecture, epochs: int) -> tuple[list[Any], Any]:
+    return trained_at_least(experiment, problem, arch, epochs, epochs)
 
 
 # ------------------------------------------------------------------------------------------ the networks
@@ -116,12 +122,12 @@ def test_padding_changes_nothing(
 
 
 def test_training_stops_at_twice_the_best_epoch_and_tests_it(experiment: ModuleType, problem: Any) -> None:
-    still = ARCH.set(learning_rate=1e-3)
-    steps = experiment.train(problem, Trial(0, still, 40, seed=3), 3, 40)
-    measured = list(steps)
-    accuracies = [float((problem.dataset.valid.labels == 0).mean()), *(m.valid_accuracy for m in measured)]
-    best = int(np.argmax(accuracies))
-    assert len(measured) == min(max(3, 2 * best), 40)
+    measured, final = trained_at_least(experiment, problem, ARCH.set(learning_rate=2.0), 3, 40)
+    accuracies = [m.valid_accuracy for m in measured]
+    assert final.epochs == 1 + int(np.argmax(accuracies))
+    assert 3 < len(measured) == 2 * final.epochs < 40
+    measured, final = trained_at_least(experiment, problem, ARCH.set(learning_rate=1e-3), 3, 40)
+    assert len(measured) == 3 > 2 * final.epochs
     wild = ARCH.set(learning_rate=10.0, activation="tanh", multiplier=2.0)
     _, final = trained(experiment, problem, wild, 6)
     assert 0 <= final.test_accuracy <= 1

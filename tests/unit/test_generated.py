@@ -127,6 +127,13 @@ def test_pairs_deny_the_convexity_of_a_notch_a_hole_and_two_parts() -> None:
     assert generated.convex_by_pairs(given).tolist() == [True, False, False, False, True, False, True]
 
 
+def test_pairs_see_a_gap_of_one_pixel_in_either_direction() -> None:
+    given = np.zeros((4, 28, 28), bool)
+    given[0, 5:7, 5] = given[1, 5, 5] = True
+    given[2, [5, 7], 5] = given[3, 5, [5, 7]] = True
+    assert generated.convex_by_pairs(given).tolist() == [True, True, False, False]
+
+
 def test_both_kinds_have_equally_many_pixels_and_no_tiny_regions() -> None:
     images, labels = generated.convex(generator(2), 3000)
     pixels = (images > 0).sum(axis=(1, 2))
