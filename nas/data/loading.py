@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from nas.data.cache import Entry, Writer, cache_folder, cached
 from nas.data.dataset import Dataset, Split
 from nas.data.decoding import decode
 from nas.data.embedded import EMBEDDED, read_embedded, version_of
+from nas.data.generated import GENERATED, VERSION, Altered, parts, stream
 from nas.data.pixels import chunks_of, pixel_statistics, resize
 from nas.data.splits import stratified
 from nas.data.tfds_sets import locate
@@ -33,7 +36,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """Train and validation images of ``name``: an embedded set, or ``set[/config][:version]`` of TFDS.
+    """Train and validation images of ``name``: an embedded or generated set, or ``set[/config][:version]`` of TFDS.
 
     The first call decodes the set into the cache (``cache_dir``, else ``NAS_CACHE_DIR``, else
     ``~/.cache/nas``); later ones, in any process, map it into memory. The splits are stratified by class and
@@ -120,14 +123,7 @@ def _entries(
 ) -> tuple[Entry, Entry]:
     """The decoded set and its splits, two entries of the cache."""
     root = cache_folder(cache_dir)
-    version, identity, read = _source(request.name, data_dir)
-    key = f"{request.name.split(':')[0].replace('/', '-')}-{identity}"
-    if request.image_size is not None:
-        key += f"-{request.image_size}px"
-
-    def build_pool(writer: Writer) -> dict[str, Any]:
-        return {"version": version, **read(request.image_size, writer)}
-
+    key, build_pool = _pool(request.name, request.image_size, data_dir, root)
     pool = cached(root / key, build_pool)
     drawn = f"seed{request.seed}-valid{request.valid_fraction!r}"
     if "test" not in pool.meta["sizes"]:
@@ -137,16 +133,66 @@ def _entries(
     return pool, cached(root / f"{key}-{drawn}", lambda writer: _draw(request, pool, writer))
 
 
-def _source(
-    name: str, data_dir: str | os.PathLike[str] | None
-) -> tuple[str, str, Callable[[int | None, Writer], dict[str, Any]]]:
-    """Version, what else tells its content apart (both for the cache key), and decoder of a set."""
+def _pool(
+    name: str, image_size: int | None, data_dir: str | os.PathLike[str] | None, root: Path
+) -> tuple[str, Callable[[Writer], dict[str, Any]]]:
+    """Where in the cache a decoded set is, by all that tells its content apart, and what decodes it."""
     if name in EMBEDDED:
-        version = f"{EMBEDDED[name].package}-{version_of(name)}"
-        return version, version, lambda image_size, writer: _embedded(name, image_size, writer)
-    located = locate(name, data_dir)
-    identity = f"{located.version}-{located.fingerprint}"
-    return located.version, identity, lambda image_size, writer: decode(located, image_size, writer)
+        version = identity = f"{EMBEDDED[name].package}-{version_of(name)}"
+        read = functools.partial(_embedded, name, image_size)
+    elif name in GENERATED:
+        version = identity = f"generated-{VERSION}"
+        kind, source = GENERATED[name], None
+        if isinstance(kind, Altered):
+            source_key, build = _pool(kind.source, None, data_dir, root)
+            identity += f"-{source_key}"
+            source = functools.partial(cached, root / source_key, build)
+        read = functools.partial(_generated, name, source, image_size)
+    else:
+        located = locate(name, data_dir)
+        version, identity = located.version, f"{located.version}-{located.fingerprint}"
+        read = functools.partial(decode, located, image_size)
+    key = f"{name.split(':')[0].replace('/', '-')}-{identity}"
+    if image_size is not None:
+        key += f"-{image_size}px"
+    return key, lambda writer: {"version": version, **read(writer)}
+
+
+def _generated(
+    name: str, source: Callable[[], Entry] | None, image_size: int | None, writer: Writer
+) -> dict[str, Any]:
+    kind = GENERATED[name]
+    made: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    if isinstance(kind, Altered):
+        assert source is not None
+        entry = source()
+        roles = entry.meta["sizes"]
+        images, labels = (
+            np.concatenate([entry.array(f"{role}.{what}") for role in roles]) for what in ("images", "labels")
+        )
+        if len(labels) < sum(kind.sizes) or images.shape[-1] != 1:
+            raise InputError(f"dataset: {name} needs {sum(kind.sizes)} grey images of {kind.source}")
+        for role, index in parts(kind, len(labels)).items():
+            made[role] = kind.alter(stream(role), images[index, ..., 0]), labels[index]
+        class_names = entry.meta["class_names"]
+    else:
+        for role, count in zip(("train", "valid", "test"), kind.sizes, strict=True):
+            made[role] = kind.draw(stream(role), count)
+        class_names = list(kind.class_names)
+    shape: tuple[int, ...] = ()
+    for role, (images, labels) in made.items():
+        images = images[..., None]
+        if image_size is not None:
+            images = np.stack([resize(image, image_size) for image in images])
+        shape = images.shape[1:]
+        writer.whole(f"{role}.images", images)
+        writer.whole(f"{role}.labels", labels)
+    return {
+        "image_shape": shape,
+        "num_classes": len(class_names),
+        "class_names": class_names,
+        "sizes": {role: len(labels) for role, (_, labels) in made.items()},
+    }
 
 
 def _embedded(name: str, image_size: int | None, writer: Writer) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.embedded import EMBEDDED
+from nas.data.generated import GENERATED, Altered
 from nas.errors import InputError
 
 _NAME = re.compile(r"(?P<set>[a-z][a-z0-9_]*)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
@@ -55,7 +56,8 @@ def parse_name(name: str) -> tuple[str, str | None, str | None]:
     """``set[/config][:version]`` to its three parts; ``InputError`` when it is not of that form."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise InputError(f"dataset: {name!r} is not one of {', '.join(EMBEDDED)} or a TFDS name like cifar10")
+        own = ", ".join([*EMBEDDED, *GENERATED])
+        raise InputError(f"dataset: {name!r} is not one of {own} or a TFDS name like cifar10")
     return match["set"], match["config"], match["version"]
 
 
@@ -64,11 +66,16 @@ def known_set(name: str) -> None:
     base = parse_name(name)[0]
     if base in EMBEDDED:
         raise InputError(f"dataset: {base} needs no preparation: it comes with {EMBEDDED[base].package}")
+    if made := GENERATED.get(base):
+        out_of = f"of {made.source}" if isinstance(made, Altered) else "by rule"
+        raise InputError(f"dataset: {base} needs no preparation: it is made {out_of} when it is first loaded")
     builders = import_tfds().list_builders(with_community_datasets=False)
     if base not in builders:
-        near = difflib.get_close_matches(base, [*EMBEDDED, *builders], n=3)
+        near = difflib.get_close_matches(base, [*EMBEDDED, *GENERATED, *builders], n=3)
         hint = f" (near: {', '.join(near)})" if near else ""
-        raise InputError(f"dataset: {name!r} is not one of {', '.join(EMBEDDED)} or a TFDS set{hint}")
+        raise InputError(
+            f"dataset: {name!r} is not one of {', '.join([*EMBEDDED, *GENERATED])} or a TFDS set{hint}"
+        )
 
 
 def locate(name: str, data_dir: str | os.PathLike[str] | None = None) -> Located:

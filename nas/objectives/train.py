@@ -54,7 +54,7 @@ class DataConfig:
     """Which images, split how: the arguments of `nas.data.load`."""
 
     dataset: str = "mnist5k"
-    """mnist5k, digits, or any TFDS image-classification set by its TFDS name"""
+    """mnist5k, digits, a set of nas/data/generated.py, or any TFDS image-classification set by its TFDS name"""
     split_seed: int = 0
     """what images go where; independent of --seed, so that searches from several seeds are comparable"""
     valid_fraction: float = 0.1

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.data import load, load_test
+from nas.data import EMBEDDED, GENERATED, load, load_test
 
 ROOT = Path(__file__).parents[2]
+OWN = ", ".join([*EMBEDDED, *GENERATED])
 SCRIPT = ROOT / "scripts" / "prepare_data.py"
 FILES = tuple(
     f"{split}-{part}-ubyte.gz" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")
@@ -225,8 +226,10 @@ def test_missing_files_are_all_named(tmp_path: Path) -> None:
 
 def test_bad_names_are_one_line(tmp_path: Path) -> None:
     said = {
-        "mnlst": "'mnlst' is not one of mnist5k, digits or a TFDS set (near: mnist",
-        "../x": "'../x' is not one of mnist5k, digits or a TFDS name like cifar10",
+        "mnlst": f"'mnlst' is not one of {OWN} or a TFDS set (near: mnist",
+        "../x": f"'../x' is not one of {OWN} or a TFDS name like cifar10",
+        "convex": "convex needs no preparation: it is made by rule when it is first loaded",
+        "mnist_rotated": "mnist_rotated needs no preparation: it is made of mnist",
         "coco": "coco is not an image-classification set",
         "mnist/big": "configuration of mnist: 'big' is not one of (it has none)",
         "emnist/leters": "configuration of emnist: 'leters' is not one of byclass, bymerge, balanced, letters",

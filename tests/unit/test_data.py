@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.data import EMBEDDED, Dataset, Split, decoding, load, load_test
+from nas.data import EMBEDDED, GENERATED, Dataset, Split, decoding, load, load_test
 from nas.data import cache as cache_module
 from nas.data.pixels import pixel_statistics, resize
 from nas.data.splits import stratified
 from nas.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+OWN = ", ".join([*EMBEDDED, *GENERATED])
 
 
 def tfds_sets() -> Path:
@@ -218,8 +219,8 @@ def test_arrays_are_memory_mapped_and_read_only(shared_cache: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"name": "digit"}, "'digit' is not one of mnist5k, digits or a TFDS set (near: digits"),
-        ({"name": "../digits"}, "'../digits' is not one of mnist5k, digits or a TFDS name like cifar10"),
+        ({"name": "digit"}, f"'digit' is not one of {OWN} or a TFDS set (near: digits"),
+        ({"name": "../digits"}, f"'../digits' is not one of {OWN} or a TFDS name like cifar10"),
         ({"valid_fraction": 0.0}, "valid_fraction=0.0 is not between 0 and 1"),
         ({"valid_fraction": float("nan")}, "valid_fraction=nan is not between 0 and 1"),
         ({"test_fraction": 1.0}, "test_fraction=1.0 is not between 0 and 1"),
