@@ -11,11 +11,14 @@ from nas.run.sweep import SearchOptions, search
 from nas.strategies import StrategyConfig
 from search_spaces import SPACES
 
+FIXED = {"darts": ("cells=1", "channels=4")}  # compiling the whole networks takes long
+
 
 @pytest.mark.parametrize("name", SPACES)
 def test_a_random_search_of_eight(name, tmp_path):
     options = SearchOptions(
         space=name,
+        fix=FIXED.get(name, ()),
         engine="local",
         test_seeds=1,
         data=DataConfig(dataset="digits", subset=400),
