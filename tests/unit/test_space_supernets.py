@@ -173,6 +173,11 @@ def test_skips_can_be_held_down(name):
 
     every = {"darts": 8, "nasbench201": 5}[name]
     assert [skips(layout, weights, most) for most in (None, 2, 1, 0)] == [every, 2, 1, 0]
+    if name == "nasbench201":  # the strongest one stays
+        skipping = [layout.open(c) for c in layout.names if of.skip in layout.open(c).values]
+        places = {choice.first + choice.values.index(of.skip): choice.name for choice in skipping}
+        arch = of.derive(layout, weights, most_skips=1)
+        assert arch[places[max(layout.positions(of.skip), key=weights.__getitem__)]] == of.skip
     only = layout.strongest(weights, 1)  # nothing but skips: there they stay
     assert skips(only, only.taken(weights, layout), 0) == every
 
