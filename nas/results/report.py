@@ -6,14 +6,16 @@ import base64
 import dataclasses
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from nas.errors import InputError
-from nas.results import plots, tables
+from nas.results import plots, standings, tables
 from nas.results.record import Run, find_runs, read_run
+from nas.results.searches import read_comparison
 from nas.results.statistics import which_choices_mattered
 
 
@@ -49,14 +51,72 @@ def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> 
     figures = _figures(groups)
 
     folder = Path(paths[0] if out is None else out)
+    texts = {
+        "table.md": f"{markdown}\n{_listed(notes)}",
+        "table.csv": tables.to_csv(rows),
+        "table.tex": tables.to_latex(rows),
+    }
+    written = _written(folder, texts, figures, lambda pictures: _page(rows, notes, groups, pictures))
+    return Report(markdown, notes, written)
+
+
+def write_comparison(folder: str | Path, out: str | Path | None = None) -> Report:
+    """Report on the folder of a comparison over a table, finished or not.
+
+    Writes ``table.md``, ``table.csv``, ``table.tex``, the paired tests as ``tests.md``, ``report.html`` and
+    ``regret.png``, ``profiles.png``, ``ranks.png`` and ``improvement.png`` (the last two need two strategies
+    and two seeds). What an earlier report wrote is replaced.
+
+    Args:
+        out: where to; by default ``folder``.
+
+    Raises:
+        InputError: no comparison there, a damaged record, no seed done yet, or ``out`` cannot be written.
+    """
+    comparison = read_comparison(folder)
+    held = standings.standings(comparison)
+    lines, paired = standings.cells(held), standings.paired_cells(held)
+    notes = standings.notes(comparison, held)
+    groups = comparison.complete()
+    ranks = held.ranks
+    figures = {
+        "regret": plots.regret_figure(groups, comparison.optimum, comparison.budget_seconds),
+        "profiles": plots.profile_figure(groups, comparison.optimum),
+        "ranks": None if ranks is None else plots.rank_figure(ranks),
+        "improvement": None if ranks is None else plots.improvement_figure(groups, ranks.names),
+    }
+    markdown = tables.markdown(lines)
+    texts = {
+        "table.md": f"{markdown}\n{_listed(notes)}",
+        "table.csv": standings.to_csv(held),
+        "table.tex": tables.latex(lines),
+        "tests.md": tables.markdown(paired),
+    }
+
+    def page(pictures: Mapping[str, bytes]) -> str:
+        title = f"Architecture search over table {comparison.config['table']}: {comparison.config['valid']}"
+        tests = _table(*_head_and_body(paired), text={1})
+        return _html(
+            title,
+            f"{_table(*_head_and_body(lines))}\n{_items(notes)}\n{_pictured(pictures)}\n"
+            f"<h2>Paired tests of the test accuracies from equal seeds (Wilcoxon, Holm)</h2>\n{tests}\n"
+            f"<h2>Configuration and environment</h2>\n"
+            f"{_json_details('comparison', comparison.config, comparison.env)}",
+        )
+
+    return Report(markdown, notes, _written(Path(folder if out is None else out), texts, figures, page))
+
+
+def _written(
+    folder: Path,
+    texts: Mapping[str, str],
+    figures: Mapping[str, Figure | None],
+    page: Callable[[Mapping[str, bytes]], str],
+) -> tuple[Path, ...]:
+    """The files of a report: texts, figures, and ``report.html``, which is made of these. Raises InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        listed = "".join(f"- {note}\n" for note in notes)
-        written = [
-            _write(folder / "table.md", f"{markdown}\n{listed}"),
-            _write(folder / "table.csv", tables.to_csv(rows)),
-            _write(folder / "table.tex", tables.to_latex(rows)),
-        ]
+        written = [_write(folder / name, text) for name, text in texts.items()]
         pictures: dict[str, bytes] = {}
         for name, figure in figures.items():
             path = folder / f"{name}.png"
@@ -66,10 +126,14 @@ def write_report(paths: Sequence[str | Path], out: str | Path | None = None) -> 
             plots.save(figure, path)
             pictures[name] = path.read_bytes()
             written.append(path)
-        written.append(_write(folder / "report.html", _page(rows, notes, groups, pictures)))
+        written.append(_write(folder / "report.html", page(pictures)))
     except OSError as error:
         raise InputError(f"{folder}: cannot write the report ({error.strerror or error})") from error
-    return Report(markdown, notes, tuple(written))
+    return tuple(written)
+
+
+def _listed(notes: Iterable[str]) -> str:
+    return "".join(f"- {note}\n" for note in notes)
 
 
 CAPTIONS: Mapping[str, str] = {
@@ -87,6 +151,19 @@ CAPTIONS: Mapping[str, str] = {
         "Variance of validation accuracy explained by each choice alone, among the trials in which it is "
         "active, all compared at one budget. Interactions are not seen, and a search that adapts hides what "
         "keeps bad regions bad; a bar that ends left of its tick may be chance."
+    ),
+    "regret": (
+        "How much better than the incumbent the best architecture of the space is, in test accuracy, over the "
+        "simulated cost of the search; the incumbent is the best by validation so far. Interquartile mean."
+    ),
+    "profiles": "Performance profiles: the part of the searches whose last incumbent has less test regret than τ.",
+    "ranks": (
+        "Critical-difference diagram: mean ranks of the strategies over seeds; bars join strategies that "
+        "Nemenyi's test does not tell apart."
+    ),
+    "improvement": (
+        "Probability that a search of the row's strategy ends better than one of the column's, equal ones half; "
+        "grey where the 95 % interval holds one half."
     ),
 }
 
@@ -139,12 +216,21 @@ def _page(
         )
     )
     title = f"Architecture search: {subject}" if subject else "Architecture search"
-    figures = "".join(
-        f'<figure><img alt="{_escape(CAPTIONS[name])}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{_escape(CAPTIONS[name])}</figcaption></figure>\n"
-        for name, data in pictures.items()
+    return _html(
+        title,
+        f"""{_table(head, body)}
+{_items(notes)}
+{_pictured(pictures)}
+<h2>Runs</h2>
+{_table(*_runs_table(named))}
+<h2>Best architectures</h2>
+{_table(["Run", "Trial", "Architecture"], [_best_cells(label, run) for label, run in named], text={2})}
+<h2>Configuration and environment</h2>
+{"".join(_settings(label, run) for label, run in named)}""",
     )
+
+
+def _html(title: str, body: str) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -155,20 +241,28 @@ def _page(
 </head>
 <body>
 <h1>{_escape(title)}</h1>
-{_table(head, body)}
-<ul>
-{"".join(f"<li>{_escape(note)}</li>" for note in notes)}
-</ul>
-{figures}
-<h2>Runs</h2>
-{_table(*_runs_table(named))}
-<h2>Best architectures</h2>
-{_table(["Run", "Trial", "Architecture"], [_best_cells(label, run) for label, run in named], text={2})}
-<h2>Configuration and environment</h2>
-{"".join(_settings(label, run) for label, run in named)}
+{body}
 </body>
 </html>
 """
+
+
+def _items(notes: Iterable[str]) -> str:
+    listed = "".join(f"<li>{_escape(note)}</li>" for note in notes)
+    return f"<ul>\n{listed}\n</ul>"
+
+
+def _pictured(pictures: Mapping[str, bytes]) -> str:
+    return "".join(
+        f'<figure><img alt="{_escape(CAPTIONS[name])}" '
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{_escape(CAPTIONS[name])}</figcaption></figure>\n"
+        for name, data in pictures.items()
+    )
+
+
+def _head_and_body(lines: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    return lines[0], lines[1:]
 
 
 def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[str]]]:
@@ -195,11 +289,12 @@ def _best_cells(label: str, run: Run) -> list[str]:
 
 
 def _settings(label: str, run: Run) -> str:
-    text = json.dumps(
-        {"config": dict(run.config), "environment": dict(run.env)}, indent=2, ensure_ascii=False
-    )
-    summary = _escape(tables.run_name(label, run))
-    return f"<details><summary>{summary}</summary><pre>{_escape(text)}</pre></details>\n"
+    return _json_details(tables.run_name(label, run), run.config, run.env)
+
+
+def _json_details(summary: str, config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+    text = json.dumps({"config": dict(config), "environment": dict(env)}, indent=2, ensure_ascii=False)
+    return f"<details><summary>{_escape(summary)}</summary><pre>{_escape(text)}</pre></details>\n"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], text: Iterable[int] = ()) -> str:
