@@ -1,6 +1,6 @@
 """Plots for a report or a paper, drawn from records alone; each function returns a matplotlib figure.
 
-Colours are Okabe and Ito's, which remain apart to colour-blind readers; line and marker styles differ as
+Colours are Okabe and Ito's and a grey, which remain apart to colour-blind readers; line and marker styles differ as
 well, so that a plot survives a black-and-white printer.
 """
 
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from nas.errors import InputError
 from nas.results.record import Run
@@ -69,7 +70,9 @@ class _Look(NamedTuple):
 
 
 def _looks() -> Iterator[_Look]:
-    colors = itertools.cycle(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"))
+    colors = itertools.cycle(
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+    )
     lines = itertools.cycle(("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2))))
     markers = itertools.cycle("osD^vPXp")
     return map(_Look, colors, lines, markers)
@@ -227,14 +230,16 @@ def regret_figure(groups: Mapping[str, Sequence[Search]], optimum: float, budget
             axes.plot(grid, value, color=look.color, linestyle=look.line, label=name)
         axes.set_xscale("log")
         axes.set_xlim(grid[0], grid[-1])
-        lowest = min(float(curve.value[curve.value > 0].min(initial=math.inf)) for curve in curves.values())
-        if math.isfinite(lowest):  # else every search has the best all along: nothing to put on a logarithm
-            axes.set_yscale("log")
-            axes.set_ylim(bottom=100 * lowest / 1.3)
-        for axis, numbers in ((axes.xaxis, "{:,.0f}"), (axes.yaxis, "{:g}")):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _, numbers=numbers: numbers.format(value)))
-            axis.set_minor_formatter(NullFormatter())
+        _log_ticks(axes.xaxis, "{:,.0f}")
+        # Regret can come to 0, which has no logarithm: below a fiftieth of the largest the axis is even.
+        top = 100 * max(float(curve.value[0]) for curve in curves.values())
+        if top > 0:
+            axes.set_yscale("symlog", linthresh=top / 50, linscale=0.4)
+            steps = (n * 10.0**k for k in range(-6, 3) for n in (1, 2, 5))
+            axes.yaxis.set_major_locator(FixedLocator([0, *(y for y in steps if y >= top / 50)]))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.set_ylim(0, 1.4 * top)
         axes.set_xlabel("simulated cost of the search (s)")
         axes.set_ylabel("test regret of the incumbent (points)")
         _remark(axes, _searches_said(groups), at_left=True)
@@ -258,9 +263,7 @@ def profile_figure(groups: Mapping[str, Sequence[Search]], optimum: float) -> Fi
             axes.plot(grid, 100 * profile.value, color=look.color, linestyle=look.line, label=name)
         axes.set_xscale("log")
         axes.set_xlim(upto, 0.7 * least)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _log_ticks(axes.xaxis, "{:g}")
         axes.set_ylim(0, 102)
         axes.set_xlabel("test regret τ (points)")
         axes.set_ylabel("searches that end with less than τ (%)")
@@ -274,45 +277,36 @@ def rank_figure(ranks: CriticalDifference) -> Figure:
     join those that Nemenyi's test does not tell apart."""
     many = len(ranks.names)
     left = -(-many // 2)  # these are written at the left side
-    first_bar, rows = 0.35, max(left, many - left)
-    depth = first_bar + 0.28 * len(ranks.groups) + 0.35
+    low, high = 1.0, float(many)
+    side = (high - low) * 0.03 * (max(map(len, ranks.names)) + 8)  # room for names
+    bars = 0.28 * len(ranks.groups) + 0.7
+    rows = max(left, many - left)
+    places = dict(zip(ranks.names, ranks.mean_ranks.tolist(), strict=True))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 0.95 + 0.26 * (rows + depth)), layout="constrained")
+        figure = Figure(figsize=(6.4, 0.22 * (rows + bars + 2.2)), layout="constrained")
         axes = figure.subplots()
         axes.set_axis_off()
-        low, high = 1.0, float(many)
-        side = 0.42 * (high - low)  # room for names
         axes.set_xlim(low - side, high + side)
-        axes.set_ylim(depth + rows, -1.6)
+        axes.set_ylim(bars + rows - 0.5, -2.2)
         axes.plot([low, high], [0, 0], color="0.2", linewidth=1.0)
         for rank in range(1, many + 1):
             axes.plot([rank, rank], [0, -0.2], color="0.2", linewidth=1.0)
-            axes.text(rank, -0.32, f"{rank}", ha="center", va="bottom", fontsize=8.5)
-        for k, (name, rank) in enumerate(zip(ranks.names, ranks.mean_ranks.tolist(), strict=True)):
+            axes.text(rank, -0.3, f"{rank}", ha="center", va="bottom", fontsize=8.5)
+        for k, (name, rank) in enumerate(places.items()):
             at_left = k < left
-            y = depth + (k if at_left else many - 1 - k)
-            end = low - 0.03 * side if at_left else high + 0.03 * side
+            y = bars + (k if at_left else many - 1 - k)
+            end, to = (low, -1) if at_left else (high, 1)
+            end += to * 0.02 * side
+            text = f"{name}  {rank:.2f}" if at_left else f"{rank:.2f}  {name}"
             axes.plot([rank, rank, end], [0, y, y], color="0.45", linewidth=0.9)
-            axes.text(
-                end - 0.02 * side if at_left else end + 0.02 * side,
-                y,
-                f"{name}  {rank:.2f}" if at_left else f"{rank:.2f}  {name}",
-                ha="right" if at_left else "left",
-                va="center",
-            )
-        places = dict(zip(ranks.names, ranks.mean_ranks.tolist(), strict=True))
+            axes.text(end + to * 0.02 * side, y, text, ha="right" if at_left else "left", va="center")
         for k, group in enumerate(ranks.groups):
-            y = first_bar + 0.28 * k
             ends = [places[group[0]] - 0.03, places[group[-1]] + 0.03]
-            axes.plot(ends, [y, y], color="#D55E00", linewidth=3.2, solid_capstyle="butt")
-        axes.plot([low, low + ranks.difference], [-1.15, -1.15], color="0.2", linewidth=1.6)
-        axes.text(
-            low + ranks.difference + 0.04 * (high - low),
-            -1.15,
-            f"critical difference {ranks.difference:.2f} (Nemenyi, 5 %, {ranks.blocks:,} seeds); mean rank of a search",
-            va="center",
-            fontsize=8.5,
-        )
+            y = 0.45 + 0.28 * k
+            axes.plot(ends, [y, y], color="#D55E00", linewidth=3.0, solid_capstyle="butt")
+        axes.plot([low, low + ranks.difference], [-1.8, -1.8], color="0.2", linewidth=1.6)
+        said = f"critical difference {ranks.difference:.2f} (Nemenyi, 5 %, {ranks.blocks:,} seeds)"
+        axes.text(low + ranks.difference + 0.1 * side, -1.8, said, va="center", fontsize=8.5)
         return figure
 
 
@@ -339,7 +333,7 @@ def improvement_figure(groups: Mapping[str, Sequence[Search]], order: Sequence[s
                     continue
                 pair = found[a, b]
                 told = float(pair.low) > 0.5 or float(pair.high) < 0.5
-                dark = abs(values[i, j] - 0.5) > 0.38
+                dark = abs(values[i, j] - 0.5) > 0.3
                 axes.text(
                     j,
                     i,
@@ -358,6 +352,12 @@ def improvement_figure(groups: Mapping[str, Sequence[Search]], order: Sequence[s
         bar.set_label("probability of being better")
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         return figure
+
+
+def _log_ticks(axis: Axis, numbers: str) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.format(value)))
+    axis.set_minor_locator(NullLocator())
 
 
 def _searches_said(groups: Mapping[str, Sequence[Search]]) -> str:

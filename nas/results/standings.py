@@ -163,6 +163,11 @@ def notes(comparison: Comparison, held: Standings) -> tuple[str, ...]:
             f"STRATEGY+SCORE: each trial is the best by the score of {config['filter_candidates']} candidates "
             "of the strategy."
         )
+    if config["left_out"]:
+        said.append(
+            f"Left out, because trials of at most {config['epochs']} of the table's units have no rung to stop at, "
+            f"which makes them random search: {', '.join(config['left_out'])}."
+        )
     short = [row.strategy for row in held.rows if row.cost_seconds < 0.9 * comparison.budget_seconds]
     if short:
         said.append(f"Ended before the budget did: {', '.join(short)}.")

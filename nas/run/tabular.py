@@ -293,7 +293,8 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
     shared = benchmark(options, spaces)
     strategies = compared(options, shared)
     jobs = planned(strategies, options.plan.seed, options.seeds)
-    config = _config(options, shared) | {"strategies": strategies}
+    left_out = () if options.strategies else tuple(name for name in STRATEGIES if name not in strategies)
+    config = _config(options, shared) | {"strategies": strategies, "left_out": left_out}
     if resume:
         opened = Searches.resume(out, config, may_differ=MAY_DIFFER)
     else:
