@@ -65,8 +65,10 @@ class TableOptions:
     """simulated seconds of each search; default: the benchmark's own, else 50 trainings"""
     budget_trainings: float | None = None
     """the same, in trainings of a whole budget of mean cost"""
+    steps: tuple[int, ...] = ()
+    """epochs of the table at which a trial is validated, the units of its budget; default: all that it has"""
     epochs: int | None = None
-    """R, the most budget of one trial, in units of the table (an epoch where it has every epoch); default: all"""
+    """R, the most budget of one trial, in units (an epoch where the table has every epoch); default: all"""
     scores: Path | None = None
     """CSV file of training-free scores, higher is better: architecture,NAME,NAME_seconds"""
     filter_candidates: int = 10
@@ -212,7 +214,7 @@ def benchmark(options: TableOptions, spaces: Spaces) -> Benchmark:
     if wanted not in known:
         raise one_of("space", wanted, known)
     space = known[wanted].restrict(narrow=table.within).restrict(options.fix, options.narrow)
-    objective = TableObjective(space, table, options.dataset)
+    objective = TableObjective(space, table, options.dataset, epochs=options.steps or None)
     epochs = options.epochs or objective.units
     if epochs > objective.units:
         raise InputError(f"epochs: {epochs} is more than the {objective.units} units of {objective.valid}")
@@ -335,7 +337,7 @@ def _config(options: TableOptions, shared: Benchmark) -> dict[str, Any]:
         "test": f"{objective.test}@{objective.final_epochs}",
         "architectures": len(objective.architectures),
         "optimum_test_accuracy": objective.optimum,
-        "units": objective.units,
+        "steps": objective.epochs,
         "budget_seconds": shared.budget_seconds,
         "mean_training_seconds": objective.mean_training_seconds,
         "seeds": options.seeds,
