@@ -88,7 +88,9 @@ def test_the_best_of_n_over_a_table_is_as_order_statistics_say() -> None:
     accuracies = np.sort(np.concatenate([table.at(objective.valid)[:, k] for k in range(2)]))
     assert len(set(accuracies.tolist())) == len(accuracies) == 162
     n, seeds = 10, 600
-    found = np.array([search("random", objective, seed, n + 0.5).valid_accuracies[-1] for seed in range(seeds)])
+    found = np.array(
+        [search("random", objective, seed, n + 0.5).valid_accuracies[-1] for seed in range(seeds)]
+    )
     ranks = np.searchsorted(accuracies, found - 1e-6) + 1
     upto = (np.arange(163) / 162) ** n
     bins = np.searchsorted(upto, np.linspace(0, 1, 13)[1:-1])
