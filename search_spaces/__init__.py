@@ -16,6 +16,7 @@ from search_spaces import (
     densenet,
     inception,
     lenet,
+    minichain,
     mlp,
     nasbench201,
     natssize,
@@ -33,6 +34,7 @@ FAMILIES = (
     autoencoder,
     nasbench201,
     natssize,
+    minichain,
 )
 
 SPACES: dict[str, SearchSpace] = {family.SPACE.name: family.SPACE for family in FAMILIES}
