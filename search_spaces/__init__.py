@@ -13,6 +13,7 @@ from search_spaces import (
     alexnet,
     autoencoder,
     chain,
+    cuda_convnet,
     densenet,
     inception,
     lenet,
@@ -35,6 +36,7 @@ FAMILIES = (
     nasbench201,
     natssize,
     minichain,
+    cuda_convnet,
 )
 
 SPACES: dict[str, SearchSpace] = {family.SPACE.name: family.SPACE for family in FAMILIES}

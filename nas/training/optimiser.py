@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +29,7 @@ class Rates(NamedTuple):
     weight_decay: ArrayLike
     clip_norm: ArrayLike  # global gradient norm above which gradients are scaled down; inf: never
     step: ArrayLike  # int32, updates made before this one
+    own_weight_decay: tuple[ArrayLike, ...] = ()  # of modules that are not to have the common one
 
 
 def init(optimiser: str, params: Tree) -> Tree:
@@ -39,14 +42,36 @@ def init(optimiser: str, params: Tree) -> Tree:
 
 
 def update(
-    optimiser: str, params: Tree, grads: Tree, slots: Tree, rates: Rates, scale: ArrayLike = 1.0
+    optimiser: str,
+    params: Tree,
+    grads: Tree,
+    slots: Tree,
+    rates: Rates,
+    scale: ArrayLike = 1.0,
+    own: Sequence[str] = (),
 ) -> tuple[Tree, Tree]:
     """One step; returns new ``(params, slots)``. Gradients are first multiplied by ``scale``.
 
     Weight decay acts on leaves of two or more axes (kernels, not biases or normalisation): added to the
     gradient (L2) in sgd, momentum, nesterov, rmsprop and adam, beside it (Loshchilov and Hutter 2019) in the
-    others; times the learning rate in both.
+    others; times the learning rate in both. The modules ``own`` (keys of ``params``) have those of
+    ``rates.own_weight_decay``.
     """
+    decays = dict(zip(own, rates.own_weight_decay, strict=True))
+    if decays and optimiser not in OPTAX:
+        groups = [[name for name in params if name not in decays], *([name] for name in decays)]
+        new_params, new_slots = {}, [{} for _ in slots]
+        for names in groups:
+            of = rates._replace(weight_decay=decays.get((*names, "")[0], rates.weight_decay))
+            some, *some_slots = ({name: tree[name] for name in names} for tree in (params, *slots))
+            some_grads = {name: grads[name] for name in names}
+            found, found_slots = update(
+                optimiser, some, some_grads, tuple(some_slots), of._replace(own_weight_decay=()), scale
+            )
+            new_params |= found
+            for tree, part in zip(new_slots, found_slots, strict=True):
+                tree |= part
+        return {name: new_params[name] for name in params}, tuple(new_slots)
     if optimiser not in OPTAX:
         scalars: dict[str, Array | float] = {
             "learning_rate": jnp.asarray(rates.learning_rate),
@@ -58,7 +83,12 @@ def update(
     grads = jax.tree.map(lambda g: g * scale, grads)
     updates, slots = OPTAX[optimiser].update(grads, slots, params)
 
-    def new(p: Array, u: Array) -> Array:
-        return p - rates.learning_rate * (u + rates.weight_decay * p if p.ndim >= 2 else u)
+    def new(decay: ArrayLike, p: Array, u: Array) -> Array:
+        return p - rates.learning_rate * (u + decay * p if p.ndim >= 2 else u)
 
-    return jax.tree.map(new, params, updates), slots
+    if not decays:
+        return jax.tree.map(functools.partial(new, rates.weight_decay), params, updates), slots
+    return {
+        name: jax.tree.map(functools.partial(new, decays.get(name, rates.weight_decay)), tree, updates[name])
+        for name, tree in params.items()
+    }, slots
