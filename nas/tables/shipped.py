@@ -9,7 +9,7 @@ from pathlib import Path
 from nas.errors import InputError
 from nas.tables.table import SUFFIX, Table, read_table
 
-FOLDER = Path(__file__).parent / "shipped"
+FOLDER = Path(__file__).parent / "files"
 
 
 def write_sheet(table: Table, path: Path, sha256: str) -> Path:

@@ -246,7 +246,8 @@ class Training:
     def train_epoch(self, epoch: int) -> Averages:
         """One pass over the training images in an order and with draws that (seed, epoch) fix.
 
-        With ``config.steps_per_epoch``, the next so many steps of a pass. Returns the averages over the epoch's steps. Raises TrainingFailed when the loss is not finite.
+        With ``config.steps_per_epoch``, the next so many steps of a pass. Returns the averages over the
+        steps. Raises TrainingFailed when the loss is not finite.
         """
         hyper = self.hyper
         rng = np.random.default_rng((self.seed, epoch))
