@@ -17,7 +17,7 @@ from nas.objectives.train import FinalJob, TrainSetup
 from nas.results.record import Record, Run
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import Progress
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture, Categorical, Integer, SearchSpace
 from nas.tables.table import Column, Cost, Curve, Size, Table, Task
 from nas.training.hyper import Hyper
 from nas.trial import Measurement, Trial
@@ -29,7 +29,7 @@ CURVES = ("valid_accuracy", "valid_loss", "train_accuracy", "train_loss")
 def listed(space: SearchSpace) -> tuple[Architecture, ...]:
     """Every architecture of ``space`` in its order; InputError where there is no end of them."""
     for name, choice in space.choices.items():
-        if choice.options() is None:
+        if not isinstance(choice, Categorical | Integer):
             raise InputError(
                 f"space {space.name}: {name} is continuous: --fix {name}=… or --narrow {name}=…,… it"
             )
@@ -44,7 +44,7 @@ def listed(space: SearchSpace) -> tuple[Architecture, ...]:
 def narrowing(whole: SearchSpace, part: SearchSpace) -> tuple[str, ...]:
     """The assignments (`SearchSpace.restrict`'s ``narrow``) by which the finite ``part`` of ``whole`` differs."""
     return tuple(
-        f"{name}={','.join(map(str, choice.options() or ()))}"
+        f"{name}={','.join(map(str, choice.options()))}"
         for name, choice in part.choices.items()
         if choice != whole.choices[name]
     )
@@ -160,7 +160,8 @@ def table_of(
     for trial in trials:
         row, seed = trial.id % len(archs), trial.seed
         final = finals[trial.arch, seed]
-        size.params[row], size.macs_per_image[row] = final.params or 0, final.macs_per_image or 0
+        for values, known in zip(size, (final.params, final.macs_per_image), strict=True):
+            values[row] = known or values[row]  # one whose worker died does not know
         if final.error:
             continue
         for quantity, values in curves.items():
