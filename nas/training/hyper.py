@@ -72,7 +72,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(Hyper))
 def hyper_of(arch: Mapping[str, Any], **defaults: Any) -> Hyper:
     """The hyperparameters among an architecture's choices; ``defaults`` for those it does not have."""
     own = tuple((name.removeprefix(_OWN), arch[name]) for name in arch if name.startswith(_OWN))
-    given = {"own_weight_decay": own} if own else {}
+    given: dict[str, Any] = {"own_weight_decay": own} if own else {}
     return Hyper(**(defaults | given | {name: arch[name] for name in NAMES if name in arch}))
 
 

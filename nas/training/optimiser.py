@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,29 +58,44 @@ def update(
     ``rates.own_weight_decay``.
     """
     decays = dict(zip(own, rates.own_weight_decay, strict=True))
-    if decays and optimiser not in OPTAX:
-        groups = [[name for name in params if name not in decays], *([name] for name in decays)]
-        new_params, new_slots = {}, [{} for _ in slots]
-        for names in groups:
-            of = rates._replace(weight_decay=decays.get((*names, "")[0], rates.weight_decay))
-            some, *some_slots = ({name: tree[name] for name in names} for tree in (params, *slots))
-            some_grads = {name: grads[name] for name in names}
-            found, found_slots = update(
-                optimiser, some, some_grads, tuple(some_slots), of._replace(own_weight_decay=()), scale
-            )
-            new_params |= found
-            for tree, part in zip(new_slots, found_slots, strict=True):
-                tree |= part
-        return {name: new_params[name] for name in params}, tuple(new_slots)
-    if optimiser not in OPTAX:
-        scalars: dict[str, Array | float] = {
-            "learning_rate": jnp.asarray(rates.learning_rate),
-            "weight_decay": jnp.asarray(rates.weight_decay),
-            "grad_scale": jnp.asarray(scale, jnp.float32),
-            "step": jnp.asarray(rates.step),
-        }
-        return ops.fused_update(optimiser, params, grads, slots, scalars)
+    if optimiser in OPTAX:
+        return _by_optax(optimiser, params, grads, slots, rates, scale, decays)
+    if not decays:
+        return _fused(optimiser, params, grads, slots, rates, scale)
+    common = [name for name in params if name not in decays]
+    found: list[dict[str, Any]] = [{} for _ in (params, *slots)]
+    for names, decay in ((common, rates.weight_decay), *(([name], decays[name]) for name in own)):
+        p, g, *s = ({name: tree[name] for name in names} for tree in (params, grads, *slots))
+        p, s = _fused(optimiser, p, g, tuple(s), rates._replace(weight_decay=decay), scale)
+        for whole, part in zip(found, (p, *s), strict=True):
+            whole.update(part)
+    new_params, *new_slots = ({name: tree[name] for name in params} for tree in found)
+    return new_params, tuple(new_slots)
+
+
+def _fused(
+    optimiser: str, params: Tree, grads: Tree, slots: Tree, rates: Rates, scale: ArrayLike
+) -> tuple[Tree, Tree]:
+    scalars: dict[str, Array | float] = {
+        "learning_rate": jnp.asarray(rates.learning_rate),
+        "weight_decay": jnp.asarray(rates.weight_decay),
+        "grad_scale": jnp.asarray(scale, jnp.float32),
+        "step": jnp.asarray(rates.step),
+    }
+    return ops.fused_update(optimiser, params, grads, slots, scalars)
+
+
+def _by_optax(
+    optimiser: str,
+    params: Tree,
+    grads: Tree,
+    slots: Tree,
+    rates: Rates,
+    scale: ArrayLike,
+    decays: Mapping[str, ArrayLike],
+) -> tuple[Tree, Tree]:
     grads = jax.tree.map(lambda g: g * scale, grads)
+    updates: Tree
     updates, slots = OPTAX[optimiser].update(grads, slots, params)
 
     def new(decay: ArrayLike, p: Array, u: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ def test_normalisation_is_by_the_mean_square_of_the_neighbourhood_outside_being_
     x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32)
     padded = np.pad(np.square(x.astype(float)), [(0, 0), (1, 1), (1, 1), (0, 0)])
     mean = sum(padded[:, i : i + 5, j : j + 6] for i in range(3) for j in range(3)) / 9
-    found = WithinChannelNorm(0.3, 1.7).apply({}, x)
+    found = np.asarray(WithinChannelNorm(0.3, 1.7).apply({}, x))
     np.testing.assert_allclose(found, x / (1 + 0.3 * mean) ** 1.7, rtol=1e-5)
 
 
@@ -40,7 +41,7 @@ def test_shapes_and_first_values_are_the_authors() -> None:
 def test_images_are_brought_to_the_scale_of_pixels() -> None:
     network = build(ARCH.set(norm_scale=5e-6, norm_power=0.01), 10)
     variables = initialise(network, 0, (8, 8, 3), "float32")
-    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
     logits = apply_evaluate(network, variables, (x,))
     larger = jax.tree.map(lambda a: a, variables)
     larger["params"] = dict(larger["params"]) | {

@@ -767,7 +767,8 @@ def test_parts_of_a_pass_see_each_image_once(monkeypatch):
     data = on_device(dataset.train, dataset.mean, dataset.std)
     config = TrainingConfig(steps_per_epoch=7)
     hyper = hyper_of(Architecture(batch_size=32))
-    training = Training(chain.build(Architecture(BASE), 10), hyper, data, 10, config, seed=3, epochs=8)
+    network = chain.build(Architecture(BASE), 10)
+    training = Training(network, hyper, data, 10, config, seed=3, epochs=8)
     seen: list[np.ndarray] = []
     plan = training._plan
 
@@ -787,8 +788,6 @@ def test_parts_of_a_pass_see_each_image_once(monkeypatch):
     assert len(set(first.tolist())) == len(first) == passed * 7 * 32
     assert first.tolist() != second.tolist()
     with pytest.raises(InputError, match=r"^steps_per_epoch: 99 is more than the "):
-        Training(
-            training.runner.network, hyper, data, 10, TrainingConfig(steps_per_epoch=99), seed=0, epochs=1
-        )
+        Training(network, hyper, data, 10, TrainingConfig(steps_per_epoch=99), seed=0, epochs=1)
     with pytest.raises(InputError, match=r"^steps_per_epoch: 0 is below 1"):
         TrainingConfig(steps_per_epoch=0)
