@@ -38,7 +38,7 @@ from nas.results.record import Run, is_run
 from nas.results.report import write_comparison
 from nas.results.searches import Comparison, is_comparison
 from nas.results.statistics import cost_to_reach, incumbent, mean_interval, spearman, speed_up
-from nas.results.tables import format_mean, format_percent, markdown
+from nas.results.tables import NO_VALUE, format_mean, format_percent, markdown
 from nas.run import tabular
 from nas.run.sweep import SearchOptions, pass_epochs, search, session
 from nas.strategies import StrategyConfig
@@ -128,7 +128,7 @@ def main(config: Config) -> None:
             figure.supxlabel(f"units of {scale.convnet.steps} steps of 100 images")
             save(figure, out / "convnet.png")
             figures.append("convnet.png")
-    text = "\n\n".join(texts)
+    text = "\n\n".join(part.strip() for part in texts)
     (out / "table.md").write_text(text + "\n")
     print(text)
     for name in ("table.md", *figures):
@@ -189,12 +189,13 @@ def speed_ups(compared: Comparison, regrets: Sequence[float] = REGRETS) -> list[
 
 def speed_ups_text(rows: Sequence[SpeedUp]) -> str:
     def number(value: float) -> str:
-        return "–" if not math.isfinite(value) else f"{value:.1f}"
+        return "∞" if value == math.inf else f"{value:.1f}"
 
     def factor(row: SpeedUp) -> str:
         if row.strategy == "random" or math.isnan(row.factor):
-            return "–"
-        return f"{number(row.factor)} ({number(row.low)} to {number(row.high)})"
+            return NO_VALUE
+        ends = [NO_VALUE if math.isnan(end) else number(end) for end in (row.low, row.high)]
+        return f"{number(row.factor)} ({' to '.join(ends)})"
 
     lines = [
         ["Strategy", "Test regret, points", "Median cost, trainings", "Searches there %", "Times faster"]
@@ -209,12 +210,13 @@ def speed_ups_text(rows: Sequence[SpeedUp]) -> str:
 class Crossing(NamedTuple):
     """How validation after ``epoch`` ranks the networks, beside how it does after the last: means over seeds.
 
-    ``best_of_third``: the final rank of the best network among the best third at ``epoch``. ``winner``: the final
-    rank of the one that leads at ``epoch``.
+    ``among_best``: among the quarter that is best in the end. ``best_of_third``: the final rank of the best network
+    among the best third at ``epoch``. ``winner``: the final rank of the one that leads at ``epoch``.
     """
 
     epoch: int
     correlation: float
+    among_best: float
     best_of_third: float
     winner: float
 
@@ -230,10 +232,12 @@ def crossing(table: Table, epochs: Sequence[int] = (1, 3, 9, 27)) -> list[Crossi
         now = table.at(column, epoch)
         order = [np.argsort(-now[:, k], kind="stable") for k in seeds]
         third = len(now) // 3
+        quarter = [np.argsort(-last[:, k], kind="stable")[: max(2, len(now) // 4)] for k in seeds]
         found.append(
             Crossing(
                 epoch,
-                float(np.mean([spearman(now[:, k], last[:, k], resamples=2).value for k in seeds])),
+                float(np.mean([rank_correlation(now[:, k], last[:, k]) for k in seeds])),
+                float(np.mean([rank_correlation(now[quarter[k], k], last[quarter[k], k]) for k in seeds])),
                 float(np.mean([ranks[k][order[k][:third]].min() for k in seeds])),
                 float(np.mean([ranks[k][order[k][0]] for k in seeds])),
             )
@@ -241,20 +245,22 @@ def crossing(table: Table, epochs: Sequence[int] = (1, 3, 9, 27)) -> list[Crossi
     return found
 
 
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(spearman(x, y, resamples=2).value)
+
+
 def crossing_text(rows: Sequence[Crossing]) -> str:
-    lines = [
-        ["Epoch", "Spearman with the last", "Final rank of its leader", "Best final rank in its best third"]
-    ]
-    lines += [
-        [str(r.epoch), f"{r.correlation:.2f}", format_mean(r.winner), format_mean(r.best_of_third)]
-        for r in rows
-    ]
+    head = ["Epoch", "Spearman with the last", "Among the final best quarter"]
+    lines = [[*head, "Final rank of its leader", "Best final rank in its best third"]]
+    for row in rows:
+        correlations = [f"{row.correlation:.2f}", f"{row.among_best:.2f}"]
+        lines.append([str(row.epoch), *correlations, format_mean(row.winner), format_mean(row.best_of_third)])
     return markdown(lines)
 
 
 def draw_curves(table: Table) -> Figure:
     """Validation errors of all networks over epochs, those that lead after 1, 3, 9 and the last in colour; and
-    the rank correlation of each epoch with the last."""
+    the rank correlation of each epoch with the last, also among the networks that are best in the end."""
     column = table.task().valid
     curve = table.curve(column)
     errors = 100 * (1 - curve.values[:, 0].astype(float))
@@ -274,10 +280,15 @@ def draw_curves(table: Table) -> Figure:
     left.yaxis.set_major_locator(FixedLocator([2, 3, 5, 10, 20, 40]))
     left.yaxis.set_major_formatter("{x:g}")
     left.set_ylabel("validation error (%), seed 0")
-    correlations = [one.correlation for one in crossing(table, every)]
-    right.plot(every, correlations, color="#0072B2", linewidth=1.9, marker="o", markersize=3)
+    rows = crossing(table, every)
+    for label, colour, values in (
+        ("all networks", "#0072B2", [row.correlation for row in rows]),
+        ("the final best quarter", "#D55E00", [row.among_best for row in rows]),
+    ):
+        right.plot(every, values, color=colour, linewidth=1.9, marker="o", markersize=3, label=label)
     right.set_xscale("log")
-    right.set_ylim(min(0, *correlations), 1.02)
+    right.set_ylim(min(0, *(row.among_best for row in rows)), 1.02)
+    right.legend(frameon=False, fontsize=8.5)
     right.set_ylabel(f"rank correlation with epoch {every[-1]}")
     for axes in (left, right):
         axes.xaxis.set_major_locator(FixedLocator([1, 3, 9, 27]))
@@ -355,7 +366,12 @@ def convnet_text(scale: Convnet, runs: dict[str, list[Run]]) -> str:
         tests = [final.test_accuracy for one in runs[strategy] for final in one.finals if final.error is None]
         whole = label != "random" and bool(tests)
         lines.append(
-            [label, f"{units}", format_percent(valid), format_percent(mean_interval(tests)) if whole else "–"]
+            [
+                label,
+                f"{units}",
+                format_percent(valid),
+                format_percent(mean_interval(tests)) if whole else NO_VALUE,
+            ]
         )
     notes = []
     for units, said in ((scale.units, "its first training"), (once, "one budget"), (2 * once, "two budgets")):

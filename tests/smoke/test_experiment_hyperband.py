@@ -76,7 +76,7 @@ def test_speed_up_is_of_the_medians_until_the_regret(experiment: ModuleType) -> 
     assert (never.cost, never.reached) == (math.inf, 0.0)
     text = experiment.speed_ups_text([random, fast, never])
     assert "| 4.1 (4.0 to 4.2) |" in text
-    assert text.splitlines()[-1].replace(" ", "") == "|random|0.1|–|0|–|"
+    assert text.splitlines()[-1].replace(" ", "") == "|random|0.1|∞|0|–|"
 
 
 def test_crossing_is_of_ranks(experiment: ModuleType) -> None:
