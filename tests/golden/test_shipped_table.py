@@ -18,7 +18,7 @@ from search_spaces.minichain import SPACE
 
 ROOT = Path(__file__).parents[2]
 VALID, TEST = Column("mnist5k", 27, "valid_accuracy"), Column("mnist5k", 27, "test_accuracy")
-SHA256 = "@@"
+SHA256 = "6b0b7f198aee136817ab464f6969f22b77335a298ede466bc253d6ff59ab2478"
 
 
 @pytest.fixture(scope="module")
