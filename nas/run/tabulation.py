@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nas import ops
+from nas.data.embedded import EMBEDDED, version_of
 from nas.errors import InputError
 from nas.objectives.base import Trained
 from nas.objectives.train import FinalJob, TrainSetup
@@ -198,7 +199,10 @@ def notes_of(run: Run, command: str) -> dict[str, str]:
     """What a reader must know to make the table again: ``command``, data, hyperparameters, machine, versions."""
     config, env = run.config, run.env
     data = ("dataset", "split_seed", "valid_fraction", "test_fraction", "subset", "image_size")
-    packages = ", ".join(f"{name} {version}" for name, version in env["packages"].items())
+    versions = dict(env["packages"])
+    if config["dataset"] in EMBEDDED:
+        versions[EMBEDDED[config["dataset"]].package] = version_of(config["dataset"])
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return {
         "command": command,
         "data": ", ".join(f"{name}={config[name]}" for name in data),

@@ -18,7 +18,7 @@ from search_spaces.minichain import SPACE
 
 ROOT = Path(__file__).parents[2]
 VALID, TEST = Column("mnist5k", 27, "valid_accuracy"), Column("mnist5k", 27, "test_accuracy")
-SHA256 = "6b0b7f198aee136817ab464f6969f22b77335a298ede466bc253d6ff59ab2478"
+SHA256 = "979db38983c51eccfc73208508f7abceac83d5fed8aa86dbf3c9866b466617d1"
 
 
 @pytest.fixture(scope="module")
