@@ -587,6 +587,14 @@ class Range:
         return f"{self.low}..{self.high}"
 
 
+class Cell(NamedTuple):
+    """A cell as a graph, to be drawn: its states, every one behind those that lead to it, and the operations
+    between them as (source, target, operation); "" is a value passed on as it is."""
+
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[str, str, str], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Size:
     """How many architectures a space has: ``value`` (``math.inf`` where continuous), or at most so many
@@ -638,6 +646,7 @@ class SearchSpace:
       features: what a model of the space should see of an architecture, float64 of one shape, where that is
         something better than ``encode``; see ``path_encoding``.
       supernet: how a supernet searches the space, called with it as narrowed; see ``nas.layout.Supernet``.
+      cells: the cells of an architecture by name, where its networks are made of cells.
 
     ``key``, wherever it is asked for, is a whole number, a sequence of them such as ``(seed, i)``, or a NumPy
     generator (which is advanced); the same key gives the same result. Bad input raises ``InputError``.
@@ -653,6 +662,7 @@ class SearchSpace:
     search_within: Sequence[str] = ()
     features: Callable[[Architecture], np.ndarray] | None = None
     supernet: Callable[[SearchSpace], Supernet] | None = None
+    cells: Callable[[Architecture], Mapping[str, Cell]] | None = None
 
     def __post_init__(self) -> None:
         conditions = {

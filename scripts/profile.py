@@ -3,6 +3,7 @@
     python scripts/profile.py resnet20
     python scripts/profile.py resnet152 --static --json
     python scripts/profile.py googlenet --static --draw googlenet.png
+    python scripts/profile.py darts_v2 --static --draw-cells cells.png
     python scripts/profile.py runs/my-search --batch 128
 
 Parameters, multiply-adds, memory and a table of its layers; unless --static also how long this device takes
@@ -51,6 +52,8 @@ class Config:
     """print one JSON object instead"""
     draw: Path | None = None
     """draw the network into this file: png, svg or pdf"""
+    draw_cells: Path | None = None
+    """draw the cells of which the network is made into this file: png, svg or pdf"""
 
     def __post_init__(self) -> None:
         for name, value in (("classes", self.classes), ("batch", self.batch)):
@@ -62,9 +65,12 @@ class Config:
 
 def main(config: Config) -> None:
     shape = None if config.input is None else image_shape(config.input)
-    if config.draw is not None:
-        check_drawable(config.draw)
+    for option, path in (("draw", config.draw), ("draw-cells", config.draw_cells)):
+        if path is not None:
+            check_drawable(option, path)
     found = chosen(config.network)
+    if config.draw_cells is not None:
+        draw_cells(config.draw_cells, config.network, found)
     usual_shape, usual_classes = usual_input(found)
     shape, classes = shape or usual_shape, config.classes or usual_classes
 
@@ -95,14 +101,14 @@ def image_shape(text: str) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def check_drawable(path: Path) -> None:
+def check_drawable(option: str, path: Path) -> None:
     """Raises InputError, before anything is computed, where ``path`` is none to draw into."""
     if path.suffix not in (".png", ".svg", ".pdf"):
-        raise one_of(f"draw: {path}: its ending", path.suffix, (".png", ".svg", ".pdf"))
+        raise one_of(f"{option}: {path}: its ending", path.suffix, (".png", ".svg", ".pdf"))
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"draw: {path}: {'a folder' if path.is_dir() else f'no folder {path.parent}'}")
+        raise InputError(f"{option}: {path}: {'a folder' if path.is_dir() else f'no folder {path.parent}'}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"draw: {path}: cannot write there")
+        raise InputError(f"{option}: {path}: cannot write there")
 
 
 def usual_input(found: Chosen) -> tuple[tuple[int, int, int], int]:
@@ -187,6 +193,15 @@ def draw(path: Path, about: dict[str, Any], anatomy: Anatomy, shape: tuple[int, 
     if not anatomy.is_graph:
         title += "\n(its submodules in the order of their calls: it is no graph of modules)"
     drawing.save(drawing.draw(anatomy.layers, shape, title), path)
+
+
+def draw_cells(path: Path, name: str, found: Chosen) -> None:
+    if found.space.cells is None:
+        raise InputError(f"draw-cells: the networks of {found.space.name} are not made of cells")
+    from nas.results import cells
+
+    title = name if len(name) <= 80 else found.space.name  # not a whole architecture's text
+    cells.draw_cells(found.space.cells(found.arch), path, title)
 
 
 # -------------------------------------------------------------------------------------------------------- text

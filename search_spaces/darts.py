@@ -10,6 +10,8 @@ paper evaluates them: five nodes, two inputs that may be the same, some nodes le
 from __future__ import annotations
 
 import ast
+import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,8 +24,19 @@ from jax.typing import ArrayLike
 from nas import ops
 from nas.errors import InputError, one_of
 from nas.layout import Layout, Supernet, with_fewer
-from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph, Term
+from nas.space import (
+    Architecture,
+    Categorical,
+    Cell,
+    Choice,
+    Constraint,
+    Integer,
+    LogUniform,
+    SearchSpace,
+    Uniform,
+    When,
+)
+from search_spaces.graph import Builder, First, Graph, Term
 from search_spaces.layers import BatchNorm, CellAverage, Concat, Dense, he_normal
 from search_spaces.named import Named
 
@@ -121,6 +134,20 @@ def concat_of(arch: Mapping[str, Any], kind: str) -> tuple[int, ...]:
     """The nodes that are a cell's output, counting its inputs."""
     text = arch[f"{kind}_concat"]
     return tuple(range(2, 2 + arch["steps"])) if text == "all" else tuple(map(int, text.split("-")))
+
+
+def cells_of(arch: Mapping[str, Any]) -> dict[str, Cell]:
+    """Both cells to be drawn: ``c(k-2)`` and ``c(k-1)`` are the outputs of the two cells before."""
+    genotype, found = genotype_of(arch), {}
+    for kind in KINDS:
+        nodes = ("c(k-2)", "c(k-1)", *map(str, range(1, arch["steps"] + 1)), "c(k)")
+        edges = [
+            (nodes[source], nodes[2 + k // 2], operation)
+            for k, (operation, source) in enumerate(getattr(genotype, kind))
+        ]
+        edges += [(nodes[j], nodes[-1], "") for j in concat_of(arch, kind)]
+        found[kind] = Cell(nodes, tuple(edges))
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- modules
@@ -345,8 +372,12 @@ class Body:
 
         return self.b.choose(choice, make, source, name=state, stride=stride)
 
-    def close(self, at: str, states: Sequence[int], reduction: bool) -> None:
-        self.previous, self.current = self.current, self.b.add(f"{at}_output", Concat(), *states)
+    def close(self, at: str, states: Sequence[int], unused: Sequence[int], reduction: bool) -> None:
+        """The cell's output are ``states``; ``unused``: those that nothing reads, computed all the same."""
+        output = self.b.add(f"{at}_output", Concat(), *states)
+        if unused:
+            output = self.b.add(f"{at}_used", First(), output, *unused)
+        self.previous, self.current = self.current, output
         self.reduced = reduction
 
 
@@ -422,7 +453,9 @@ def network(
                 state = f"{at}_state_{j}"
                 terms += body.edge(name, state, choice, states[j], stride, not searching, skip_dropout)
             states.append(b.mix(f"{at}_node_{node}", terms))
-        body.close(at, [states[j] for j in concat[kind]], reduction)
+        read = {j for arriving in edges[kind] for _, j in arriving}.union(concat[kind])
+        unused = [state for j, state in enumerate(states) if j not in read]
+        body.close(at, [states[j] for j in concat[kind]], unused, reduction)
         if auxiliary and cell == 2 * cells // 3:
             relu = b.once(f"{at}_auxiliary_relu", Relu(), body.current)
             head = {"auxiliary": AUXILIARY_WEIGHT}
@@ -643,14 +676,27 @@ def _within() -> list[str]:
     return within
 
 
+def _gives_out_its_nodes(kind: str, arch: Mapping[str, Any]) -> bool:
+    return max(concat_of(arch, kind)) <= arch["steps"] + 1
+
+
 _CHOICES, _CONDITIONS = _choices()
 SPACE = SearchSpace(
     name="darts",
     choices=_CHOICES,
     conditions=_CONDITIONS,
+    constraints=[
+        Constraint(
+            f"the nodes of {kind}_concat are numbered up to steps + 1",
+            functools.partial(_gives_out_its_nodes, kind),
+            choices=("steps", f"{kind}_concat"),
+        )
+        for kind in KINDS
+    ],
     build=build,
     search_within=_within(),
     supernet=searched_by_supernet,
+    cells=cells_of,
 )
 
 RECIPE: dict[str, Any] = {  # section 3.1 and appendix A.2 of Liu et al. 2019
@@ -781,3 +827,9 @@ NAMED: dict[str, Named] = {
     name: Named("darts", architecture_of(genotype, **RECIPE), (32, 32, 3), 10, _COUNTS[name], _SOURCES[name])
     for name, genotype in GENOTYPES.items()
 }
+NAMED["darts_v2_aux"] = dataclasses.replace(
+    NAMED["darts_v2"],
+    arch=NAMED["darts_v2"].arch.set(auxiliary=True),
+    params=_COUNTS["darts_v2"] + 476_426,
+    source="the same with the auxiliary head that it is trained with (appendix A.2)",
+)

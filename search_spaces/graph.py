@@ -54,6 +54,14 @@ class Sum(nn.Module):
         return ops.add(*maps)
 
 
+class First(nn.Module):
+    """The first of its inputs: the others are what a cell computes and does not use."""
+
+    @nn.compact
+    def __call__(self, x: Array, *unused: Array, train: bool = False) -> Array:
+        return x
+
+
 class Sampled(nn.Module):
     """The first of ``part`` equal parts of the channels: those that candidates see (Xu et al. 2020)."""
 
@@ -93,7 +101,7 @@ class Graph(nn.Module):
     """Applies ``nodes`` in order; the last one's output is the network's.
 
     Every node module is called as ``module(*inputs, train=…)``, with those of ``rates`` that its call names:
-    traced numbers that do not change the program (``dropout``, and the ``seed`` of its mask).
+    traced numbers that do not change the program (``dropout``, ``drop_path``, and the ``seed`` of their masks).
 
     ``auxiliary`` names nodes that are further classifiers, with the weights of their cross-entropies in the
     loss: they and what only they need exist in training alone (see `nas.training.network.Extra`).

@@ -32,8 +32,8 @@ from jax import Array
 from nas import ops
 from nas.errors import InputError
 from nas.layout import Supernet, supernet_of
-from nas.space import Architecture, Categorical, SearchSpace, path_encoding
-from search_spaces.graph import Builder, Graph, Term
+from nas.space import Architecture, Categorical, Cell, SearchSpace, path_encoding
+from search_spaces.graph import Builder, First, Graph, Term
 from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
 
@@ -116,14 +116,6 @@ class Zero(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         return x * jnp.zeros((), x.dtype)
-
-
-class First(nn.Module):
-    """The first of its inputs: the others are what a cell computes and does not use."""
-
-    @nn.compact
-    def __call__(self, x: Array, *unused: Array, train: bool = False) -> Array:
-        return x
 
 
 def add_cell(b: Builder, name: str, x: int, operations: Sequence[str], inputs: int, features: int) -> int:
@@ -331,6 +323,13 @@ def to_text(arch: Mapping[str, Any]) -> str:
     return "|+".join(nodes) + "|"
 
 
+def cells_of(arch: Mapping[str, Any]) -> dict[str, Cell]:
+    """The cell to be drawn, without the edges that are ``none``."""
+    nodes = ("input", *map(str, range(1, NODES - 1)), "output")
+    operations = zip(EDGES, operations_of(arch), strict=True)
+    return {"cell": Cell(nodes, tuple((nodes[i], nodes[j], op) for (i, j), op in operations if op != "none"))}
+
+
 _TEXT = re.compile(
     "".join(
         r"\|([^|~+]+)~" + str(source) + (r"\|\+" if source + 1 == to < NODES - 1 else "")
@@ -430,6 +429,7 @@ def nasbench201_space(*, channels: int = 16, cells: int = 5, name: str = "nasben
         parse=from_text,
         supernet=searched_by_supernet,
         features=path_encoding(OPERATIONS, PATHS),
+        cells=cells_of,
     )
 
 

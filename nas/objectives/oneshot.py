@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -88,8 +89,8 @@ def supernet_of(space: SearchSpace) -> Supernet:
     return space.supernet(space)
 
 
-def sizes_of(supernet: Supernet, settings: Mapping[str, object]) -> dict[str, int]:
-    return {name: int(settings[name]) for name in supernet.sizes}  # type: ignore[call-overload]
+def sizes_of(supernet: Supernet, settings: Mapping[str, Any]) -> dict[str, int]:
+    return {name: int(settings[name]) for name in supernet.sizes}
 
 
 def _layout_options(settings: Settings) -> dict[str, int | bool]:
@@ -106,7 +107,9 @@ def settings_space(method: str, supernet: Supernet, texts: tuple[str, ...], repe
     if method not in METHODS:
         raise one_of("strategy", method, METHODS)
     known = {name: getattr(Settings(), name) for name in names()} | dict(supernet.sizes)
-    choices = {name: (METHODS[method][0].get(name, default),) for name, default in known.items()}
+    choices: dict[str, tuple[Any, ...]] = {
+        name: (METHODS[method][0].get(name, default),) for name, default in known.items()
+    }
     for name, to in parse_assignments(texts).items():
         if name not in known:
             raise one_of("supernet", name, tuple(known))
@@ -127,7 +130,7 @@ def settings_space(method: str, supernet: Supernet, texts: tuple[str, ...], repe
     return space
 
 
-def _read(name: str, text: object, default: object) -> object:
+def _read(name: str, text: Any, default: Any) -> Any:
     """A setting's value from the command line, of its default's kind."""
     if isinstance(default, bool):
         if str(text).lower() not in ("true", "false"):
@@ -135,6 +138,6 @@ def _read(name: str, text: object, default: object) -> object:
         return str(text).lower() == "true"
     kind = type(default)
     try:
-        return kind(text)  # type: ignore[call-arg]
+        return kind(text)
     except ValueError:
         raise InputError(f"supernet: {name}={text} is not {kind.__name__}") from None

@@ -25,7 +25,7 @@ from nas import ops
 from nas.errors import one_of
 from nas.layout import Layout
 from nas.oneshot.relaxation import Relaxation, initial
-from nas.training.network import Noise, Tree, abstract, apply_train, initialise, outline
+from nas.training.network import Noise, Tree, abstract, abstract_noise, apply_train, initialise, outline
 from nas.training.programs import Batch, Shape, copied, named
 from nas.training.stored import stored
 
@@ -395,8 +395,8 @@ class Search:
         variables = dict(outline(self.network, self.shape.image_shape).variables)
         params = variables.pop("params")
         mixing = abstract((self.problem.layout.size,))
-        noise = Noise(abstract(()), abstract((), "uint32"))
-        return Point(params, mixing, variables, self._abstract_batch(self.shape.batch_size), noise)
+        batch = self._abstract_batch(self.shape.batch_size)
+        return Point(params, mixing, variables, batch, abstract_noise())
 
     def _abstract_state(self) -> State:
         at, count = self._abstract_point(), abstract((), "int32")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +95,7 @@ class SupernetSearch:
         *,
         checkpoints: Checkpoints | None = None,
         measured: Sequence[Measurement] = (),
-    ) -> Iterator[SupernetMeasurement]:
+    ) -> Generator[SupernetMeasurement, None, None]:
         """Search up to epoch ``until``, yielding the measurements that are not in ``measured``.
 
         A checkpoint is written behind every epoch and gone on from; without one the search begins again, which
@@ -104,7 +104,7 @@ class SupernetSearch:
         known = [m for m in measured if isinstance(m, SupernetMeasurement)]
         done = [] if checkpoints is None else checkpoints.epochs()
         epoch = min(done[-1] if done else 0, len(known) + 1)
-        state: State | None = None
+        state: Any = None  # a State, of the stage under way
         stage, compile_seconds = timed(lambda: self._stage(max(epoch - 1, 0), known))
         if epoch and checkpoints is not None:
             found = checkpoints.restore(stage.search.init(self.seed))
@@ -244,7 +244,8 @@ class SupernetSearch:
     def _plan(self, rng: np.random.Generator, half: np.ndarray, steps: int) -> dict[str, np.ndarray]:
         size = self.settings.batch_size
         index = rng.permutation(half)[: steps * size].reshape(steps, size)
-        shape = tuple(self.train.images.shape[1:])
+        height, width, channels = self.train.images.shape[1:]
+        shape = (height, width, channels)
         return {"index": index, **augment.draw(self.settings.augmentation, rng, steps, size, shape)}
 
     def _batch(self, plan: dict[str, Any], data: Data | None = None) -> Batch:

@@ -12,7 +12,11 @@ from jax import Array, lax
 GOLDEN = 0x9E3779B9  # 2**32 divided by the golden ratio
 
 
-NOISE = ("dropout", "seed")  # the traced numbers of one step that a module's call may take as keywords
+NOISE = (
+    "dropout",
+    "drop_path",
+    "seed",
+)  # the traced numbers of one step that a module's call may take as keywords
 
 
 def noise_taken(module: Any) -> tuple[str, ...]:

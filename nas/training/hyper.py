@@ -40,6 +40,8 @@ class Hyper:
     """probability of dropping an input of a dense layer"""
     own_weight_decay: tuple[tuple[str, float], ...] = ()
     """modules of the network with a weight decay of their own: the choices weight_decay_<module>"""
+    drop_path: float = 0.0
+    """probability of dropping a path through a cell, reached linearly over the epochs"""
 
     def __post_init__(self) -> None:
         if self.optimiser not in OPTIMISERS:
@@ -51,9 +53,9 @@ class Hyper:
                 raise one_of("augmentation", part, AUGMENTATIONS)
         if self.batch_size < 1:
             raise InputError(f"batch_size: {self.batch_size} is below 1")
-        for name, low, high in (("label_smoothing", 0, 1), ("dropout", 0, 1)):
-            if not low <= getattr(self, name) < high:
-                raise InputError(f"{name}: {getattr(self, name)} is not in [{low}, {high})")
+        for name in ("label_smoothing", "dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} is not in [0, 1)")
         for name in ("learning_rate", "weight_decay"):
             _check_rate(name, getattr(self, name))
         for module, decay in self.own_weight_decay:

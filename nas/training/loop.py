@@ -259,8 +259,10 @@ class Training:
         plan = self._plan(rng, self.steps, order)
         rates = learning_rates(hyper, epoch=epoch, epochs=self.epochs, steps=self.steps)
         seeds = rng.integers(0, 2**32, self.steps, np.uint32)
-        numbers = [hyper.dropout, hyper.label_smoothing, hyper.weight_decay]
-        dropout, smoothing, decay = (np.float32(number) for number in numbers)
+        # Liu et al. 2019, authors' code: paths drop more and more, from none at all.
+        dropping = hyper.drop_path * epoch / self.epochs
+        numbers = [hyper.dropout, dropping, hyper.label_smoothing, hyper.weight_decay]
+        dropout, drop_path, smoothing, decay = (np.float32(number) for number in numbers)
         own = tuple(np.float32(number) for _, number in hyper.own_weight_decay)
         clip = np.float32(self.config.clip_norm or math.inf)
         ema_decay = np.float32(self.config.ema_decay or 0)
@@ -268,10 +270,8 @@ class Training:
         for k in range(self.steps):
             batch = self._batch(self.train, {name: values[k] for name, values in plan.items()}, smoothing)
             step = np.int32(epoch * self.steps + k)
-            now = Rates(rates[k], decay, clip, step, own)
-            self.state, loss, logits = self.runner.step(
-                self.state, batch, Noise(dropout, seeds[k]), now, ema_decay
-            )
+            noise, now = Noise(dropout, seeds[k], drop_path), Rates(rates[k], decay, clip, step, own)
+            self.state, loss, logits = self.runner.step(self.state, batch, noise, now, ema_decay)
             sums = tally(sums, loss, logits, batch.labels)
             if (k + 1) % NAN_CHECK_STEPS == 0 or k + 1 == self.steps:
                 total = float(np.asarray(sums)[0])

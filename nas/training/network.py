@@ -18,15 +18,20 @@ Tree = Any
 
 
 class Noise(NamedTuple):
-    """What layers draw and scale by in one step: dropout probability (float32) and seed (uint32)."""
+    """What layers draw and scale by in one step: seed (uint32) and probabilities (float32)."""
 
     dropout: ArrayLike
     seed: ArrayLike
+    drop_path: ArrayLike = np.float32(0)
 
 
 def abstract(shape: tuple[int, ...], dtype: str = "float32") -> Any:
     """An array by its shape alone, for tracing."""
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
+def abstract_noise() -> Noise:
+    return Noise(abstract(()), abstract((), "uint32"), abstract(()))
 
 
 class Extra(NamedTuple):
@@ -68,7 +73,7 @@ def _is_head(value: Any) -> bool:
 def sows(network: Any, image_shape: tuple[int, ...]) -> bool:
     """Whether ``network`` has losses or classifiers beside its output; traced, nothing is computed."""
     variables = outline(network, image_shape).variables
-    noise = Noise(abstract(()), abstract((), "uint32"))
+    noise = abstract_noise()
     extra = jax.eval_shape(
         lambda variables, image, noise: apply_train(network, variables, (image,), Noise(*noise))[2],
         variables,

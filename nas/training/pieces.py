@@ -112,7 +112,7 @@ class Pieces:
         for k, node in enumerate(self.nodes):
             wanted = tuple(i > 0 for i in node.inputs)
             own = node_variables(state.variables, node.name)
-            shifted = Noise(noise.dropout, ops.node_seed(noise.seed, k))
+            shifted = noise._replace(seed=ops.node_seed(noise.seed, k))
             inputs = [values[i] for i in node.inputs]
             output, updated, vjp = _piece_forward(node.module, wanted)(own, inputs, shifted)
             values.append(output)

@@ -29,6 +29,7 @@ from nas.training.network import (
     Noise,
     Tree,
     abstract,
+    abstract_noise,
     apply_evaluate,
     apply_train,
     initialise,
@@ -152,10 +153,9 @@ def abstract_arguments(
         abstract((size,), "int32"),
     )
     number = abstract(())
-    noise = Noise(number, abstract((), "uint32"))
     own = (number,) * len(shape.own_weight_decay)
     rates = Rates(number, number, number, abstract((), "int32"), own)
-    return placed(state, whole), placed(batch, split), *placed((noise, rates, number), whole)
+    return placed(state, whole), placed(batch, split), *placed((abstract_noise(), rates, number), whole)
 
 
 def init_state(network: Any, shape: Shape, seed: int) -> State:

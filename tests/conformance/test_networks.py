@@ -11,7 +11,7 @@ from nas.objectives.train import build, size_of
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
-SAMPLES = {"nasbench201": 2, "natssize": 2}  # 17 cells take long to trace; 6 of the others
+SAMPLES = {"darts": 2, "nasbench201": 2, "natssize": 2}  # cells take long to trace; 6 of the others
 
 
 @pytest.mark.parametrize("image_shape", IMAGES)

@@ -228,6 +228,7 @@ def test_neighbours_are_valid_and_distinct_and_one_edit_away(space: SearchSpace,
     assert arch not in neighbours
     assert space.neighbours(arch) == neighbours
     parents = {when.choice for name in space.choices for when in space._whens(name)}
+    back = set(neighbours[key % 5 :: max(1, len(neighbours) // 20)])  # in large spaces not from each one
     for neighbour in neighbours:
         space.validate(neighbour)
         edited = [name for name in differing(arch, neighbour) if name in arch and name in neighbour]
@@ -235,7 +236,7 @@ def test_neighbours_are_valid_and_distinct_and_one_edit_away(space: SearchSpace,
         continuous = isinstance(space.choices[edited[0]], Uniform | LogUniform)
         if not continuous and edited[0] not in parents:
             assert differing(arch, neighbour) == {edited[0]}
-            assert arch in space.neighbours(neighbour)
+            assert neighbour not in back or arch in space.neighbours(neighbour)
 
 
 @all_spaces

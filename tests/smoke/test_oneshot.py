@@ -61,7 +61,7 @@ def test_two_seeds_side_by_side_then_the_derived_network(tmp_path):
     same = [read_run(folder).trials for folder in (out, tmp_path / "local")]
     for k in range(2):
         one, other = (trials[k].measurements for trials in same)
-        assert [m.derived for m in one] == [m.derived for m in other]
+        assert [m.fields()["derived"] for m in one] == [m.fields()["derived"] for m in other]
         assert [m.train_loss for m in one] == pytest.approx([m.train_loss for m in other], rel=1e-3)
 
 

@@ -188,3 +188,17 @@ def test_the_standard_librarys_profile_is_still_found():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_cells_are_drawn_where_there_are_some(profile, tmp_path):
+    code, out, err = profile("nasbench201_best", "--static", "--json", "--draw-cells", "cells.png")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["params"] == 1_073_466
+    assert (tmp_path / "cells.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = profile("lenet5", "--static", "--draw-cells", "cells.png")
+    assert (code, err) == (2, "error: draw-cells: the networks of lenet are not made of cells\n")
+    code, _, err = profile("nasbench201_best", "--static", "--draw-cells", "cells.gif")
+    assert (code, err) == (
+        2,
+        "error: draw-cells: cells.gif: its ending: '.gif' is not one of .png, .svg, .pdf\n",
+    )
