@@ -86,10 +86,10 @@ SCALES = {
     # 10,000 images to train on, of 16 x 16 pixels, 2,000 to validate; R is 1,600 steps, the paper's 30,000.
     "cpu": Scale(
         200,
-        300,
+        100,
         Convnet(DataConfig("cifar10", image_size=16, subset=12_000, valid_fraction=1 / 6), 8, 100, 16, 4, 3),
     ),
-    "paper": Scale(200, 300, Convnet(DataConfig("cifar10", valid_fraction=0.2), 32, 100, 300, 4, 10)),
+    "paper": Scale(200, 100, Convnet(DataConfig("cifar10", valid_fraction=0.2), 32, 100, 300, 4, 10)),
 }
 
 
