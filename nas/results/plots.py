@@ -230,7 +230,7 @@ def regret_figure(groups: Mapping[str, Sequence[Search]], optimum: float, budget
             axes.plot(grid, value, color=look.color, linestyle=look.line, label=name)
         axes.set_xscale("log")
         axes.set_xlim(grid[0], grid[-1])
-        _log_ticks(axes.xaxis, "{:,.0f}")
+        _log_ticks(axes.xaxis, "{:,g}")
         # Regret can come to 0, which has no logarithm: below a fiftieth of the largest the axis is even.
         top = 100 * max(float(curve.value[0]) for curve in curves.values())
         if top > 0:
