@@ -89,6 +89,7 @@ def compare_on_table(config: TableConfig) -> None:
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")
+    print()
     for path in report.files:
         print(path)
 

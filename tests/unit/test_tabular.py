@@ -177,13 +177,13 @@ def test_one_process_or_two_and_interrupted_or_not_the_record_has_the_same_bytes
     space = spaces_with("nasbench201")["nasbench201"]
     fixed = ("edge_0_1=none", "edge_0_2=none", "edge_0_3=skip_connect")
     write_table(planted(space.restrict(fix=fixed), 1)[1], tmp_path / "t.npz")
-    told = TableOptions(table=str(tmp_path / "t.npz"), fix=fixed, seeds=2, budget_trainings=15.0, processes=1)
+    told = TableOptions(table=str(tmp_path / "t.npz"), fix=fixed, seeds=2, budget_trainings=11.0, processes=1)
     compare(told, spaces_with, tmp_path / "here")
     compare(dataclasses.replace(told, processes=2), spaces_with, tmp_path / "there")
     whole = (tmp_path / "here" / SEARCHES).read_bytes()
     assert whole.count(b"\n") == 2 * len(STRATEGIES)
     assert (tmp_path / "there" / SEARCHES).read_bytes() == whole
-    for kept in (0, 1, len(whole) // 2, len(whole) - 1):
+    for kept in (1, len(whole) - 1):
         (tmp_path / "there" / SEARCHES).write_bytes(whole[:kept])
         compare(told, spaces_with, tmp_path / "there", resume=True)
         assert (tmp_path / "there" / SEARCHES).read_bytes() == whole
