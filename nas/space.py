@@ -1543,9 +1543,33 @@ def _bound(end: float | str) -> float:
 # -------------------------------------------------------------------------------------------------- features
 
 
-def path_encoding(
-    operations: Sequence[Any], paths: Sequence[Sequence[str]]
-) -> Callable[[Architecture], np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class PathEncoding:
+    """See ``path_encoding``."""
+
+    operations: tuple[Any, ...]
+    paths: tuple[tuple[str, ...], ...]
+
+    def __call__(self, arch: Architecture) -> np.ndarray:
+        number, begins, width = self._layout
+        encoded = np.zeros(width)
+        for path in self.paths:
+            at = 0
+            for name in path:
+                at = at * len(number) + number[arch[name]]
+            encoded[begins[len(path)] + at] = 1.0
+        return encoded
+
+    @functools.cached_property
+    def _layout(self) -> tuple[dict[Any, int], dict[int, int], int]:
+        """The number of each operation, where the features of each length begin, and how many there are."""
+        number = {operation: k for k, operation in enumerate(self.operations)}
+        lengths = sorted({len(path) for path in self.paths})
+        ends = list(itertools.accumulate(len(number) ** length for length in lengths))
+        return number, dict(zip(lengths, [0, *ends], strict=False)), ends[-1]
+
+
+def path_encoding(operations: Sequence[Any], paths: Sequence[Sequence[str]]) -> PathEncoding:
     """Which sequences of operations lead from a cell's input to its output (White et al., "BANANAS", AAAI 2021,
     section 3.1).
 
@@ -1553,22 +1577,7 @@ def path_encoding(
     ``operations``. A feature stands for one sequence of operations, by rising length, and is 1 where the
     architecture has it on some way: 5 + 25 + 125 features for NAS-Bench-201. float64.
     """
-    number = {operation: k for k, operation in enumerate(operations)}
-    lengths = sorted({len(path) for path in paths})
-    ends = itertools.accumulate(len(number) ** length for length in lengths)
-    begins = dict(zip(lengths, [0, *ends], strict=False))
-    width = sum(len(number) ** length for length in lengths)
-
-    def features(arch: Architecture) -> np.ndarray:
-        encoded = np.zeros(width)
-        for path in paths:
-            at = 0
-            for name in path:
-                at = at * len(number) + number[arch[name]]
-            encoded[begins[len(path)] + at] = 1.0
-        return encoded
-
-    return features
+    return PathEncoding(tuple(operations), tuple(map(tuple, paths)))
 
 
 # --------------------------------------------------------------------------------------------- command lines

@@ -44,13 +44,14 @@ def keep_buffers() -> None:
 def run(main: Callable[[Any], None], *, compute: bool = False) -> None:
     """Call ``main(config)`` with the options of its frozen dataclass; errors are one line and an exit code.
 
+    A union of dataclasses, each with another Literal for one option: that option chooses (see `config_meant`).
     ``compute=True`` for scripts that train: the process restarts once with better memory settings.
     Exit codes: 2 bad input (one ``error:`` line), 74 the disk is full, 130 Ctrl-C.
     """
     if compute:
         keep_buffers()
-    config_type = typing.get_type_hints(main)["config"]
     try:
+        config_type = config_meant(typing.get_type_hints(main)["config"], sys.argv[1:])
         config = parse(config_type, sys.argv[1:])
         main(config)
         sys.stdout.flush()
@@ -137,6 +138,36 @@ def print_table(runs: Iterable[Any]) -> None:
 def fail(line: str, code: int) -> typing.NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     raise SystemExit(code)
+
+
+def config_meant(config_type: Any, argv: list[str]) -> type:
+    """Of a union of dataclasses, the one that the command line means; any other type as it is.
+
+    They are told apart by the option that is a Literal of one value in each; its default is the first one's.
+    Raises InputError where the value given is none of them.
+    """
+    members: tuple[type, ...] = typing.get_args(config_type)
+    if not members:
+        return config_type
+    hints = [typing.get_type_hints(member) for member in members]
+    literals = [
+        {name for name, hint in of.items() if typing.get_origin(hint) is typing.Literal} for of in hints
+    ]
+    (name,) = (
+        name
+        for name in set.intersection(*literals)
+        if len({typing.get_args(of[name]) for of in hints}) == len(members)
+    )
+    by_value = {typing.get_args(of[name])[0]: member for of, member in zip(hints, members, strict=True)}
+    option = "--" + name.replace("_", "-")
+    value = next(iter(by_value))
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        given, equals, written = word.partition("=")
+        if given.replace("_", "-") == option:
+            value = written if equals else following
+    if value not in by_value:
+        raise one_of(name, value, by_value)
+    return by_value[value]
 
 
 def parse(config_type: type, argv: list[str]) -> Any:

@@ -2,6 +2,7 @@
 
     python scripts/report.py runs/c10              one run, or a folder of several (as compare.py makes)
     python scripts/report.py runs/a runs/b --out report
+    python scripts/report.py runs/tables           a comparison over a table (compare.py --objective table)
 
 Prints the table and writes it as Markdown, CSV and LaTeX, the plots as PNG, and report.html with all of it.
 """
@@ -27,9 +28,17 @@ class Config:
 
 
 def main(config: Config) -> None:
-    from nas.results.report import write_report
+    from nas.errors import InputError
+    from nas.results.report import write_comparison, write_report
+    from nas.results.searches import is_comparison
 
-    report = write_report(config.runs, config.out, operations=operations, cells=cells)
+    compared = [folder for folder in config.runs if is_comparison(folder)]
+    if not compared:
+        report = write_report(config.runs, config.out, operations=operations, cells=cells)
+    elif len(config.runs) == 1:
+        report = write_comparison(compared[0], config.out)
+    else:
+        raise InputError(f"runs: {compared[0]} is a comparison over a table, which is reported on by itself")
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")

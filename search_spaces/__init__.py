@@ -13,10 +13,12 @@ from search_spaces import (
     alexnet,
     autoencoder,
     chain,
+    cuda_convnet,
     darts,
     densenet,
     inception,
     lenet,
+    minichain,
     mlp,
     nasbench201,
     natssize,
@@ -35,6 +37,8 @@ FAMILIES = (
     darts,
     nasbench201,
     natssize,
+    minichain,
+    cuda_convnet,
 )
 
 SPACES: dict[str, SearchSpace] = {family.SPACE.name: family.SPACE for family in FAMILIES}

@@ -32,7 +32,7 @@ from jax import Array
 from nas import ops
 from nas.errors import InputError
 from nas.layout import Supernet, supernet_of
-from nas.space import Architecture, Categorical, Cell, SearchSpace
+from nas.space import Architecture, Categorical, Cell, SearchSpace, path_encoding
 from search_spaces.graph import Builder, First, Graph, Term
 from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
@@ -41,6 +41,12 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 NODES = 4
 EDGES = tuple((source, to) for to in range(1, NODES) for source in range(to))
 CHOICES = tuple(f"edge_{source}_{to}" for source, to in EDGES)
+PATHS = (  # the ways through the cell, from node 0 to node 3
+    ("edge_0_3",),
+    ("edge_0_1", "edge_1_3"),
+    ("edge_0_2", "edge_2_3"),
+    ("edge_0_1", "edge_1_2", "edge_2_3"),
+)
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 
 _SHUFFLE_SEED = 88  # of Python's generator, by which the benchmark's authors put the architectures in order
@@ -422,6 +428,7 @@ def nasbench201_space(*, channels: int = 16, cells: int = 5, name: str = "nasben
         format=to_text,
         parse=from_text,
         supernet=searched_by_supernet,
+        features=path_encoding(OPERATIONS, PATHS),
         cells=cells_of,
     )
 

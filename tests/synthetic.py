@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nas.objectives.base import TrialFailed, trial_folder
+from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.results.record import Final
 from nas.space import Architecture, Categorical, Integer, LogUniform, SearchSpace, When
 from nas.trial import Measurement, Trial
@@ -102,6 +102,10 @@ class Synthetic:
             yield Measurement(
                 unit, accuracy, 1 - accuracy, accuracy, 1 - accuracy, train_seconds=setup.seconds
             )
+
+    def trained(self, arch: Architecture, seed: int, epochs: int) -> Trained:
+        trial = Trial(id=seed, arch=arch, budget=epochs, seed=seed)
+        return Trained(tuple(self(trial)), self.final(arch, seed, epochs))
 
     def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
         if seed in self.setup.raises:

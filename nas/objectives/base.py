@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nas.results.record import Final
 from nas.space import Architecture
@@ -38,6 +38,24 @@ class Finisher(Protocol):
 
     def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
         """Train ``arch`` from ``seed`` for ``epochs`` and test it, once; a failure is in ``Final.error``."""
+        ...
+
+
+class Trained(NamedTuple):
+    """A whole training: every epoch's measurement, and its end."""
+
+    measurements: tuple[Measurement, ...]
+    final: Final
+
+
+class Trainer(Protocol):
+    """An objective that can also show a training from its first epoch to its test."""
+
+    def trained(self, arch: Architecture, seed: int, epochs: int) -> Trained:
+        """Train ``arch`` from ``seed`` for ``epochs``, measuring validation after each, and test it, once.
+
+        A failure is in ``Trained.final.error``.
+        """
         ...
 
 

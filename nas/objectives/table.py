@@ -86,6 +86,22 @@ class TableObjective:
         """The most budget that a trial can have."""
         return len(self.epochs)
 
+    @property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """Those of the space that the table has, in its order."""
+        return tuple(self._rows)
+
+    @functools.cached_property
+    def mean_training_seconds(self) -> float:
+        """What a trial of the whole budget costs, averaged over the space and its repetitions."""
+        train, evaluate = (seconds[list(self._rows.values())] for seconds in self.table.costs[self._training])
+        return float(np.nanmean(train) * self.epochs[-1] + np.nanmean(evaluate) * self.units)
+
+    @property
+    def optimum(self) -> float:
+        """The best mean test accuracy of the space."""
+        return self._best
+
     # ---------------------------------------------------------------------------------------------- a search
 
     def __call__(self, trial: Trial) -> Iterator[Measurement]:

@@ -15,7 +15,7 @@ import numpy as np
 from nas import ops
 from nas.data import Dataset, load, load_test
 from nas.errors import InputError
-from nas.objectives.base import TrialFailed, trial_folder
+from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.results.record import Final
 from nas.space import Architecture, SearchSpace
 from nas.training.checkpoint import Checkpoints
@@ -178,12 +178,11 @@ class TrainObjective:
 
     def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
         """Train ``arch`` to the end and test it; see `final_training`."""
-        training = self.final_training(arch, seed, epochs)
-        while True:
-            try:
-                next(training)
-            except StopIteration as end:
-                return end.value
+        return _drained(self.final_training(arch, seed, epochs)).final
+
+    def trained(self, arch: Architecture, seed: int, epochs: int) -> Trained:
+        """Train ``arch`` to the end on the training images, measuring validation every epoch, and test it."""
+        return _drained(self.final_training(arch, seed, epochs, validate=True))
 
     def final_training(
         self,
@@ -242,6 +241,15 @@ class TrainObjective:
             train_seconds=sum(m.train_seconds for m in seen),
             evaluate_seconds=sum(m.evaluate_seconds for m in seen) + test_seconds,
         )
+
+
+def _drained(training: Generator[Measurement, None, Final]) -> Trained:
+    measurements = []
+    while True:
+        try:
+            measurements.append(next(training))
+        except StopIteration as end:
+            return Trained(tuple(measurements), end.value)
 
 
 def check_devices(training: TrainingConfig) -> None:

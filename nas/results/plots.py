@@ -1,6 +1,6 @@
 """Plots for a report or a paper, drawn from records alone; each function returns a matplotlib figure.
 
-Colours are Okabe and Ito's, which remain apart to colour-blind readers; line and marker styles differ as
+Colours are Okabe and Ito's and a grey, which remain apart to colour-blind readers; line and marker styles differ as
 well, so that a plot survives a black-and-white printer.
 """
 
@@ -15,12 +15,28 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from nas.errors import InputError
 from nas.results.record import Run
-from nas.results.statistics import Attribution, Cost, Curve, anytime, pareto_front
+from nas.results.searches import Search
+from nas.results.statistics import (
+    Attribution,
+    Cost,
+    CriticalDifference,
+    Curve,
+    Estimate,
+    anytime,
+    at_costs,
+    cost_grid,
+    estimate,
+    pareto_front,
+    performance_profile,
+    probability_of_improvement,
+    regret,
+)
 from nas.results.tables import format_count
 
 DOTS_PER_INCH = 200
@@ -57,7 +73,9 @@ class Look(NamedTuple):
 
 def looks() -> Iterator[Look]:
     """One after another, all different for as long as anyone can tell them apart."""
-    colors = itertools.cycle(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"))
+    colors = itertools.cycle(
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+    )
     lines = itertools.cycle(("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2))))
     markers = itertools.cycle("osD^vPXp")
     return map(Look, colors, lines, markers)
@@ -201,6 +219,155 @@ def importance_figure(attribution: Attribution, most: int = 15) -> Figure | None
         return figure
 
 
+def regret_figure(groups: Mapping[str, Sequence[Search]], optimum: float, budget_seconds: float) -> Figure:
+    """Test regret of the incumbent by validation over simulated cost: the interquartile mean over searches of
+    each strategy with its 95 % bootstrap interval, both axes logarithmic."""
+    traces = {name: [search.trace for search in searches] for name, searches in groups.items()}
+    grid = cost_grid([t for each in traces.values() for t in each], budget_seconds, log=True)
+    curves = {name: estimate(regret(at_costs(each, grid), optimum)) for name, each in traces.items()}
+    with matplotlib.rc_context(STYLE):
+        figure, (axes,) = _canvas(height=4.4)
+        for (name, curve), look in zip(curves.items(), looks(), strict=False):
+            value, low, high = (100 * np.maximum(part, 0) for part in curve)
+            axes.fill_between(grid, low, high, color=look.color, alpha=0.18, lw=0)
+            axes.plot(grid, value, color=look.color, linestyle=look.line, label=name)
+        axes.set_xscale("log")
+        axes.set_xlim(grid[0], grid[-1])
+        _log_ticks(axes.xaxis, "{:,g}")
+        # Regret can come to 0, which has no logarithm: below a fiftieth of the largest the axis is even.
+        top = 100 * max(float(curve.value[0]) for curve in curves.values())
+        if top > 0:
+            axes.set_yscale("symlog", linthresh=top / 50, linscale=0.4)
+            steps = (n * 10.0**k for k in range(-6, 3) for n in (1, 2, 5))
+            axes.yaxis.set_major_locator(FixedLocator([0, *(y for y in steps if y >= top / 50)]))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.set_ylim(0, 1.4 * top)
+        axes.set_xlabel("simulated cost of the search (s)")
+        axes.set_ylabel("test regret of the incumbent (points)")
+        _remark(axes, _searches_said(groups), at_left=True)
+        _legend(axes)
+        return figure
+
+
+def profile_figure(groups: Mapping[str, Sequence[Search]], optimum: float) -> Figure:
+    """Performance profiles: the part of a strategy's searches that end above a test accuracy, over that accuracy,
+    with 95 % bootstrap intervals; the axis is spaced by the logarithm of the regret."""
+    tested = {name: np.array([s.test_accuracies[-1] for s in each]) for name, each in groups.items()}
+    lost = 100 * np.concatenate([regret(test, optimum) for test in tested.values()])
+    least = float(lost[lost > 0].min(initial=1.0))
+    upto = max(float(np.quantile(lost, 0.99)), 2 * least)
+    with matplotlib.rc_context(STYLE):
+        figure, (axes,) = _canvas(height=4.2)
+        grid = np.geomspace(0.7 * least, upto, 300)
+        for (name, test), look in zip(tested.items(), looks(), strict=False):
+            profile = performance_profile(test, optimum - grid / 100)
+            axes.fill_between(grid, 100 * profile.low, 100 * profile.high, color=look.color, alpha=0.18, lw=0)
+            axes.plot(grid, 100 * profile.value, color=look.color, linestyle=look.line, label=name)
+        axes.set_xscale("log")
+        axes.set_xlim(upto, 0.7 * least)
+        _log_ticks(axes.xaxis, "{:g}")
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("test regret τ (points)")
+        axes.set_ylabel("searches that end with less than τ (%)")
+        _remark(axes, _searches_said(groups), at_left=True)
+        _legend(axes)
+        return figure
+
+
+def rank_figure(ranks: CriticalDifference) -> Figure:
+    """The critical-difference diagram (Demšar 2006, figure 1): mean ranks on a line, the best at the left; bars
+    join those that Nemenyi's test does not tell apart."""
+    many = len(ranks.names)
+    left = -(-many // 2)  # these are written at the left side
+    low, high = 1.0, float(many)
+    side = (high - low) * 0.03 * (max(map(len, ranks.names)) + 8)  # room for names
+    bars = 0.28 * len(ranks.groups) + 0.7
+    rows = max(left, many - left)
+    places = dict(zip(ranks.names, ranks.mean_ranks.tolist(), strict=True))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 0.22 * (rows + bars + 2.2)), layout="constrained")
+        axes = figure.subplots()
+        axes.set_axis_off()
+        axes.set_xlim(low - side, high + side)
+        axes.set_ylim(bars + rows - 0.5, -2.2)
+        axes.plot([low, high], [0, 0], color="0.2", linewidth=1.0)
+        for rank in range(1, many + 1):
+            axes.plot([rank, rank], [0, -0.2], color="0.2", linewidth=1.0)
+            axes.text(rank, -0.3, f"{rank}", ha="center", va="bottom", fontsize=8.5)
+        for k, (name, rank) in enumerate(places.items()):
+            at_left = k < left
+            y = bars + (k if at_left else many - 1 - k)
+            end, to = (low, -1) if at_left else (high, 1)
+            end += to * 0.02 * side
+            text = f"{name}  {rank:.2f}" if at_left else f"{rank:.2f}  {name}"
+            axes.plot([rank, rank, end], [0, y, y], color="0.45", linewidth=0.9)
+            axes.text(end + to * 0.02 * side, y, text, ha="right" if at_left else "left", va="center")
+        for k, group in enumerate(ranks.groups):
+            ends = [places[group[0]] - 0.03, places[group[-1]] + 0.03]
+            y = 0.45 + 0.28 * k
+            axes.plot(ends, [y, y], color="#D55E00", linewidth=3.0, solid_capstyle="butt")
+        axes.plot([low, low + ranks.difference], [-1.8, -1.8], color="0.2", linewidth=1.6)
+        said = f"critical difference {ranks.difference:.2f} (Nemenyi, 5 %, {ranks.blocks:,} seeds)"
+        axes.text(low + ranks.difference + 0.1 * side, -1.8, said, va="center", fontsize=8.5)
+        return figure
+
+
+def improvement_figure(groups: Mapping[str, Sequence[Search]], order: Sequence[str]) -> Figure:
+    """How probable it is that a search of the row's strategy is better than one of the column's; strategies in
+    ``order``. Numbers whose 95 % bootstrap interval has one half in it are grey."""
+    tested = {name: np.array([s.test_accuracies[-1] for s in groups[name]]) for name in order}
+    found: dict[tuple[str, str], Estimate] = {}
+    for first, second in itertools.combinations(order, 2):
+        pair = probability_of_improvement(tested[first], tested[second])
+        found[first, second] = pair
+        found[second, first] = Estimate(1 - pair.value, 1 - pair.high, 1 - pair.low)
+    values = np.array([[float(found[a, b].value) if a != b else math.nan for b in order] for a in order])
+    with matplotlib.rc_context(STYLE):
+        size = 1.9 + 0.56 * len(order)
+        figure = Figure(figsize=(size + 0.6, 0.78 * size), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        shown = axes.imshow(values, cmap="PuOr", vmin=0, vmax=1, aspect="auto")
+        for i, a in enumerate(order):
+            for j, b in enumerate(order):
+                if a == b:
+                    continue
+                pair = found[a, b]
+                told = float(pair.low) > 0.5 or float(pair.high) < 0.5
+                dark = abs(values[i, j] - 0.5) > 0.3
+                axes.text(
+                    j,
+                    i,
+                    f"{values[i, j]:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=("white" if dark else "black") if told else "0.55",
+                )
+        axes.set_xticks(range(len(order)), order, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(order)), order)
+        axes.tick_params(length=0)
+        axes.set_xlabel("than a search of")
+        axes.set_ylabel("a search of")
+        bar = figure.colorbar(shown, ax=axes, shrink=0.8)
+        bar.set_label("probability of being better")
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        return figure
+
+
+def _log_ticks(axis: Axis, numbers: str) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.format(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _searches_said(groups: Mapping[str, Sequence[Search]]) -> str:
+    many = len(next(iter(groups.values())))
+    return f"{many:,} searches each, 95 % intervals"
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, the same bytes for the same figure.
 
@@ -268,8 +435,9 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=min(max(fitting, 1), 4), **style)
 
 
-def _remark(axes: Axes, text: str) -> None:
-    axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", color="0.35", fontsize=8.5)
+def _remark(axes: Axes, text: str, *, at_left: bool = False) -> None:
+    x, side = (0.01, "left") if at_left else (0.99, "right")
+    axes.text(x, 0.02, text, transform=axes.transAxes, ha=side, va="bottom", color="0.35", fontsize=8.5)
 
 
 def _round_count(value: float) -> str:

@@ -14,25 +14,16 @@
 Times live in keys that end in ``_seconds`` and nowhere else, so two runs are compared "times aside" by
 dropping those (`same_record`). JSON has no NaN and no infinity: both are written as null, and read as NaN.
 
-Safety. The writer holds an exclusive lock on ``trials.jsonl``. A line is one write to a descriptor opened
-for appending, then an fsync; what a killed process or a full disk leaves of a line is cut off before
-anything is written behind it. ``config.json`` is written last when a folder is made: a folder without it
-is no run yet.
+How the file is written, and what a kill leaves of it: `nas.results.lines`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,12 +31,11 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from nas.errors import InputError
+from nas.results.lines import CONFIG, ENV, Lines, holds, parsed, plain, read, read_json
 from nas.space import Architecture
 from nas.trial import Measurement, MeasurementWithTest, Status, SupernetMeasurement, Trial
 
 TRIALS = "trials.jsonl"
-CONFIG = "config.json"
-ENV = "env.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,16 +140,13 @@ class Record:
     folder removed) and leaves both the file and the state as they were. Use from one thread.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], descriptor: int, fsync: bool) -> None:
-        self.folder = folder
-        self.config: Mapping[str, Any] = MappingProxyType(config)
-        self._descriptor: int | None = descriptor
-        self._fsync = fsync
-        self._state = _State()
-        self._size = 0  # bytes of whole lines; anything behind them is a torn line of ours
-        self._torn = False
+    def __init__(self, lines: Lines, state: _State) -> None:
+        self.folder = lines.folder
+        self.config: Mapping[str, Any] = lines.config
+        self._lines = lines
+        self._state = state
         self._opened = time.monotonic()
-        self._elapsed_before = 0.0
+        self._elapsed_before = state.wall_seconds
 
     @classmethod
     def create(
@@ -180,27 +167,7 @@ class Record:
         Raises:
             InputError: the folder holds a run already, is in use, or cannot be written.
         """
-        folder = Path(folder)
-        taken = f"{folder}: holds a run already; go on with --resume or choose another --out"
-        if (folder / CONFIG).exists():
-            raise InputError(taken)
-        with _one_line(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / TRIALS, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            _lock(descriptor, folder)
-            # Looked at again under the lock: another process may have made this run meanwhile.
-            if (folder / CONFIG).exists():
-                raise InputError(taken)
-            if os.fstat(descriptor).st_size:
-                raise InputError(f"{folder}: has {TRIALS} but no {CONFIG}; choose another --out")
-            with _one_line(folder):
-                _write_json(folder / ENV, _plain(dict(environment() if env is None else env)))
-                _write_json(folder / CONFIG, _plain(dict(config)))
-            return cls(folder, _read_json(folder / CONFIG), descriptor, fsync)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        return cls(Lines.create(folder, TRIALS, config, env=env, fsync=fsync), _State())
 
     @classmethod
     def resume(
@@ -222,23 +189,13 @@ class Record:
         Raises:
             InputError: no run there, another config, damaged, in use, or not writable.
         """
-        folder = Path(folder)
-        if not is_run(folder):
-            raise InputError(f"{folder}: no run to resume there; start it without --resume")
-        recorded = _read_json(folder / CONFIG)
-        _check_config(folder, recorded, _plain(dict(config)), may_differ)
-        with _one_line(folder):
-            descriptor = os.open(folder / TRIALS, os.O_RDWR | os.O_APPEND)
-        try:
-            _lock(descriptor, folder)
-            record = cls(folder, recorded, descriptor, fsync)
-            record._load()
-            with _one_line(folder):
-                _add_environment(folder / ENV, _plain(dict(environment() if env is None else env)))
-            return record
-        except BaseException:
-            os.close(descriptor)
-            raise
+        states: list[_State] = []
+
+        def accept(lines: Sequence[Any]) -> None:
+            states.append(_replay(Path(folder) / TRIALS, lines))
+
+        lines = Lines.resume(folder, TRIALS, config, accept, may_differ=may_differ, env=env, fsync=fsync)
+        return cls(lines, states[0])
 
     def __enter__(self) -> Record:
         return self
@@ -250,9 +207,7 @@ class Record:
 
     def close(self) -> None:
         """Give up the lock; a second call does nothing."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._lines.close()
 
     @property
     def trials(self) -> Mapping[int, Trial]:
@@ -275,7 +230,7 @@ class Record:
 
     def run(self) -> Run:
         """What `read_run` would give now."""
-        return self._state.run(self.folder, dict(self.config), _read_json(self.folder / ENV))
+        return self._state.run(self.folder, dict(self.config), read_json(self.folder / ENV))
 
     def start(self, trial: Trial) -> None:
         """Record a proposed trial; when its id is known, its promotion to a larger budget.
@@ -368,64 +323,18 @@ class Record:
             self._append({"event": "done", "elapsed_seconds": self.elapsed_seconds})
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        if self._descriptor is None:
+        if self._lines.closed:
             raise ValueError(f"{self.folder}: the record is closed")
-        line = json.dumps(_plain(event), allow_nan=False)
+        line = json.dumps(plain(event), allow_nan=False)
         # Read back before it is written: state is what a reader will see, and nonsense never gets out.
         commit = self._state.accept(json.loads(line))
-        self._write(self._descriptor, line.encode() + b"\n")
+        self._lines.append(line, lambda: f"{len(self._state.history):,} measurements")
         commit()
-
-    def _write(self, descriptor: int, data: bytes) -> None:
-        try:
-            if self._torn:
-                os.ftruncate(descriptor, self._size)
-                self._torn = False
-            found = os.fstat(descriptor)
-            if not found.st_nlink:
-                raise InputError(f"{self.folder}: {TRIALS} was removed while the run was going")
-            if found.st_size != self._size:
-                raise InputError(
-                    f"{self.folder}: {TRIALS} was changed by another program; it is left as it is"
-                )
-            self._torn = True
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            if self._fsync:
-                os.fsync(descriptor)
-        except OSError as error:
-            # If this fails too (a disk that went away), the next write tries again before it appends.
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, self._size)
-                self._torn = False
-            kept = f"{len(self._state.history):,} measurements kept"
-            raise InputError(f"{self.folder}: {_reason(error)}; {kept}") from error
-        self._torn = False
-        self._size += len(data)
-
-    def _load(self) -> None:
-        assert self._descriptor is not None
-        path = self.folder / TRIALS
-        with _one_line(self.folder):
-            data = path.read_bytes()
-        lines, tail = _lines(data)
-        self._state = _replay(path, lines)
-        self._size = len(data) - len(tail)
-        with _one_line(self.folder):
-            if _whole(tail):  # killed between the last byte of a line and its newline
-                os.write(self._descriptor, b"\n")
-                self._size = len(data) + 1
-            elif tail:
-                os.ftruncate(self._descriptor, self._size)
-            if tail:
-                os.fsync(self._descriptor)
-        self._elapsed_before = self._state.wall_seconds
 
 
 def is_run(folder: str | Path) -> bool:
     """Whether ``folder`` holds a run, finished or not."""
-    return (Path(folder) / CONFIG).is_file() and (Path(folder) / TRIALS).is_file()
+    return holds(folder, TRIALS)
 
 
 def read_run(folder: str | Path) -> Run:
@@ -435,16 +344,8 @@ def read_run(folder: str | Path) -> Run:
         InputError: not a run folder, or damaged (names file and line).
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    for name in (CONFIG, TRIALS):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: not a run folder, {name} is missing")
-    path = folder / TRIALS
-    with _one_line(folder, "cannot read"):
-        lines, _ = _lines(path.read_bytes())
-    env = _read_json(folder / ENV) if (folder / ENV).is_file() else {}
-    return _replay(path, lines).run(folder, _read_json(folder / CONFIG), env)
+    config, env, lines = read(folder, TRIALS)
+    return _replay(folder / TRIALS, lines).run(folder, config, env)
 
 
 def find_runs(paths: Iterable[str | Path]) -> tuple[Path, ...]:
@@ -488,7 +389,7 @@ def without_times(value: Any) -> Any:
 def record_difference(a: str | Path, b: str | Path) -> str | None:
     """Where the ``trials.jsonl`` of two run folders first differ, times aside; None if nowhere."""
     texts = [
-        [json.dumps(without_times(event)) for event in _lines((Path(folder) / TRIALS).read_bytes())[0]]
+        [json.dumps(without_times(event)) for event in parsed((Path(folder) / TRIALS).read_bytes())[0]]
         for folder in (a, b)
     ]
     for number, (left, right) in enumerate(zip(*texts, strict=False), 1):
@@ -502,31 +403,6 @@ def record_difference(a: str | Path, b: str | Path) -> str | None:
 def same_record(a: str | Path, b: str | Path) -> bool:
     """Whether two run folders have the same ``trials.jsonl``, times aside."""
     return record_difference(a, b) is None
-
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "ray", "optuna")
-
-
-def environment(devices: Sequence[str] = ()) -> dict[str, Any]:
-    """What a reader must know to run this again: versions, machine and commit; no host name, no path.
-
-    ``devices`` comes from the caller (``[device.device_kind for device in jax.devices()]``): importing jax
-    takes seconds and may claim an accelerator.
-    """
-    versions: dict[str, str] = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": _cpu_model(),
-        "cpu_count": os.cpu_count(),
-        "devices": list(devices),
-        "packages": versions,
-        **_commit(),
-    }
 
 
 class _State:
@@ -743,29 +619,6 @@ def _arch(event: Mapping[str, Any], name: str = "arch") -> Architecture:
     return Architecture.from_json(event[name])
 
 
-def _lines(data: bytes) -> tuple[list[Any], bytes]:
-    """The parsed whole lines of a record (a ValueError for one that is damaged, in its place) and what
-    follows the last newline; where that is a whole line but for its newline, it is among the lines too."""
-    *whole, tail = data.split(b"\n")
-    if _whole(tail):
-        whole.append(tail)
-    lines: list[Any] = []
-    for line in whole:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # UnicodeDecodeError is one too
-            lines.append(ValueError("damaged line, not JSON"))
-    return lines, tail
-
-
-def _whole(tail: bytes) -> bool:
-    """No proper prefix of a JSON object is JSON, so what parses was written to its last brace."""
-    try:
-        return isinstance(json.loads(tail), dict)
-    except ValueError:
-        return False
-
-
 def _replay(path: Path, lines: Iterable[Any]) -> _State:
     state = _State()
     for number, line in enumerate(lines, 1):
@@ -776,128 +629,3 @@ def _replay(path: Path, lines: Iterable[Any]) -> _State:
         except ValueError as error:
             raise InputError(f"{path}:{number}: {error}") from error
     return state
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON knows it: numpy scalars as Python's, tuples as lists, NaN and infinities as None."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):  # numpy's and jax's scalars, without importing either
-        return _plain(value.item())
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be recorded: not a JSON value")
-
-
-def _check_config(
-    folder: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], may_differ: Collection[str]
-) -> None:
-    def shown(config: Mapping[str, Any], name: str) -> str:
-        return json.dumps(config[name]) if name in config else "nothing"
-
-    different = [
-        f"{name}={shown(given, name)} (recorded: {shown(recorded, name)})"
-        for name in sorted(recorded.keys() | given.keys())
-        if name not in may_differ and shown(recorded, name) != shown(given, name)
-    ]
-    if different:
-        raise InputError(
-            f"{folder}: cannot resume with another config: {', '.join(different)}; choose another --out"
-        )
-
-
-def _add_environment(path: Path, now: dict[str, Any]) -> None:
-    recorded = _read_json(path) if path.is_file() else {}
-    resumed = recorded.pop("resumed", [])
-    latest = functools.reduce(lambda seen, change: seen | change, resumed, recorded)
-    change = {key: value for key, value in now.items() if latest.get(key, ...) != value}
-    if change:
-        _write_json(path, {**recorded, "resumed": [*resumed, change]})
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{folder}: another process is writing this run") from error
-    except OSError as error:
-        raise InputError(f"{folder}: files cannot be locked there ({error.strerror})") from error
-
-
-@contextlib.contextmanager
-def _one_line(folder: Path, verb: str = "cannot write"):
-    """Turn an OSError into an InputError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{folder}: {_reason(error, verb)}") from error
-
-
-def _reason(error: OSError, verb: str = "cannot write") -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk full"
-    return f"{verb} ({error.strerror or error})"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with _one_line(path, "cannot read"):
-        data = path.read_bytes()
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{path}: damaged, not JSON") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: damaged, not a JSON object")
-    return value
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """All or nothing: a reader sees the old file or the new one."""
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name must survive a power cut as well
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> dict[str, Any]:
-    """The commit this code stands at and whether files were changed since; nothing outside a repository."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return {}
-    try:
-        commit, status = (
-            subprocess.run(
-                ["git", "-C", str(root), *command], capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": commit, "uncommitted_changes": bool(status)}

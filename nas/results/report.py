@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import html
 import json
 import math
@@ -14,14 +15,18 @@ from typing import Any, NamedTuple, TypeAlias
 from matplotlib.figure import Figure
 
 from nas.errors import InputError
-from nas.results import plots, supernet_plots, tables
+from nas.results import plots, standings, supernet_plots, tables
 from nas.results.record import Run, find_runs, read_run
+from nas.results.searches import read_comparison
 from nas.results.statistics import which_choices_mattered
 from nas.results.supernet_plots import Operations, Search
 from nas.space import Architecture, Cell
 
 Cells: TypeAlias = Callable[[Mapping[str, Any], Architecture], Mapping[str, Cell] | None]
 """Of a run's config and an architecture: its cells by name, where it has some."""
+
+Keep: TypeAlias = Callable[[str, Figure | Callable[[Path], object] | None], bytes | None]
+"""Writes a figure, or lets it be drawn, as NAME.png of the report: its bytes, where there is one."""
 
 MOST_SEARCHES = 4
 """Searches with shared weights of one run that are shown each by itself: the best ones."""
@@ -71,50 +76,121 @@ def write_report(
     searches = _searches(runs, groups)
 
     folder = Path(paths[0] if out is None else out)
+    texts = {
+        "table.md": f"{markdown}\n{_listed(notes)}",
+        "table.csv": tables.to_csv(rows),
+        "table.tex": tables.to_latex(rows),
+    }
+
+    def page(gallery: str, keep: Keep) -> str:
+        sections = [_of_a_search(shown, keep, operations, cells) for shown in searches]
+        return _page(rows, notes, groups, gallery, "".join(sections))
+
+    return Report(markdown, notes, _written(folder, texts, figures, page))
+
+
+def _of_a_search(shown: _Shown, keep: Keep, operations: Operations | None, cells: Cells | None) -> str:
+    """Its section; drawn one after the other: all together they would take much memory."""
+    search = shown.search
+    own = {
+        "supernet_weights": supernet_plots.weights_figure(search, operations),
+        "supernet_derived": supernet_plots.derived_figure(search),
+    }
+    pictures = {kind: keep(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
+    drawn = cells(search.run.config, search.trial.chosen) if cells is not None else None
+    if drawn:
+        from nas.results.cells import draw_cells  # it imports jax
+
+        draw = functools.partial(draw_cells, drawn, title=search.title)
+        pictures["supernet_cells"] = keep(f"supernet_cells_{shown.name}", draw)
+    return _section(shown, _gallery(pictures))
+
+
+def write_comparison(folder: str | Path, out: str | Path | None = None) -> Report:
+    """Report on the folder of a comparison over a table, finished or not.
+
+    Writes ``table.md``, ``table.csv``, ``table.tex``, the paired tests as ``tests.md``, ``report.html`` and
+    ``regret.png``, ``profiles.png``, ``ranks.png`` and ``improvement.png`` (the last two need two strategies
+    and two seeds). What an earlier report wrote is replaced.
+
+    Args:
+        out: where to; by default ``folder``.
+
+    Raises:
+        InputError: no comparison there, a damaged record, no seed done yet, or ``out`` cannot be written.
+    """
+    comparison = read_comparison(folder)
+    held = standings.standings(comparison)
+    lines, paired = standings.cells(held), standings.paired_cells(held)
+    notes = standings.notes(comparison, held)
+    groups = comparison.complete()
+    ranks = held.ranks
+    figures = {
+        "regret": plots.regret_figure(groups, comparison.optimum, comparison.budget_seconds),
+        "profiles": plots.profile_figure(groups, comparison.optimum),
+        "ranks": None if ranks is None else plots.rank_figure(ranks),
+        "improvement": None if ranks is None else plots.improvement_figure(groups, ranks.names),
+    }
+    markdown = tables.markdown(lines)
+    texts = {
+        "table.md": f"{markdown}\n{_listed(notes)}",
+        "table.csv": standings.to_csv(held),
+        "table.tex": tables.latex(lines),
+        "tests.md": tables.markdown(paired),
+    }
+
+    def page(gallery: str, keep: Keep) -> str:
+        title = f"Architecture search over table {comparison.config['table']}: {comparison.config['valid']}"
+        tests = _table(*_head_and_body(paired), text={1})
+        return _html(
+            title,
+            f"{_table(*_head_and_body(lines))}\n{_items(notes)}\n{gallery}\n"
+            f"<h2>Paired tests of the test accuracies from equal seeds (Wilcoxon, Holm)</h2>\n{tests}\n"
+            f"<h2>Configuration and environment</h2>\n"
+            f"{_json_details('comparison', comparison.config, comparison.env)}",
+        )
+
+    return Report(markdown, notes, _written(Path(folder if out is None else out), texts, figures, page))
+
+
+def _written(
+    folder: Path,
+    texts: Mapping[str, str],
+    figures: Mapping[str, Figure | None],
+    page: Callable[[str, Keep], str],
+) -> tuple[Path, ...]:
+    """The files of a report: texts, figures, and ``report.html``. Raises InputError.
+
+    That is what ``page`` makes of the figures in HTML; it may keep further ones.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        listed = "".join(f"- {note}\n" for note in notes)
-        written = [
-            _write(folder / "table.md", f"{markdown}\n{listed}"),
-            _write(folder / "table.csv", tables.to_csv(rows)),
-            _write(folder / "table.tex", tables.to_latex(rows)),
-        ]
+        written = [_write(folder / name, text) for name, text in texts.items()]
         # Those of an earlier report would belong to other runs.
         for earlier in (*(f"{name}.png" for name in figures), *(f"{kind}_*.png" for kind in _OF_A_SEARCH)):
             for path in folder.glob(earlier):
                 path.unlink(missing_ok=True)
 
-        def keep(name: str, figure: Figure | None) -> bytes | None:
+        def keep(name: str, figure: Figure | Callable[[Path], object] | None) -> bytes | None:
             if figure is None:
                 return None
             path = folder / f"{name}.png"
-            plots.save(figure, path)
+            if isinstance(figure, Figure):
+                plots.save(figure, path)
+            else:
+                figure(path)
             written.append(path)
             return path.read_bytes()
 
         pictures = {name: keep(name, figure) for name, figure in figures.items()}
-        sections = []
-        for shown in searches:
-            # Drawn one after the other: all together they would take much memory.
-            own = {
-                "supernet_weights": supernet_plots.weights_figure(shown.search, operations),
-                "supernet_derived": supernet_plots.derived_figure(shown.search),
-            }
-            own = {kind: keep(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
-            drawn = cells(shown.search.run.config, shown.search.trial.chosen) if cells is not None else None
-            if drawn:
-                from nas.results.cells import draw_cells  # it imports jax
-
-                path = folder / f"supernet_cells_{shown.name}.png"
-                draw_cells(drawn, path, shown.search.title)
-                written.append(path)
-                own["supernet_cells"] = path.read_bytes()
-            sections.append(_section(shown, _gallery(own)))
-        page = _page(rows, notes, groups, _gallery(pictures), "".join(sections))
-        written.append(_write(folder / "report.html", page))
+        written.append(_write(folder / "report.html", page(_gallery(pictures), keep)))
     except OSError as error:
         raise InputError(f"{folder}: cannot write the report ({error.strerror or error})") from error
-    return Report(markdown, notes, tuple(written))
+    return tuple(written)
+
+
+def _listed(notes: Iterable[str]) -> str:
+    return "".join(f"- {note}\n" for note in notes)
 
 
 CAPTIONS: Mapping[str, str] = {
@@ -150,6 +226,19 @@ CAPTIONS: Mapping[str, str] = {
     ),
     "supernet_derived": "The architecture that the search would have ended with after each epoch.",
     "supernet_cells": "The cells of the architecture that the search ended with.",
+    "regret": (
+        "How much better than the incumbent the best architecture of the space is, in test accuracy, over the "
+        "simulated cost of the search; the incumbent is the best by validation so far. Interquartile mean."
+    ),
+    "profiles": "Performance profiles: the part of the searches whose last incumbent has less test regret than τ.",
+    "ranks": (
+        "Critical-difference diagram: mean ranks of the strategies over seeds; bars join strategies that "
+        "Nemenyi's test does not tell apart."
+    ),
+    "improvement": (
+        "Probability that a search of the row's strategy ends better than one of the column's, equal ones half; "
+        "grey where the 95 % interval holds one half."
+    ),
 }
 _OF_A_SEARCH = ("supernet_weights", "supernet_derived", "supernet_cells")
 
@@ -270,6 +359,21 @@ def _page(
     title = f"Architecture search: {subject}" if subject else "Architecture search"
     if searches:
         searches = f"<h2>Searches with shared weights</h2>\n{searches}"
+    return _html(
+        title,
+        f"""{_table(head, body)}
+{_items(notes)}
+{gallery}
+{searches}<h2>Runs</h2>
+{_table(*_runs_table(named))}
+<h2>Best architectures</h2>
+{_table(["Run", "Trial", "Architecture"], [_best_cells(label, run) for label, run in named], text={2})}
+<h2>Configuration and environment</h2>
+{"".join(_settings(label, run) for label, run in named)}""",
+    )
+
+
+def _html(title: str, body: str) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -280,20 +384,15 @@ def _page(
 </head>
 <body>
 <h1>{_escape(title)}</h1>
-{_table(head, body)}
-<ul>
-{"".join(f"<li>{_escape(note)}</li>" for note in notes)}
-</ul>
-{gallery}
-{searches}<h2>Runs</h2>
-{_table(*_runs_table(named))}
-<h2>Best architectures</h2>
-{_table(["Run", "Trial", "Architecture"], [_best_cells(label, run) for label, run in named], text={2})}
-<h2>Configuration and environment</h2>
-{"".join(_settings(label, run) for label, run in named)}
+{body}
 </body>
 </html>
 """
+
+
+def _items(notes: Iterable[str]) -> str:
+    listed = "".join(f"<li>{_escape(note)}</li>" for note in notes)
+    return f"<ul>\n{listed}\n</ul>"
 
 
 def _gallery(pictures: Mapping[str, bytes | None]) -> str:
@@ -305,6 +404,10 @@ def _gallery(pictures: Mapping[str, bytes | None]) -> str:
         for name, data in pictures.items()
         if data is not None
     )
+
+
+def _head_and_body(lines: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    return lines[0], lines[1:]
 
 
 def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[str]]]:
@@ -335,11 +438,12 @@ def _spoken(run: Run, arch: Architecture) -> str:
 
 
 def _settings(label: str, run: Run) -> str:
-    text = json.dumps(
-        {"config": dict(run.config), "environment": dict(run.env)}, indent=2, ensure_ascii=False
-    )
-    summary = _escape(tables.run_name(label, run))
-    return f"<details><summary>{summary}</summary><pre>{_escape(text)}</pre></details>\n"
+    return _json_details(tables.run_name(label, run), run.config, run.env)
+
+
+def _json_details(summary: str, config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
+    text = json.dumps({"config": dict(config), "environment": dict(env)}, indent=2, ensure_ascii=False)
+    return f"<details><summary>{_escape(summary)}</summary><pre>{_escape(text)}</pre></details>\n"
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], text: Iterable[int] = ()) -> str:

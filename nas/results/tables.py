@@ -132,7 +132,12 @@ def run_name(label: str, run: Run) -> str:
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """An aligned Markdown table."""
-    head, *body = ([cell.replace("|", r"\|") for cell in line] for line in cells(rows))
+    return markdown(cells(rows))
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """An aligned Markdown table of texts, the head first; all columns but the first are set right."""
+    head, *body = ([cell.replace("|", r"\|") for cell in line] for line in lines)
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
     def line(texts: Sequence[str]) -> str:
@@ -147,8 +152,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def to_latex(rows: Sequence[Row]) -> str:
     """A ``tabular`` for the booktabs package."""
-    head, *body = ([_latex(cell) for cell in line] for line in cells(rows))
-    lines = [
+    return latex(cells(rows))
+
+
+def latex(lines: Sequence[Sequence[str]]) -> str:
+    """The same of texts, the head first."""
+    head, *body = ([_latex(cell) for cell in line] for line in lines)
+    written = [
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
@@ -157,7 +167,7 @@ def to_latex(rows: Sequence[Row]) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(written) + "\n"
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -31,7 +31,7 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +49,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.stopper import NoopStopper, Stopper
 
 from nas.errors import InputError, one_of
-from nas.objectives.base import Finisher, Objective, TrialFailed
+from nas.objectives.base import Finisher, Objective, Trained, Trainer, TrialFailed
 from nas.results.record import Final, Record, Run
 from nas.run.driver import Ledger, Listener, describe_error, evaluate, one_line
 from nas.space import FILE_MODULE, Architecture, SearchSpace
@@ -178,22 +178,60 @@ def finals(
     A job that raises, or whose worker dies twice, gives a `Final` with the reason as its ``error``.
     Raises `InputError` where the objective cannot be built, and as `session` does.
     """
-    cluster = cluster or Cluster()
+    jobs = list(jobs)
+    finished: dict[int, Final] = {}
+    given = 0
+    for i, final in _each("final", make_objective, checkpoints, jobs, cluster or Cluster()):
+        finished[i] = Final(*jobs[i], error=final) if isinstance(final, str) else final
+        while given in finished:
+            yield finished.pop(given)
+            given += 1
+
+
+def trainings(
+    make_objective: Callable[[Path], Trainer],
+    checkpoints: Path,
+    jobs: Iterable[tuple[Architecture, int, int]],
+    *,
+    cluster: Cluster | None = None,
+) -> Iterator[tuple[int, Trained]]:
+    """``objective.trained(arch, seed, epochs)`` for each of ``jobs`` on the workers, as they finish.
+
+    Yields the job's number with it; else as `finals`.
+    """
+    jobs = list(jobs)
+    for i, trained in _each("trained", make_objective, checkpoints, jobs, cluster or Cluster()):
+        yield i, Trained((), Final(*jobs[i], error=trained)) if isinstance(trained, str) else trained
+
+
+def _each(
+    method: str,
+    make_objective: Callable[[Path], Any],
+    checkpoints: Path,
+    jobs: Sequence[tuple[Architecture, int, int]],
+    cluster: Cluster,
+) -> Iterator[tuple[int, Any]]:
+    """What the objective's ``method`` gives for each job, with its number, as they finish; text: why it failed."""
     factory = _pickled(make_objective)
     with session(cluster), _quiet():
-        train = _final.options(
+        call = _call.options(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus_per_worker, resources=cluster.custom_resources
         )
-        listed = list(jobs)
-        under_way = [train.remote(factory, str(checkpoints.absolute()), cluster.cpus, job) for job in listed]
-        for job, final in zip(listed, under_way, strict=True):
+        waiting = deque(enumerate(jobs))
+        under_way: dict[ray.ObjectRef[Any], int] = {}
+        while waiting or under_way:
+            while waiting and len(under_way) < 2 * cluster.workers:  # one more for each than it works at
+                i, job = waiting.popleft()
+                given = (factory, str(checkpoints.absolute()), cluster.cpus, method, job)
+                under_way[call.remote(*given)] = i
+            (ready,), _ = ray.wait(list(under_way), num_returns=1)
+            i = under_way.pop(ready)
             try:
-                yield ray.get(final)
+                yield i, ray.get(ready)
             except RayTaskError as error:
                 raise InputError(str(error.cause)) from error
             except RayError as error:
-                arch, seed, epochs = job
-                yield Final(arch, seed, epochs, error=f"the worker died: {_death(error)}")
+                yield i, f"the worker died: {_death(error)}"
 
 
 @contextlib.contextmanager
@@ -376,14 +414,15 @@ def _objective(make_objective: bytes, checkpoints: str) -> Any:
 
 
 @ray.remote(max_retries=RETRIES)
-def _final(make_objective: bytes, checkpoints: str, cpus: int, job: tuple[Architecture, int, int]) -> Final:
+def _call(
+    make_objective: bytes, checkpoints: str, cpus: int, method: str, job: tuple[Architecture, int, int]
+) -> Any:
     _claim_cores(cpus)
-    objective: Finisher = _objective(make_objective, checkpoints)
+    objective = _objective(make_objective, checkpoints)
     try:
-        return objective.final(*job)
+        return getattr(objective, method)(*job)
     except Exception as error:
-        arch, seed, epochs = job
-        return Final(arch, seed, epochs, error=describe_error(error))
+        return describe_error(error)
 
 
 @dataclasses.dataclass(frozen=True)

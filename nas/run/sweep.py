@@ -88,7 +88,7 @@ def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> Searc
 
 def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
     """``["learning_rate=0.1"]`` as values of `Hyper`'s fields. Raises InputError."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Hyper)}
+    kinds = {f.name: type(f.default) for f in dataclasses.fields(Hyper) if not isinstance(f.default, tuple)}
     values: dict[str, Any] = {}
     for name, to in parse_assignments(texts).items():
         if name not in kinds:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.errors import one_of
-from nas.tables import macro, nasbench201
+from nas.tables import macro, nasbench201, shipped
 from nas.tables.files import VARIABLE
 from nas.tables.table import SUFFIX, Table, read_table
 
 TABLES: dict[str, Callable[[Path | None], Table]] = {
     "nasbench201": nasbench201.read,
     "nasbench_macro": macro.read,
+    "minichain": lambda _: shipped.read("minichain"),
 }
 
 
@@ -24,7 +25,7 @@ def bench_folder(data_dir: str | os.PathLike[str] | None = None) -> Path | None:
 
 
 def load_table(name: str, data_dir: str | os.PathLike[str] | None = None) -> Table:
-    """The table ``name``: one of TABLES, read from `bench_folder`, or a file of `write_table`.
+    """The table ``name``: one of TABLES, read from `bench_folder` where it is not shipped, or a file of `write_table`.
 
     Raises InputError, one line, where it is unknown, damaged, or not there (how to get it).
     """

@@ -99,10 +99,12 @@ class Cost(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A benchmark's own protocol on one data set: what a search sees, and what its choice is judged by."""
+    """A benchmark's own protocol on one data set: what a search sees, what its choice is judged by, and how many
+    simulated seconds it may take (None: nobody said)."""
 
     valid: Column
     test: Column
+    budget_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +206,9 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> str:
         "sizes": sorted(table.sizes),
         "costs": sorted(f"{dataset}/{trained}" for dataset, trained in table.costs),
         "tasks": {name: [str(task.valid), str(task.test)] for name, task in table.tasks.items()},
+        "budget_seconds": {
+            name: task.budget_seconds for name, task in table.tasks.items() if task.budget_seconds is not None
+        },
         "notes": dict(table.notes),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
         "archs": list(table.archs),
@@ -252,7 +257,11 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             raise InputError(f"table: {path} has format {description['format']}, not {_FORMAT}")
         arrays = _Arrays(path, dict(description["sha256"]))
         epochs = {Column.parse(text): tuple(known) for text, known in description["columns"].items()}
-        tasks = {n: Task(*map(Column.parse, texts)) for n, texts in description["tasks"].items()}
+        budgets = description.get("budget_seconds", {})
+        tasks = {
+            name: Task(*map(Column.parse, texts), budget_seconds=budgets.get(name))
+            for name, texts in description["tasks"].items()
+        }
         trainings = [text.rpartition("/") for text in description["costs"]]
         return Table(
             name=description["name"],

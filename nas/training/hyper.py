@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ class Hyper:
     """one of, or several joined by +, of nas.training.augment.AUGMENTATIONS"""
     dropout: float = 0.0
     """probability of dropping an input of a dense layer"""
+    own_weight_decay: tuple[tuple[str, float], ...] = ()
+    """modules of the network with a weight decay of their own: the choices weight_decay_<module>"""
     drop_path: float = 0.0
     """probability of dropping a path through a cell, reached linearly over the epochs"""
 
@@ -54,16 +57,25 @@ class Hyper:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} is not in [0, 1)")
         for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise InputError(f"{name}: {getattr(self, name)} is not a finite number of at least 0")
+            _check_rate(name, getattr(self, name))
+        for module, decay in self.own_weight_decay:
+            _check_rate(f"{_OWN}{module}", decay)
 
 
+def _check_rate(name: str, value: float) -> None:
+    if not 0 <= value < np.inf:
+        raise InputError(f"{name}: {value} is not a finite number of at least 0")
+
+
+_OWN = "weight_decay_"  # and the name of a module
 NAMES = tuple(field.name for field in dataclasses.fields(Hyper))
 
 
 def hyper_of(arch: Mapping[str, Any], **defaults: Any) -> Hyper:
     """The hyperparameters among an architecture's choices; ``defaults`` for those it does not have."""
-    return Hyper(**(defaults | {name: arch[name] for name in NAMES if name in arch}))
+    own = tuple((name.removeprefix(_OWN), arch[name]) for name in arch if name.startswith(_OWN))
+    given: dict[str, Any] = {"own_weight_decay": own} if own else {}
+    return Hyper(**(defaults | given | {name: arch[name] for name in NAMES if name in arch}))
 
 
 def _constant(done: np.ndarray) -> np.ndarray:
@@ -84,6 +96,11 @@ def _step(done: np.ndarray) -> np.ndarray:
     return np.where(done < 0.5, 1.0, np.where(done < 0.75, 0.1, 0.01))
 
 
+def _evenly(reductions: int, done: np.ndarray) -> np.ndarray:
+    """Divided by 10 so many times, at even distances (Li et al. 2018)."""
+    return 0.1 ** np.floor(done * (reductions + 1))
+
+
 def _one_cycle(done: np.ndarray) -> np.ndarray:
     """Linear warm-up over the first 15 %, then linear to zero (the triangle of Smith and Topin 2018)."""
     return np.minimum(done / 0.15, (1.0 - done) / 0.85)
@@ -95,6 +112,9 @@ SCHEDULES = {
     "linear": _linear,
     "cosine": _cosine,
     "step": _step,
+    "step_1": functools.partial(_evenly, 1),
+    "step_2": functools.partial(_evenly, 2),
+    "step_3": functools.partial(_evenly, 3),
     "one_cycle": _one_cycle,
 }
 

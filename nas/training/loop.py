@@ -58,6 +58,8 @@ class TrainingConfig:
     """evaluate an exponential moving average of the parameters with this decay a step"""
     evaluate_batch_size: int = 250
     """images a step of an evaluation, over all devices"""
+    steps_per_epoch: int | None = None
+    """training steps between two measurements, which count as an epoch; default: a pass over the images"""
     devices: int = 1
     """local devices to split every batch over; 0: all there are"""
     evaluation: str = "centre"
@@ -76,6 +78,8 @@ class TrainingConfig:
             raise InputError(f"ema_decay: {self.ema_decay} is not between 0 and 1")
         if self.evaluate_batch_size < 1:
             raise InputError(f"evaluate_batch_size: {self.evaluate_batch_size} is below 1")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise InputError(f"steps_per_epoch: {self.steps_per_epoch} is below 1")
         if self.devices < 0:
             raise InputError(f"devices: {self.devices} is below 0")
         if self.evaluation not in EVALUATIONS:
@@ -192,6 +196,13 @@ class Training:
         self.steps = len(train.labels) // hyper.batch_size
         if not self.steps:
             raise InputError(f"batch_size: {hyper.batch_size} is more than the {len(train.labels)} images")
+        if (config.steps_per_epoch or 0) > self.steps:
+            raise InputError(
+                f"steps_per_epoch: {config.steps_per_epoch} is more than the {self.steps} of a pass over "
+                f"{len(train.labels)} images at batch_size={hyper.batch_size}"
+            )
+        self.epochs_per_pass = self.steps // (config.steps_per_epoch or self.steps)
+        self.steps = config.steps_per_epoch or self.steps
         self.components = None
         if "pca" in hyper.augmentation.split("+"):
             if train.covariance is None:
@@ -211,14 +222,18 @@ class Training:
             ema=config.ema_decay is not None,
             dtype=config.dtype,
             devices=devices,
+            own_weight_decay=tuple(module for module, _ in hyper.own_weight_decay),
         )
         self.runner: Runner = make_runner(network, self.shape, config.formulation)
         self.state: State = self.runner.init(seed)
+        for module in self.shape.own_weight_decay:
+            if module not in self.state.variables["params"]:
+                raise one_of("weight_decay: module", module, self.state.variables["params"])
 
     def compile(self) -> None:
         """Compile all that training and evaluation run, on shapes alone; the state stays as it is."""
         self.runner.compile()
-        plan = self._plan(np.random.default_rng(0), 1)
+        plan = self._plan(np.random.default_rng(0), 1, np.arange(self.hyper.batch_size))
         zero = np.float32(0)
         batch = self._batch(self.train, {name: values[0] for name, values in plan.items()}, zero)
         padded = self._batch(self.train, {"index": np.zeros(self.shape.evaluate_batch_size, np.int32)}, zero)
@@ -231,27 +246,32 @@ class Training:
     def train_epoch(self, epoch: int) -> Averages:
         """One pass over the training images in an order and with draws that (seed, epoch) fix.
 
-        Returns the averages over the epoch's steps. Raises TrainingFailed when the loss is not finite.
+        With ``config.steps_per_epoch``, the next so many steps of a pass. Returns the averages over the
+        steps. Raises TrainingFailed when the loss is not finite.
         """
         hyper = self.hyper
         rng = np.random.default_rng((self.seed, epoch))
-        plan = self._plan(rng, self.steps)
+        order = rng.permutation(len(self.train.labels))
+        if self.epochs_per_pass > 1:  # all parts of a pass share one order
+            number, part = divmod(epoch, self.epochs_per_pass)
+            whole = np.random.default_rng((self.seed, number, 1)).permutation(len(order))
+            order = whole[part * self.steps * hyper.batch_size :]
+        plan = self._plan(rng, self.steps, order)
         rates = learning_rates(hyper, epoch=epoch, epochs=self.epochs, steps=self.steps)
         seeds = rng.integers(0, 2**32, self.steps, np.uint32)
         # Liu et al. 2019, authors' code: paths drop more and more, from none at all.
         dropping = hyper.drop_path * epoch / self.epochs
         numbers = [hyper.dropout, dropping, hyper.label_smoothing, hyper.weight_decay]
         dropout, drop_path, smoothing, decay = (np.float32(number) for number in numbers)
+        own = tuple(np.float32(number) for _, number in hyper.own_weight_decay)
         clip = np.float32(self.config.clip_norm or math.inf)
         ema_decay = np.float32(self.config.ema_decay or 0)
         sums = self._zero()
         for k in range(self.steps):
             batch = self._batch(self.train, {name: values[k] for name, values in plan.items()}, smoothing)
             step = np.int32(epoch * self.steps + k)
-            noise = Noise(dropout, seeds[k], drop_path)
-            self.state, loss, logits = self.runner.step(
-                self.state, batch, noise, Rates(rates[k], decay, clip, step), ema_decay
-            )
+            noise, now = Noise(dropout, seeds[k], drop_path), Rates(rates[k], decay, clip, step, own)
+            self.state, loss, logits = self.runner.step(self.state, batch, noise, now, ema_decay)
             sums = tally(sums, loss, logits, batch.labels)
             if (k + 1) % NAN_CHECK_STEPS == 0 or k + 1 == self.steps:
                 total = float(np.asarray(sums)[0])
@@ -291,12 +311,11 @@ class Training:
         shape = self.shape
         return augment.ten_crop(shape.evaluate_batch_size, shape.image_shape, self.config.crop_fraction)
 
-    def _plan(self, rng: np.random.Generator, steps: int) -> dict[str, np.ndarray]:
+    def _plan(self, rng: np.random.Generator, steps: int, order: np.ndarray) -> dict[str, np.ndarray]:
         size = self.hyper.batch_size
-        order = rng.permutation(len(self.train.labels))[: steps * size]
         shape = self.shape.image_shape
         plan = augment.draw(self.hyper.augmentation, rng, steps, size, shape, self.components)
-        return {"index": order.reshape(steps, size).astype(np.int32), **plan}
+        return {"index": order[: steps * size].reshape(steps, size).astype(np.int32), **plan}
 
     def _batch(self, data: Data, plan: dict[str, Any], smoothing: Any) -> Batch:
         return make_batch(

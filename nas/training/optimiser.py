@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +29,7 @@ class Rates(NamedTuple):
     weight_decay: ArrayLike
     clip_norm: ArrayLike  # global gradient norm above which gradients are scaled down; inf: never
     step: ArrayLike  # int32, updates made before this one
+    own_weight_decay: tuple[ArrayLike, ...] = ()  # of modules that are not to have the common one
 
 
 def init(optimiser: str, params: Tree) -> Tree:
@@ -39,26 +42,68 @@ def init(optimiser: str, params: Tree) -> Tree:
 
 
 def update(
-    optimiser: str, params: Tree, grads: Tree, slots: Tree, rates: Rates, scale: ArrayLike = 1.0
+    optimiser: str,
+    params: Tree,
+    grads: Tree,
+    slots: Tree,
+    rates: Rates,
+    scale: ArrayLike = 1.0,
+    own: Sequence[str] = (),
 ) -> tuple[Tree, Tree]:
     """One step; returns new ``(params, slots)``. Gradients are first multiplied by ``scale``.
 
     Weight decay acts on leaves of two or more axes (kernels, not biases or normalisation): added to the
     gradient (L2) in sgd, momentum, nesterov, rmsprop and adam, beside it (Loshchilov and Hutter 2019) in the
-    others; times the learning rate in both.
+    others; times the learning rate in both. The modules ``own`` (keys of ``params``) have those of
+    ``rates.own_weight_decay``.
     """
-    if optimiser not in OPTAX:
-        scalars: dict[str, Array | float] = {
-            "learning_rate": jnp.asarray(rates.learning_rate),
-            "weight_decay": jnp.asarray(rates.weight_decay),
-            "grad_scale": jnp.asarray(scale, jnp.float32),
-            "step": jnp.asarray(rates.step),
-        }
-        return ops.fused_update(optimiser, params, grads, slots, scalars)
+    decays = dict(zip(own, rates.own_weight_decay, strict=True))
+    if optimiser in OPTAX:
+        return _by_optax(optimiser, params, grads, slots, rates, scale, decays)
+    if not decays:
+        return _fused(optimiser, params, grads, slots, rates, scale)
+    common = [name for name in params if name not in decays]
+    found: list[dict[str, Any]] = [{} for _ in (params, *slots)]
+    for names, decay in ((common, rates.weight_decay), *(([name], decays[name]) for name in own)):
+        p, g, *s = ({name: tree[name] for name in names} for tree in (params, grads, *slots))
+        p, s = _fused(optimiser, p, g, tuple(s), rates._replace(weight_decay=decay), scale)
+        for whole, part in zip(found, (p, *s), strict=True):
+            whole.update(part)
+    new_params, *new_slots = ({name: tree[name] for name in params} for tree in found)
+    return new_params, tuple(new_slots)
+
+
+def _fused(
+    optimiser: str, params: Tree, grads: Tree, slots: Tree, rates: Rates, scale: ArrayLike
+) -> tuple[Tree, Tree]:
+    scalars: dict[str, Array | float] = {
+        "learning_rate": jnp.asarray(rates.learning_rate),
+        "weight_decay": jnp.asarray(rates.weight_decay),
+        "grad_scale": jnp.asarray(scale, jnp.float32),
+        "step": jnp.asarray(rates.step),
+    }
+    return ops.fused_update(optimiser, params, grads, slots, scalars)
+
+
+def _by_optax(
+    optimiser: str,
+    params: Tree,
+    grads: Tree,
+    slots: Tree,
+    rates: Rates,
+    scale: ArrayLike,
+    decays: Mapping[str, ArrayLike],
+) -> tuple[Tree, Tree]:
     grads = jax.tree.map(lambda g: g * scale, grads)
+    updates: Tree
     updates, slots = OPTAX[optimiser].update(grads, slots, params)
 
-    def new(p: Array, u: Array) -> Array:
-        return p - rates.learning_rate * (u + rates.weight_decay * p if p.ndim >= 2 else u)
+    def new(decay: ArrayLike, p: Array, u: Array) -> Array:
+        return p - rates.learning_rate * (u + decay * p if p.ndim >= 2 else u)
 
-    return jax.tree.map(new, params, updates), slots
+    if not decays:
+        return jax.tree.map(functools.partial(new, rates.weight_decay), params, updates), slots
+    return {
+        name: jax.tree.map(functools.partial(new, decays.get(name, rates.weight_decay)), tree, updates[name])
+        for name, tree in params.items()
+    }, slots

@@ -134,11 +134,14 @@ class Pieces:
         if self.shape.clip:
             scale = _clip_scale([_norm(grads[name]) for name in params], rates.clip_norm)
         update = _piece_update(self.shape.optimiser, self.shape.ema)
+        decays = dict(zip(self.shape.own_weight_decay, rates.own_weight_decay, strict=True))
+        common = rates._replace(own_weight_decay=())
         new_params, slots, ema = {}, {}, {}
         for name, own in params.items():
             average = state.ema[name] if state.ema is not None else None
+            its = common._replace(weight_decay=decays.get(name, rates.weight_decay))
             new_params[name], slots[name], ema[name] = update(
-                own, grads[name], state.slots[name], average, rates, scale, ema_decay
+                own, grads[name], state.slots[name], average, its, scale, ema_decay
             )
         variables = {"params": new_params}
         for collection in state.variables:
@@ -177,7 +180,10 @@ def compile_pieces(network: Any, shape: Shape) -> None:
         jnp.asarray(np.zeros((size, shape.num_classes), np.float32)),
         jnp.asarray(np.zeros(size, np.int32)),
     )
-    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero, zero, np.int32(0))
+    noise, rates = (
+        Noise(zero, np.uint32(0)),
+        Rates(zero, zero, zero, np.int32(0), (zero,) * len(shape.own_weight_decay)),
+    )
     state, loss, _ = runner.step(state, batch, noise, rates, zero)
     images = jnp.asarray(np.zeros((shape.evaluate_batch_size, *shape.image_shape)), jnp.dtype(shape.dtype))
     jax.block_until_ready((loss, runner.predict(state.variables, images)))

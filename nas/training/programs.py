@@ -53,6 +53,7 @@ class Shape:
     ema: bool = False
     dtype: str = "float32"
     devices: int = 1
+    own_weight_decay: tuple[str, ...] = ()  # the modules that have one
 
 
 class State(NamedTuple):
@@ -125,7 +126,9 @@ def train_step(
 
     (_, (loss, logits, updated)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     scale = ops.clip_scale(grads, jnp.asarray(rates.clip_norm))[1] if shape.clip else 1.0
-    params, slots = optimiser.update(shape.optimiser, params, grads, state.slots, rates, scale)
+    params, slots = optimiser.update(
+        shape.optimiser, params, grads, state.slots, rates, scale, shape.own_weight_decay
+    )
     ema = ops.ema_update(state.ema, params, jnp.asarray(ema_decay)) if shape.ema else None
     return State({"params": params, **updated}, slots, ema), loss, logits.astype(jnp.float32)
 
@@ -150,7 +153,8 @@ def abstract_arguments(
         abstract((size,), "int32"),
     )
     number = abstract(())
-    rates = Rates(number, number, number, abstract((), "int32"))
+    own = (number,) * len(shape.own_weight_decay)
+    rates = Rates(number, number, number, abstract((), "int32"), own)
     return placed(state, whole), placed(batch, split), *placed((abstract_noise(), rates, number), whole)
 
 

@@ -46,12 +46,22 @@ SEARCH = ("--space", "chain", "--dataset", "digits", "--engine", "local", "--epo
 WRONG = {
     "unknown option": (("search", "--sapce", "chain"), "Unrecognized options: --sapce"),
     "not a number": (("search", "--epochs", "many"), "--epochs"),
+    "a table of a space without end": (
+        ("tabulate", "--space", "chain", "--dataset", "digits"), "space chain: dropout is continuous: --fix dropout="),
+    "a table of no seeds": (("tabulate", "--dataset", "digits", "--seeds", "0"), "seeds: 0 is below 1"),
     "unknown engine": (("search", "--engine", "spark"), "'spark'"),
     "unknown space": (("search", "--space", "chian"), "space: 'chian' is not one of chain"),
     "unknown strategy": (("search", *SEARCH, "--strategy", "rnadom"), "strategy: 'rnadom' is not one of grid"),
     "unknown strategies": (("compare", "--strategies", "random", "foo"), "strategy: 'foo' is not one of"),
     "a strategy twice": (("compare", "--strategies", "random", "random"), "each is to be named once"),
     "no strategies": (("compare", "--strategies"), "strategies"),
+    "unknown objective": (("compare", "--objective", "tabel"), "objective: 'tabel' is not one of train, table"),
+    "an option of training over a table": (
+        ("compare", "--objective", "table", "--space", "nasbench201", "--engine", "local"), "options: --engine"),
+    "an option of tables in training": (("compare", "--budget-seconds", "5"), "Unrecognized options: --budget-seconds"),
+    "no table": (("compare", "--objective", "table", "--seeds", "2"), "table: say --table or --space"),
+    "a table that is not there": (
+        ("compare", "--objective", "table", "--table", "none.npz"), "table: there is no file none.npz"),
     "unknown data set": (("search", *SEARCH, "--dataset", "cifra10"), "cifra10"),
     "a data set not prepared": (("search", *SEARCH, "--dataset", "cifar100", "--data-dir", "here"), "prepare_data.py"),
     "unknown choice": (("search", *SEARCH, "--fix", "colour=red"), "colour"),

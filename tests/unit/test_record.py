@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any, cast
@@ -19,14 +20,14 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results import record as record_module
+from nas.results import lines as lines_module
+from nas.results.lines import environment
 from nas.results.record import (
     CONFIG,
     ENV,
     TRIALS,
     Final,
     Record,
-    environment,
     find_runs,
     is_run,
     read_run,
@@ -253,7 +254,7 @@ def test_killed_while_the_folder_was_made_the_folder_is_free_again(tmp_path, mon
     def killed(path, value):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(record_module, "_write_json", killed)
+    monkeypatch.setattr(lines_module, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path / "run")
     monkeypatch.undo()
@@ -282,7 +283,7 @@ def test_a_resumed_search_repeats_itself_without_writing_and_then_goes_on(tmp_pa
 
 def test_wall_time_goes_on_from_the_record_and_leaves_the_time_between_out(tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(record_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with create(tmp_path / "run") as record:
         record.start(trial(0))
         now[0] += 10
@@ -391,26 +392,26 @@ def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
 
 def test_two_creators_of_one_folder_are_one_too_many(tmp_path, monkeypatch):
     first: list[Record] = []
-    lock = record_module._lock
+    lock = lines_module._lock
 
     def overtaken(descriptor, folder):
-        monkeypatch.setattr(record_module, "_lock", lock)
+        monkeypatch.setattr(lines_module, "_lock", lock)
         first.append(create(folder))
         lock(descriptor, folder)
 
-    monkeypatch.setattr(record_module, "_lock", overtaken)
+    monkeypatch.setattr(lines_module, "_lock", overtaken)
     with pytest.raises(InputError, match="another process is writing this run"):
         create(tmp_path / "run")
     play(first[0])
     first[0].close()
 
     def overtaken_and_done(descriptor, folder):
-        monkeypatch.setattr(record_module, "_lock", lock)
+        monkeypatch.setattr(lines_module, "_lock", lock)
         with create(folder):
             pass
         lock(descriptor, folder)
 
-    monkeypatch.setattr(record_module, "_lock", overtaken_and_done)
+    monkeypatch.setattr(lines_module, "_lock", overtaken_and_done)
     with pytest.raises(InputError, match="holds a run already"):
         create(tmp_path / "other")
 
@@ -484,9 +485,9 @@ def full_after(monkeypatch, allowed: int, code: int = errno.ENOSPC, truncate: bo
     def broken(descriptor, size):
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(record_module.os, "write", limited)
+    monkeypatch.setattr(lines_module.os, "write", limited)
     if not truncate:
-        monkeypatch.setattr(record_module.os, "ftruncate", broken)
+        monkeypatch.setattr(lines_module.os, "ftruncate", broken)
 
 
 @pytest.mark.parametrize("truncate", [True, False])
@@ -548,7 +549,7 @@ def test_a_failing_fsync_takes_its_line_back(tmp_path, monkeypatch):
         def fail(descriptor):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(record_module.os, "fsync", fail)
+        monkeypatch.setattr(lines_module.os, "fsync", fail)
         with pytest.raises(InputError, match="disk full; 1 measurements kept"):
             record.start(trial(1))
         monkeypatch.undo()
@@ -559,7 +560,7 @@ def test_a_full_disk_while_the_folder_is_made_is_one_line_and_leaves_it_free(tmp
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(record_module.os, "fsync", fail)
+    monkeypatch.setattr(lines_module.os, "fsync", fail)
     with pytest.raises(InputError, match=r"run: disk full$"):
         create(tmp_path / "run")
     monkeypatch.undo()
@@ -574,7 +575,7 @@ def test_the_device_that_is_always_full(tmp_path, monkeypatch):
         play(record, SCRIPT[:2])
         full = os.open("/dev/full", os.O_WRONLY)
         write = os.write
-        monkeypatch.setattr(record_module.os, "write", lambda _, data: write(full, data))
+        monkeypatch.setattr(lines_module.os, "write", lambda _, data: write(full, data))
         with pytest.raises(InputError, match="run: disk full; 1 measurements kept"):
             record.start(trial(1))
         os.close(full)

@@ -240,6 +240,21 @@ def test_final_trainings_come_in_order_with_failures_as_values(tmp_path: Path) -
     assert [final.test_accuracy for final in finals[::3]] == [0.0, 0.3]
 
 
+@pytest.mark.usefixtures("running")
+def test_whole_trainings_come_as_they_finish_with_failures_as_values(tmp_path: Path) -> None:
+    arch = SPACE.sample(0)
+    setup = Setup(tmp_path / "log", raises={1: 0}, dies_always=(2,))
+    jobs = [(arch, seed, 3) for seed in range(7)]
+    found = dict(ray_tune.trainings(setup, tmp_path / "checkpoints", jobs, cluster=TWO))
+    assert sorted(found) == list(range(7))
+    for seed, (measurements, final) in found.items():
+        assert final.seed == seed
+        assert len(measurements) == (0 if seed in (1, 2) else 3)
+    assert found[1].final.error == "ValueError: seed 1 is bad"
+    assert found[2].final.error == "the worker died: killed, crashed or out of memory"
+    assert found[6].final.test_accuracy == 0.6
+
+
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [

@@ -105,6 +105,8 @@ def training_of(dataset, *, net=None, config=None, seed=0, epochs=3, **hyper) ->
         ("linear", optax.linear_schedule(0.3, 0.0, 40)),
         ("cosine", optax.cosine_decay_schedule(0.3, 40)),
         ("step", optax.piecewise_constant_schedule(0.3, {20: 0.1, 30: 0.1})),
+        ("step_1", optax.piecewise_constant_schedule(0.3, {20: 0.1})),
+        ("step_3", optax.piecewise_constant_schedule(0.3, {10: 0.1, 20: 0.1, 30: 0.1})),
     ],
 )
 def test_schedules_equal_optax(name, reference):
@@ -119,7 +121,8 @@ def test_one_cycle_rises_then_falls_to_zero():
     assert rates.argmax() == 150
     assert rates[150] == pytest.approx(1)
     assert rates[-1] < 0.002
-    assert set(SCHEDULES) == {"constant", "linear", "cosine", "step", "one_cycle"}
+    steps = {"step", "step_1", "step_2", "step_3"}
+    assert set(SCHEDULES) == {"constant", "linear", "cosine", "one_cycle", *steps}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +176,30 @@ def test_an_update_equals_optax(name):
         ours, own = optimiser.update(name, ours, grads, own, rates, np.float32(0.5))
     # optax loses digits in Adam's 1 - b2 ** count, about 1e-5 of an update of 0.1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lion"])
+def test_a_module_may_have_a_weight_decay_of_its_own(name):
+    rng = np.random.default_rng(0)
+    params = {k: {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)} for k in "abc"}
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+    grads = jax.tree.map(jnp.sin, params)
+    slots = optimiser.init(name, params)
+
+    def updated(decay, **more):
+        return optimiser.update(
+            name, params, grads, slots, RATES._replace(weight_decay=decay, **more.pop("rates", {})), **more
+        )
+
+    mixed, mixed_slots = updated(
+        np.float32(0.1), own=("c", "a"), rates={"own_weight_decay": (np.float32(0.3), np.float32(0.0))}
+    )
+    alone = {k: updated(np.float32(decay)) for k, decay in {"a": 0.0, "b": 0.1, "c": 0.3}.items()}
+    assert jax.tree.structure(mixed_slots) == jax.tree.structure(slots)
+    assert list(mixed) == list(params)
+    for k, (expected, _) in alone.items():
+        jax.tree.map(np.testing.assert_array_equal, mixed[k], expected[k])
+    assert not np.array_equal(mixed["a"]["kernel"], alone["b"][0]["a"]["kernel"])
 
 
 # --------------------------------------------------------------------------------------------- augmentation
@@ -701,3 +728,66 @@ def test_eight_devices_equal_one_up_to_rounding(tmp_path):
     values = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()])
     assert values.shape == (4, 3)
     np.testing.assert_allclose(values[2:], values[:2], rtol=2e-2)
+
+
+# ------------------------------------------------------------------- modules' own weight decay, parts of a pass
+
+
+@pytest.mark.parametrize("formulation", ["program", "pieces"])
+def test_choices_of_a_modules_weight_decay_reach_its_update(formulation):
+    dataset = load("digits")
+    data = on_device(dataset.train, dataset.mean, dataset.std)
+    arch = Architecture(BASE, optimiser="sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0)
+    config = TrainingConfig(formulation=formulation, steps_per_epoch=1)
+
+    def kernels(arch):
+        training = Training(
+            chain.build(arch, 10), hyper_of(arch), data, 10, config, seed=0, epochs=1
+        )  # fmt: skip
+        training.compile()
+        before = jax.tree.map(np.array, training.state.variables["params"])
+        training.train_epoch(0)
+        return before, jax.tree.map(np.array, training.state.variables["params"])
+
+    before, plain = kernels(arch)
+    _, decayed = kernels(arch.set(weight_decay_conv_2=0.5))
+    for name, tree in plain.items():
+        # One step of gradient descent: the penalty takes rate times decay of the kernel, of that layer alone.
+        taken = 0.05 * before[name]["kernel"] if name == "conv_2" else 0.0
+        if "kernel" in tree:
+            np.testing.assert_allclose(decayed[name]["kernel"], tree["kernel"] - taken, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match=r"^weight_decay: module: 'conv_9' is not one of conv_1, "):
+        kernels(arch.set(weight_decay_conv_9=0.5))
+    with pytest.raises(InputError, match=r"^weight_decay_conv_1: -1 is not a finite number of at least 0$"):
+        hyper_of(arch.set(weight_decay_conv_1=-1))
+
+
+def test_parts_of_a_pass_see_each_image_once(monkeypatch):
+    dataset = load("digits")
+    data = on_device(dataset.train, dataset.mean, dataset.std)
+    config = TrainingConfig(steps_per_epoch=7)
+    hyper = hyper_of(Architecture(batch_size=32))
+    network = chain.build(Architecture(BASE), 10)
+    training = Training(network, hyper, data, 10, config, seed=3, epochs=8)
+    seen: list[np.ndarray] = []
+    plan = training._plan
+
+    def spied(*arguments):
+        drawn = plan(*arguments)
+        seen.append(drawn["index"])
+        return drawn
+
+    monkeypatch.setattr(training, "_plan", spied)
+    training.compile()
+    passed = len(data.labels) // 32 // 7
+    seen.clear()
+    for epoch in range(2 * passed):
+        training.train_epoch(epoch)
+    assert {part.shape for part in seen} == {(7, 32)}
+    first, second = (np.concatenate(part).ravel() for part in (seen[:passed], seen[passed:]))
+    assert len(set(first.tolist())) == len(first) == passed * 7 * 32
+    assert first.tolist() != second.tolist()
+    with pytest.raises(InputError, match=r"^steps_per_epoch: 99 is more than the "):
+        Training(network, hyper, data, 10, TrainingConfig(steps_per_epoch=99), seed=0, epochs=1)
+    with pytest.raises(InputError, match=r"^steps_per_epoch: 0 is below 1"):
+        TrainingConfig(steps_per_epoch=0)

@@ -1,0 +1,206 @@
+"""Many short searches in one append-only file: who led each, from which cost on, and what a test says of them.
+
+A search over a table takes milliseconds, so it is recorded whole, when it has ended: ``searches.jsonl`` holds one
+JSON object a search, in the order planned (all strategies from the first seed, then from the next):
+
+- ``strategy, seed``; ``trials`` begun; ``units`` of budget measured; ``cost_seconds`` of them, simulated.
+- ``incumbents``: ``cost_seconds, valid_accuracy, test_accuracy, arch``, a list each: what the search had cost when
+  an architecture came to lead it, by validation, and what it is worth.
+
+``config.json`` says what was compared, on which table, and the best test accuracy there is. See
+`nas.results.lines` for how the file is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nas.errors import InputError
+from nas.results.lines import Lines, holds, read
+from nas.results.statistics import Trace
+
+SEARCHES = "searches.jsonl"
+
+
+class Job(NamedTuple):
+    """What tells one search of a comparison from another."""
+
+    seed: int
+    strategy: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One search from its start to the end of its budget; accuracies are fractions in [0, 1].
+
+    The last four are of its incumbents, in the order in which they led: what the search had cost by then, the
+    validation accuracy seen, the test accuracy of the architecture and its text.
+    """
+
+    strategy: str
+    seed: int
+    trials: int
+    units: int
+    cost_seconds: float
+    costs_seconds: tuple[float, ...]
+    valid_accuracies: tuple[float, ...]
+    test_accuracies: tuple[float, ...]
+    archs: tuple[str, ...]
+
+    @property
+    def job(self) -> Job:
+        return Job(self.seed, self.strategy)
+
+    @property
+    def trace(self) -> Trace:
+        """What statistics over searches take."""
+        return Trace(*map(np.array, (self.costs_seconds, self.valid_accuracies, self.test_accuracies)))
+
+    def to_json(self) -> str:
+        """Its line."""
+        held = {name: getattr(self, name) for name in ("strategy", "seed", "trials", "units", "cost_seconds")}
+        incumbents = {key: getattr(self, name) for key, name in _INCUMBENTS.items()}
+        return json.dumps(held | {"incumbents": incumbents}, allow_nan=False)
+
+    @classmethod
+    def of(cls, line: Any) -> Search:
+        """Inverse of ``to_json``, from what JSON gives; raises ValueError."""
+        try:
+            incumbents = {name: tuple(line["incumbents"][key]) for key, name in _INCUMBENTS.items()}
+            search = cls(
+                strategy=str(line["strategy"]),
+                seed=int(line["seed"]),
+                trials=int(line["trials"]),
+                units=int(line["units"]),
+                cost_seconds=float(line["cost_seconds"]),
+                **incumbents,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a search ({type(error).__name__}: {error})") from error
+        if len(set(map(len, incumbents.values()))) > 1 or not search.archs:
+            raise ValueError("not a search (its incumbents are not as many as their costs, or none)")
+        return search
+
+
+_INCUMBENTS = {
+    "cost_seconds": "costs_seconds",
+    "valid_accuracy": "valid_accuracies",
+    "test_accuracy": "test_accuracies",
+    "arch": "archs",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """All that the folder of a comparison says."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    env: Mapping[str, Any]
+    searches: tuple[Search, ...]
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        return tuple(self.config["strategies"])
+
+    @property
+    def budget_seconds(self) -> float:
+        return float(self.config["budget_seconds"])
+
+    @property
+    def optimum(self) -> float:
+        """The best test accuracy of the space."""
+        return float(self.config["optimum_test_accuracy"])
+
+    @property
+    def planned(self) -> tuple[Job, ...]:
+        """Every search of the comparison, in order."""
+        return planned(self.strategies, self.config["seed"], self.config["seeds"])
+
+    def complete(self) -> dict[str, tuple[Search, ...]]:
+        """By strategy, the searches from those seeds that every strategy has been searched from."""
+        found = {search.job: search for search in self.searches}
+        seeds = dict.fromkeys(search.seed for search in self.searches)
+        common = [seed for seed in seeds if all(Job(seed, name) in found for name in self.strategies)]
+        return {name: tuple(found[Job(seed, name)] for seed in common) for name in self.strategies}
+
+
+def planned(strategies: Sequence[str], seed: int, seeds: int) -> tuple[Job, ...]:
+    """The searches of a comparison in order: ``seeds`` of them for each strategy, from ``seed`` on."""
+    return tuple(Job(seed + k, name) for k in range(seeds) for name in strategies)
+
+
+class Searches:
+    """The writer of a comparison's folder; made by `create` or `resume`, closed by ``with``."""
+
+    def __init__(self, lines: Lines, done: list[Search]) -> None:
+        self._lines, self._done = lines, done
+
+    @classmethod
+    def create(cls, folder: Path, config: Mapping[str, Any]) -> Searches:
+        """Raises InputError: the folder holds a comparison or a run already, or cannot be written."""
+        # No fsync: a kill loses nothing of what was written, and a power cut milliseconds of work a line.
+        return cls(Lines.create(folder, SEARCHES, config, fsync=False), [])
+
+    @classmethod
+    def resume(cls, folder: Path, config: Mapping[str, Any], *, may_differ: Sequence[str] = ()) -> Searches:
+        """Raises InputError: no comparison there, another config, damaged, in use, or not writable."""
+        done: list[Search] = []
+
+        def accept(lines: Sequence[Any]) -> None:
+            done.extend(_searches(folder, lines))
+
+        lines = Lines.resume(folder, SEARCHES, config, accept, may_differ=may_differ, fsync=False)
+        return cls(lines, done)
+
+    def __enter__(self) -> Searches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+
+    @property
+    def done(self) -> tuple[Search, ...]:
+        """The searches recorded so far."""
+        return tuple(self._done)
+
+    def add(self, search: Search) -> None:
+        """Record a search; InputError where it cannot be written."""
+        self._lines.append(search.to_json(), lambda: f"{len(self._done):,} searches")
+        self._done.append(search)
+
+
+def is_comparison(folder: str | Path) -> bool:
+    """Whether ``folder`` holds a comparison, finished or not."""
+    return holds(folder, SEARCHES)
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """Read a comparison's folder, also while it is written.
+
+    Raises InputError: it is none, or damaged (names file and line).
+    """
+    folder = Path(folder)
+    config, env, lines = read(folder, SEARCHES)
+    return Comparison(folder, config, env, tuple(_searches(folder, lines)))
+
+
+def _searches(folder: Path, lines: Sequence[Any]) -> list[Search]:
+    searches: list[Search] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if isinstance(line, ValueError):
+                raise line
+            searches.append(Search.of(line))
+        except ValueError as error:
+            raise InputError(f"{folder / SEARCHES}:{number}: {error}") from error
+    return searches

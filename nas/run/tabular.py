@@ -1,0 +1,419 @@
+"""Whole searches over a benchmark table, in memory: hundreds of them a second, compared at equal simulated cost."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from nas.errors import InputError, one_of
+from nas.objectives.base import TrialFailed
+from nas.objectives.table import TableObjective
+from nas.results.searches import Comparison, Job, Search, Searches, planned, read_comparison
+from nas.run.driver import HOPELESS
+from nas.space import Architecture, SearchSpace
+from nas.strategies import STRATEGIES, Strategy, StrategyConfig, filtered
+from nas.strategies.asha import milestones
+from nas.strategies.successive_halving import most_halvings
+from nas.tables import TABLES, load_table
+from nas.tables.scores import Score, read_scores
+
+TRAININGS = 50.0  # a search's budget, in whole trainings, where nobody has published one
+SEARCHES_A_PROCESS = 50  # fewer are not worth another process, which takes seconds to start
+# What a resumed comparison may be given anew: where it runs, not what it computes.
+MAY_DIFFER = ("data_dir", "processes")
+# Several of these side by side with several threads each would be slower, and sums might be in another order.
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+    """What a comparison over a table is told."""
+
+    space: str | None = None
+    """name of the search space; default: the table's"""
+    table: str | None = None
+    """a published table (nasbench201) or a file NAME.npz; default: the one named as the space"""
+    dataset: str | None = None
+    """which of the table's data sets; default: its usual one"""
+    data_dir: str | None = None
+    """folder of benchmark files; default: NAS_BENCH_DIR"""
+    fix: tuple[str, ...] = ()
+    """choices with one value: depth=3"""
+    narrow: tuple[str, ...] = ()
+    """choices with fewer values: width=16,32"""
+    strategies: tuple[str, ...] = ()
+    """to compare; STRATEGY+SCORE takes the best by a training-free score of what the strategy would try, such as
+    random+params (also: macs_per_image, and the columns of --scores); default: all that make sense here"""
+    seeds: int = 500
+    """searches of each strategy, seeded --seed, --seed + 1, …"""
+    budget_seconds: float | None = None
+    """simulated seconds of each search; default: the benchmark's own, else 50 trainings"""
+    budget_trainings: float | None = None
+    """the same, in trainings of a whole budget of mean cost"""
+    steps: tuple[int, ...] = ()
+    """epochs of the table at which a trial is validated, the units of its budget; default: all that it has"""
+    epochs: int | None = None
+    """R, the most budget of one trial, in units (an epoch where the table has every epoch); default: all"""
+    scores: Path | None = None
+    """CSV file of training-free scores, higher is better: architecture,NAME,NAME_seconds"""
+    filter_candidates: int = 10
+    """STRATEGY+SCORE: how many of the strategy's candidates a trial is chosen from"""
+    processes: int | None = None
+    """searches side by side; default: one a CPU core where there are many searches"""
+    plan: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "epochs", "filter_candidates", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: {value} is below 1")
+        for name in ("budget_seconds", "budget_trainings"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}: {value} is not a number above 0")
+        if self.budget_seconds is not None and self.budget_trainings is not None:
+            raise InputError("budget_seconds and budget_trainings: say one of them")
+        if len(set(self.strategies)) < len(self.strategies):
+            raise InputError(f"strategies: {' '.join(self.strategies)}: each is to be named once")
+        if self.table is None and self.space is None:
+            raise InputError("table: say --table or --space")
+
+
+Spaces = Callable[[str], Mapping[str, SearchSpace]]
+"""The search spaces there are, and the one in a file: `search_spaces.spaces_with`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What every search of a comparison has in common."""
+
+    objective: TableObjective
+    scores: Mapping[str, Score]
+    budget_seconds: float
+    epochs: int
+    filter_candidates: int
+    plan: StrategyConfig
+
+    def search(self, job: Job) -> Search:
+        """One search, from its start to the end of its budget."""
+        plan = dataclasses.replace(self.plan, seed=job.seed, epochs=self.epochs, iterations=None)
+        name, _, score = job.strategy.partition("+")
+        strategy = STRATEGIES[name](self.objective.space, plan)
+        scoring = None
+        if score:
+            scoring = _Scoring(self.scores[score])
+            strategy = filtered(strategy, scoring, self.filter_candidates)
+        return search(strategy, self.objective, job, self.budget_seconds, scoring)
+
+
+class _Scoring:
+    """A score as a function of architectures that knows what it has cost so far; each is scored once."""
+
+    def __init__(self, score: Score) -> None:
+        self._score = score
+        self._scored: set[Architecture] = set()
+        self.seconds = 0.0
+
+    def __call__(self, arch: Architecture) -> float:
+        if arch not in self._scored:
+            self._scored.add(arch)
+            self.seconds += self._score.seconds.get(arch, 0.0)
+        return self._score.values[arch]
+
+
+def search(
+    strategy: Strategy,
+    objective: TableObjective,
+    job: Job,
+    budget_seconds: float,
+    scoring: _Scoring | None = None,
+) -> Search:
+    """Ask, look up, tell, until the next unit would cost more than what is left of the budget.
+
+    That unit is not measured: what a budget cuts off is lost, as in the benchmark's own scripts. A trial that
+    comes back with a larger budget pays for the units beyond those it has. The incumbent is the architecture
+    with the highest validation accuracy measured so far, at any unit; its test accuracy is read when it comes
+    to lead, and told to nobody. What scoring candidates costs counts.
+
+    Raises InputError: the budget does not suffice for one unit, or nothing but failures come.
+    """
+    spent, units, trials, failures = 0.0, 0, 0, 0
+    best = float("-inf")
+    leaders: list[tuple[float, float, float, str]] = []
+    while (trial := strategy.ask()) is not None:
+        scored = 0.0 if scoring is None else scoring.seconds
+        if spent + scored >= budget_seconds:
+            break
+        try:
+            measurements = objective.measurements(trial.arch, trial.seed)
+        except TrialFailed as failure:
+            failures += 1
+            if failures == HOPELESS:
+                raise InputError(
+                    f"search: {HOPELESS} trials failed in a row, the last with: {failure}"
+                ) from None
+            strategy.tell(trial.replace(status="failed", error=str(failure)))
+            continue
+        failures = 0
+        cut = False
+        for measurement in measurements[trial.spent : trial.budget]:
+            if spent + scored + measurement.seconds > budget_seconds:
+                cut = True
+                break
+            spent += measurement.seconds
+            trials += measurement.budget == 1
+            units += 1
+            if measurement.valid_accuracy > best:
+                best = measurement.valid_accuracy
+                test = float(objective.test_accuracies[objective.row(trial.arch)])
+                leaders.append((spent + scored, best, test, objective.space.to_string(trial.arch)))
+        if cut:
+            break
+        strategy.tell(trial.replace(status="completed", measurements=measurements[: trial.budget]))
+    if not leaders:
+        raise InputError(
+            f"budget_seconds: {budget_seconds:g} is too little: {job.strategy} with seed {job.seed} measured nothing"
+        )
+    return Search(
+        job.strategy,
+        job.seed,
+        trials,
+        units,
+        spent + (0.0 if scoring is None else scoring.seconds),
+        *zip(*leaders, strict=True),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ a comparison
+
+
+def benchmark(options: TableOptions, spaces: Spaces) -> Benchmark:
+    """The table, its space and the scores that the options mean. Raises InputError."""
+    name = options.table or options.space
+    assert name is not None  # TableOptions says so
+    if options.table is None and name not in TABLES:
+        raise InputError(f"table: there is none named {name}, only {', '.join(TABLES)}; say --table NAME.npz")
+    table = load_table(name, options.data_dir)
+    wanted = options.space or table.space
+    known = spaces(wanted)
+    if wanted not in known:
+        raise one_of("space", wanted, known)
+    space = known[wanted].restrict(narrow=table.within).restrict(options.fix, options.narrow)
+    objective = TableObjective(space, table, options.dataset, epochs=options.steps or None)
+    epochs = options.epochs or objective.units
+    if epochs > objective.units:
+        raise InputError(f"epochs: {epochs} is more than the {objective.units} units of {objective.valid}")
+    untested = sum(
+        bool(np.isnan(objective.test_accuracies[objective.row(arch)])) for arch in objective.architectures
+    )
+    if untested:
+        raise InputError(f"table {table.name}: {objective.test} of {untested:,} architectures is not known")
+    mean_seconds = objective.mean_training_seconds
+    if not mean_seconds > 0:
+        raise InputError(f"table {table.name}: its trainings have no cost to compare at")
+    budget = options.budget_seconds or table.task(options.dataset).budget_seconds
+    if options.budget_trainings is not None or budget is None:
+        budget = (options.budget_trainings or TRAININGS) * mean_seconds
+    scored = {score for label in options.strategies for _, plus, score in [label.partition("+")] if plus}
+    return Benchmark(
+        objective,
+        _scores(objective, options.scores, scored),
+        budget,
+        epochs,
+        options.filter_candidates,
+        options.plan,
+    )
+
+
+def _scores(objective: TableObjective, path: Path | None, wanted: set[str]) -> dict[str, Score]:
+    """The ``wanted`` ones, each for every architecture that a search may meet. Raises InputError."""
+    archs = objective.architectures
+    found = {} if path is None else read_scores(path, objective.space)
+    for k, name in enumerate(("params", "macs_per_image")):
+        if name in wanted and objective.size(archs[0])[k] is not None:
+            sizes = ((arch, objective.size(arch)[k]) for arch in archs)
+            found[name] = Score({arch: float(size) for arch, size in sizes if size is not None}, {})
+    for name in sorted(wanted):
+        if name not in found:
+            raise one_of("strategies: score", name, dict.fromkeys(("params", "macs_per_image", *found)))
+        missing = [arch for arch in archs if arch not in found[name].values]
+        if missing:
+            raise InputError(
+                f"scores: {path} has no {name} of {len(missing):,} of the {len(archs):,} architectures, "
+                f"{objective.space.to_string(missing[0])} among them"
+            )
+    return {name: found[name] for name in wanted}
+
+
+def sensible(epochs: int, eta: int) -> tuple[str, ...]:
+    """The strategies that are themselves with trials of up to ``epochs`` units.
+
+    Without a rung below the last, successive halving, Hyperband and ASHA are random search. (BOHB is then its
+    model alone, as in NAS-Bench-201's comparison.)
+    """
+    rungs = {name: most_halvings(epochs, eta) for name in ("successive_halving", "hyperband")}
+    rungs["asha"] = len(milestones(epochs, eta)) - 1
+    return tuple(name for name in STRATEGIES if rungs.get(name, 1))
+
+
+def compared(options: TableOptions, shared: Benchmark) -> tuple[str, ...]:
+    """The strategies that the options mean. Raises InputError where one is unknown or makes no sense here."""
+    kept = sensible(shared.epochs, shared.plan.eta)
+    for label in options.strategies:
+        name = label.partition("+")[0]
+        if name not in STRATEGIES:
+            raise one_of("strategies", name, STRATEGIES)
+        if name not in kept:
+            raise InputError(
+                f"strategies: {name} with trials of at most {shared.epochs} of the table's units "
+                f"({shared.objective.valid}) has no rung to stop at: it would be random search"
+            )
+    return options.strategies or kept
+
+
+def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = False) -> Comparison:
+    """Search with every strategy from every seed; all of it recorded in ``out``.
+
+    A kill loses the searches under way; ``resume`` goes on to the same bytes. Raises InputError before
+    anything is written where an option cannot be meant.
+    """
+    shared = benchmark(options, spaces)
+    strategies = compared(options, shared)
+    jobs = planned(strategies, options.plan.seed, options.seeds)
+    left_out = () if options.strategies else tuple(name for name in STRATEGIES if name not in strategies)
+    config = _config(options, shared) | {"strategies": strategies, "left_out": left_out}
+    if resume:
+        opened = Searches.resume(out, config, may_differ=MAY_DIFFER)
+    else:
+        opened = Searches.create(out, config)
+    with opened as record:
+        done = tuple(search.job for search in record.done)
+        if done != jobs[: len(done)]:
+            raise InputError(f"{out}: its searches are not in the order planned; choose another --out")
+        left = jobs[len(done) :]
+        processes = options.processes
+        if processes is None:
+            processes = min(len(os.sched_getaffinity(0)), -(-len(left) // SEARCHES_A_PROCESS))
+        make = functools.partial(benchmark, options, spaces)
+        with (
+            _progress(len(jobs), len(done)) as advance,
+            contextlib.closing(
+                _in_processes(make, left, processes) if processes > 1 else _in_this_process(shared, left)
+            ) as found,
+        ):
+            for search in found:
+                record.add(search)
+                advance()
+    return read_comparison(out)
+
+
+def _config(options: TableOptions, shared: Benchmark) -> dict[str, Any]:
+    """What was compared, on what: what ``config.json`` holds and a resumption must repeat."""
+    objective, table = shared.objective, shared.objective.table
+    return {
+        "objective": "table",
+        "space": objective.space.name,
+        "fix": options.fix,
+        "narrow": options.narrow,
+        "table": table.name,
+        "table_checksum": table.checksum,
+        "table_seconds": table.notes.get("seconds", ""),
+        "valid": str(objective.valid),
+        "test": f"{objective.test}@{objective.final_epochs}",
+        "architectures": len(objective.architectures),
+        "optimum_test_accuracy": objective.optimum,
+        "steps": objective.epochs,
+        "budget_seconds": shared.budget_seconds,
+        "mean_training_seconds": objective.mean_training_seconds,
+        "seeds": options.seeds,
+        "scores": None if options.scores is None else options.scores.name,
+        "filter_candidates": shared.filter_candidates,
+        "data_dir": options.data_dir,
+        "processes": options.processes,
+        **dataclasses.asdict(shared.plan),
+        "epochs": shared.epochs,
+        "iterations": None,
+    }
+
+
+@contextlib.contextmanager
+def _progress(jobs: int, done: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("searches", total=jobs, completed=done)
+        yield lambda: bar.advance(task)
+
+
+def _in_this_process(shared: Benchmark, jobs: Iterable[Job]) -> Generator[Search, None, None]:
+    """The searches one after the other."""
+    return (shared.search(job) for job in jobs)
+
+
+def _in_processes(
+    make: Callable[[], Benchmark], jobs: Sequence[Job], processes: int
+) -> Generator[Search, None, None]:
+    """The searches, in the order of ``jobs``, from ``processes`` new processes that end with this one."""
+    with _one_thread():
+        pool = concurrent.futures.ProcessPoolExecutor(
+            processes, multiprocessing.get_context("spawn"), _begin, (make,)
+        )
+        try:
+            yield from pool.map(_search, jobs)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "search: a process ended unexpectedly (out of memory?); --resume goes on"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes begun here compute with one thread each."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_shared: Benchmark  # of a process of `_in_processes`
+
+
+def _begin(make: Callable[[], Benchmark]) -> None:
+    global _shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _shared = make()
+
+
+def _search(job: Job) -> Search:
+    return _shared.search(job)
