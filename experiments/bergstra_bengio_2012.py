@@ -65,8 +65,8 @@ from nas.trial import Measurement, Trial
 CLAIM = Claim(
     paper="Bergstra, Bengio: Random search for hyper-parameter optimization, JMLR 13, 2012",
     where="figures 5, 6 and 7",
-    says="on seven of the eight sets, random experiments of 8 trials come to what grids of about 100 came to; with "
-    "preprocessing among the choices, of 64; few hyperparameters matter, and others on other sets",
+    says="random searches of 8 trials match or outperform grids of about 100 trials; with preprocessing among the "
+    "choices, 64 find better models; few hyperparameters matter, and not the same ones on every set",
     hardware_hours="not stated",
     here="not run",
 )
