@@ -164,13 +164,12 @@ def variables_of(space: Any, arch: Any, image_shape: Any) -> Any:
 def jax_score(score: str, space: Any, arch: Any, images: Any, labels: Any) -> float:
     import numpy as np
 
-    from nas.proxies import PROXIES, Probe, initial_variables
-    from nas.training.programs import Batch
+    from nas.proxies import PROXIES, Probe, batch, initial_variables
 
     network = space.build(arch, 10)
     target = np.eye(10, dtype=np.float32)[labels]
     variables = initial_variables(network, images.shape[1:], 0)
-    probe = Probe(network, variables, images.shape[1:], [Batch(images, target, labels)])
+    probe = Probe(network, variables, images.shape[1:], [batch(images, target, labels)])
     return PROXIES[score].score(probe)
 
 

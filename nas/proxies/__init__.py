@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 from nas.errors import one_of
 from nas.proxies import gradients, kernels, patterns
+from nas.proxies.batches import batch, batches_of
 from nas.proxies.passes import initial_variables
 from nas.proxies.probe import Probe
 from nas.proxies.votes import majority, mean_rank
@@ -29,6 +30,8 @@ __all__ = [
     "Probe",
     "Proxy",
     "ScoreError",
+    "batch",
+    "batches_of",
     "initial_variables",
     "majority",
     "mean_rank",

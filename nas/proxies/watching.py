@@ -215,7 +215,8 @@ def with_gates(function: Callable[..., Any]) -> Callable[..., Any]:
             if equation.primitive.name == "nas_dense":  # its bias and activation come behind the gate
                 images, weights, *bias = operands
                 out = bind(equation, (images, weights), activation="identity")[0] * gate
-                return [ops.activate(sum(bias, start=out), equation.params["activation"])]
+                biased = out + bias[0] if bias else out
+                return [ops.activate(biased, equation.params["activation"])]
             (out,) = bind(equation, operands)
             return [out * gate.reshape(gate.shape[0], *(1,) * (out.ndim - 2), gate.shape[1])]
 

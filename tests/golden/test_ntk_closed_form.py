@@ -4,9 +4,9 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
+from nas import proxies
 from nas.proxies import Probe
 from nas.proxies.kernels import ntk
-from nas.training.programs import Batch
 
 
 class Wide(nn.Module):
@@ -42,8 +42,8 @@ def test_the_kernel_of_a_wide_network_approaches_its_closed_form():
                 "w": {"kernel": rng.standard_normal((12, width), np.float32)},
                 "a": {"kernel": rng.standard_normal((width, 1), np.float32)},
             }
-            batch = Batch(images, np.ones((6, 1), np.float32), np.zeros(6, np.int32))  # type: ignore[arg-type]
-            gram = ntk(Probe(Wide(width), {"params": params}, (2, 3, 2), [batch]))
+            seen = proxies.batch(images, np.ones((6, 1), np.float32), np.zeros(6, np.int32))
+            gram = ntk(Probe(Wide(width), {"params": params}, (2, 3, 2), [seen]))
             assert gram.shape == (6, 6)
             distances.append(np.linalg.norm(gram - expected) / np.linalg.norm(expected))
         errors.append(np.sqrt(np.mean(np.square(distances))))

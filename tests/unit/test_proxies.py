@@ -15,9 +15,8 @@ from scipy.stats import rankdata
 
 from nas import proxies
 from nas.errors import InputError
-from nas.objectives.train import size_of
+from nas.objectives.train import build, size_of
 from nas.proxies import PROXIES, Probe, ScoreError, kernels, patterns
-from nas.space import Architecture
 from nas.training.programs import Batch
 from search_spaces import nasbench201
 from search_spaces.graph import Builder
@@ -155,7 +154,7 @@ def case_of(network: Any, by_hand: Any, seed: int = 0) -> Case:
     for _ in range(3):
         images = rng.standard_normal((BATCH, *IMAGE), np.float32)
         labels = rng.integers(0, CLASSES, BATCH)
-        batches.append(Batch(images, np.eye(CLASSES, dtype=np.float32)[labels], labels))
+        batches.append(proxies.batch(images, np.eye(CLASSES, dtype=np.float32)[labels], labels))
     return Case(network, by_hand, variables, batches)
 
 
@@ -351,7 +350,9 @@ def test_knas_of_the_authors_code(case: Case):
     batches = []
     for _ in range(50):
         target = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, BATCH)]
-        batches.append(Batch(rng.standard_normal((BATCH, *IMAGE), np.float32), target, target.argmax(1)))
+        batches.append(
+            proxies.batch(rng.standard_normal((BATCH, *IMAGE), np.float32), target, target.argmax(1))
+        )
     subject = Probe(case.network, case.variables, IMAGE, batches)
     # What the code keeps: the first entries of each large parameter, its axes as PyTorch has them.
     kept: dict[str, list[np.ndarray]] = {}
@@ -384,7 +385,7 @@ def batches_of(count: int, shape=SHAPE, size=8) -> list[Batch]:
     for _ in range(count):
         labels = rng.integers(0, 10, size)
         made.append(
-            Batch(
+            proxies.batch(
                 rng.standard_normal((size, *shape), np.float32), np.eye(10, dtype=np.float32)[labels], labels
             )
         )
@@ -392,7 +393,7 @@ def batches_of(count: int, shape=SHAPE, size=8) -> list[Batch]:
 
 
 def probe_of(text: str, count: int = 2, **options: Any) -> Probe:
-    network = SPACE.build(SPACE.parse(text), 10)
+    network = build(SPACE, SPACE.from_string(text), 10)
     variables = proxies.initial_variables(network, SHAPE, 0)
     return Probe(network, variables, SHAPE, batches_of(count), **options)
 
@@ -407,9 +408,12 @@ def test_a_network_in_pieces_and_whole_scores_the_same():
 
 def test_a_second_network_of_known_pieces_compiles_nothing():
     compiled: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if name.endswith("backend_compile_duration") else None
-    )
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     names = ("snip", "naswot", "synflow", "knas", "ntk_condition")
     proxies.scores(probe_of(TEXT), names)
     compiled.clear()
@@ -420,14 +424,13 @@ def test_a_second_network_of_known_pieces_compiles_nothing():
 
 
 def test_sizes_are_the_objectives():
-    arch = Architecture(SPACE.parse(TEXT))  # type: ignore[misc]
     found = proxies.scores(probe_of(TEXT), proxies.BASELINES)
-    size = size_of(SPACE.build(arch, 10), SHAPE)  # type: ignore[misc]
+    size = size_of(build(SPACE, SPACE.from_string(TEXT), 10), SHAPE)
     assert found == {"params": size.params, "flops": size.macs_per_image}
 
 
 def test_initial_variables_are_the_networks_own():
-    network = SPACE.build(SPACE.parse(TEXT), 10)
+    network = build(SPACE, SPACE.from_string(TEXT), 10)
     found = proxies.initial_variables(network, SHAPE, 0)
     expected = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32)))
     assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, dict(expected))
