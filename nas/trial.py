@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from nas.space import Architecture
@@ -34,6 +34,11 @@ class Measurement:
         return self.compile_seconds + self.train_seconds + self.evaluate_seconds
 
     @property
+    def value(self) -> float:
+        """What a search maximises."""
+        return self.valid_accuracy
+
+    @property
     def last(self) -> bool:
         """Whether the objective ends its trial here, whatever budget is left."""
         return False
@@ -41,6 +46,22 @@ class Measurement:
     def fields(self) -> dict[str, Any]:
         """Its fields as plain values, which JSON knows but for NaN; see `measurement_of`."""
         return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreMeasurement(Measurement):
+    """What a training-free score says: ``score``, higher is better; nothing was trained, so the rest is NaN."""
+
+    score: float = math.nan
+
+    @classmethod
+    def of(cls, budget: int, score: float, *, evaluate_seconds: float) -> ScoreMeasurement:
+        nothing = dict.fromkeys(("valid_accuracy", "valid_loss", "train_accuracy", "train_loss"), math.nan)
+        return cls(budget, **nothing, evaluate_seconds=evaluate_seconds, score=score)
+
+    @property
+    def value(self) -> float:
+        return self.score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +104,17 @@ class SupernetMeasurement(Measurement):
         return mine | {"derived": dict(self.derived), "weights": weights}
 
 
+def measurement_kind(fields: Collection[str]) -> type[Measurement]:
+    """Which kind of measurement has ``fields``."""
+    own = {"derived": SupernetMeasurement, "test_accuracy": MeasurementWithTest, "score": ScoreMeasurement}
+    return next((kind for name, kind in own.items() if name in fields), Measurement)
+
+
 def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     """The inverse of `Measurement.fields`, of whichever kind it was."""
-    if "derived" in fields:
-        return SupernetMeasurement(**{**fields, "derived": Architecture.from_json(fields["derived"])})
-    kind = MeasurementWithTest if "test_accuracy" in fields else Measurement
+    kind = measurement_kind(fields)
+    if kind is SupernetMeasurement:
+        return kind(**{**fields, "derived": Architecture.from_json(fields["derived"])})
     return kind(**fields)
 
 
@@ -136,7 +163,15 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """What strategies maximise: the last validation accuracy; -inf for a failed or unmeasured trial."""
+        """What strategies maximise: `Measurement.value`, the validation accuracy or the training-free score of the
+        last measurement; -inf for a failed or unmeasured trial."""
         if self.status == "failed" or not self.measurements:
             return -math.inf
+        return self.measurements[-1].value
+
+    @property
+    def valid_accuracy(self) -> float:
+        """At the last measurement; NaN for a failed, unmeasured or merely scored trial."""
+        if self.status == "failed" or not self.measurements:
+            return math.nan
         return self.measurements[-1].valid_accuracy

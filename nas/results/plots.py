@@ -144,10 +144,10 @@ def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
     """
     points = {
         label: [
-            (trial.params, trial.score, trial.spent)
+            (trial.params, trial.valid_accuracy, trial.spent)
             for run in runs
             for trial in run.trials.values()
-            if trial.params and math.isfinite(trial.score) and trial.chosen == trial.arch
+            if trial.params and math.isfinite(trial.valid_accuracy) and trial.chosen == trial.arch
         ]
         for label, runs in groups.items()
     }

@@ -4,8 +4,8 @@
 
 - ``trial``: ``id, arch, seed, budget, bracket, rung, params, macs_per_image``; once an id.
 - ``promotion``: ``id, budget, bracket, rung``; the trial goes on to a larger budget.
-- ``measurement``: ``id`` and the fields of `Measurement`, of `MeasurementWithTest` or of `SupernetMeasurement`;
-  with ``params`` and ``macs_per_image`` where the trial's own line did not know them yet.
+- ``measurement``: ``id`` and the fields of `Measurement` or of its kind (`MeasurementWithTest`, `ScoreMeasurement`,
+  `SupernetMeasurement`); with ``params`` and ``macs_per_image`` where the trial's own line did not know them yet.
 - ``end``: ``id, status, error`` (``completed``, ``stopped`` or ``failed``), and the seconds of a unit that
   was under way and gave no measurement.
 - ``final``: the fields of `Final`; one training of a chosen architecture to the end, tested.
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from nas.errors import InputError
 from nas.results.lines import CONFIG, ENV, Lines, holds, parsed, plain, read, read_json
 from nas.space import Architecture
-from nas.trial import Measurement, MeasurementWithTest, Status, SupernetMeasurement, Trial
+from nas.trial import Measurement, Status, SupernetMeasurement, Trial, measurement_kind
 
 TRIALS = "trials.jsonl"
 
@@ -558,10 +558,9 @@ class _State:
 
 
 def _measured(event: Mapping[str, Any]) -> Measurement:
-    kind: type[Measurement] = MeasurementWithTest if "test_accuracy" in event else Measurement
+    kind = measurement_kind(event)
     further: dict[str, Any] = {}
-    if "derived" in event:
-        kind = SupernetMeasurement
+    if kind is SupernetMeasurement:
         further = {"derived": _arch(event, "derived"), "skips": _integer(event, "skips")}
         further |= {"weights": _weights(event), "stopped": event.get("stopped") is True}
     return kind(budget=_integer(event, "budget"), **_numbers(event, _float_fields(kind)), **further)

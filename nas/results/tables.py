@@ -291,7 +291,7 @@ def _final_seconds(run: Run, name: str) -> float:
 def _valid_accuracy(run: Run) -> float:
     """Of the best trial; where there was no search, of the trainings."""
     if run.is_search:
-        return math.nan if run.best is None else run.best.score
+        return math.nan if run.best is None else run.best.valid_accuracy
     return mean_interval(final.valid_accuracy for final in run.finals).mean
 
 

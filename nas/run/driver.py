@@ -17,7 +17,7 @@ from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed, trial_folder
 from nas.results.record import TRIALS, Observation, Record
 from nas.strategies.base import Strategy, recorded
-from nas.trial import Trial
+from nas.trial import ScoreMeasurement, Trial
 
 HOPELESS = 100
 """So many failures in a row, with no measurement between them, end a search: it may have no other end."""
@@ -67,6 +67,8 @@ class Ledger:
         epochs: R, the units after which a trial is completed; one that ends with less was stopped.
         total_epochs: the units that all trials together may spend; None for no limit.
         on_event: hears of everything that happens, and of everything recorded before a resumption.
+        choosing_seconds: what choosing trials took since this was last asked; it is among the
+            ``evaluate_seconds`` of the next measurement, or of the next trial that ends.
 
     Every method that writes raises `InputError` where the record cannot be written.
     """
@@ -78,11 +80,13 @@ class Ledger:
         epochs: int,
         total_epochs: int | None = None,
         on_event: Listener | None = None,
+        choosing_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         if total_epochs is not None and total_epochs < 1:
             raise InputError(f"search: total_epochs={total_epochs} is less than 1")
         self._record = record
         self._epochs, self._total_epochs = epochs, total_epochs
+        self._choosing_seconds = choosing_seconds
         self._tell = on_event or (lambda event: None)
         self._running = {trial.id for trial in record.trials.values() if trial.status == "running"}
         self._spent = sum(trial.spent for trial in record.trials.values())
@@ -125,6 +129,10 @@ class Ledger:
         """``trial`` has a new measurement, its last."""
         before = self.trials[trial.id].spent
         measurement = trial.measurements[-1]
+        if seconds := self._choosing_seconds():
+            measurement = dataclasses.replace(
+                measurement, evaluate_seconds=measurement.evaluate_seconds + seconds
+            )
         self._record.measure(trial.id, measurement, params=trial.params, macs_per_image=trial.macs_per_image)
         self._spent += measurement.budget - before
         self._failures = 0
@@ -203,6 +211,8 @@ class Ledger:
         return deque(asked.values())
 
     def _end(self, trial_id: int, status: Any, error: str | None = None, **seconds: float) -> None:
+        if choosing := self._choosing_seconds():
+            seconds["evaluate_seconds"] = seconds.get("evaluate_seconds", 0.0) + choosing
         self._record.end(trial_id, status, error, **seconds)
         self._running.discard(trial_id)
         shutil.rmtree(trial_folder(self.checkpoints, trial_id), ignore_errors=True)
@@ -231,8 +241,9 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
                 raise TrialFailed(f"the objective ended after {trial.spent} of {trial.budget} units")
             if measurement.budget != trial.spent + 1:
                 raise TrialFailed(f"the objective measured unit {measurement.budget} after {trial.spent}")
-            if math.isnan(measurement.valid_accuracy):
-                raise TrialFailed(f"valid_accuracy is not a number after {measurement.budget} units")
+            if math.isnan(measurement.value):
+                name = "score" if isinstance(measurement, ScoreMeasurement) else "valid_accuracy"
+                raise TrialFailed(f"{name} is not a number after {measurement.budget} units")
             if measurement.budget == trial.budget or measurement.last:
                 # First: who hears of the last unit may give the trial to another worker, or end it.
                 _close(measurements)

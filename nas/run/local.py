@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from nas.objectives.base import Objective, TrialFailed
 from nas.results.record import Record, Run
@@ -18,6 +19,7 @@ def search(
     epochs: int,
     total_epochs: int | None = None,
     on_event: Listener | None = None,
+    choosing_seconds: Callable[[], float] = lambda: 0.0,
 ) -> Run:
     """Run ``strategy`` (fresh) over ``objective`` to its end, or to the end of the budget.
 
@@ -29,6 +31,7 @@ def search(
         epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
         total_epochs: units that all trials together may spend; the one under way is then stopped.
         on_event: hears of every start, measurement and end.
+        choosing_seconds: what ``strategy`` took to choose, see `Ledger`.
 
     Returns:
         The whole run. Whether more belongs to it (final trainings), and so its ``done``, is the caller's.
@@ -36,7 +39,13 @@ def search(
     Raises:
         InputError: the record cannot be written, holds another search, or nothing but failures come.
     """
-    ledger = Ledger(record, epochs=epochs, total_epochs=total_epochs, on_event=on_event)
+    ledger = Ledger(
+        record,
+        epochs=epochs,
+        total_epochs=total_epochs,
+        on_event=on_event,
+        choosing_seconds=choosing_seconds,
+    )
     under_way = ledger.replay(strategy)
     while not ledger.full:
         trial = under_way.popleft() if under_way else strategy.ask()

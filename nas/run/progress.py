@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nas.run.driver import BudgetSpent, Ended, Event, Measured, Started
-from nas.trial import Trial
+from nas.trial import ScoreMeasurement, Trial
 
 
 class Progress:
@@ -104,6 +104,8 @@ def describe(trial: Trial) -> str:
     if not trial.measurements:
         return f"{head}: not measured"
     seconds = sum(m.seconds for m in trial.measurements)
+    if isinstance(trial.measurements[-1], ScoreMeasurement):
+        return f"{head}: score {trial.score:.6g}, {seconds:.1f} s"
     accuracy = f"valid {trial.score:.4f}"
     if math.isnan(trial.score):  # trained on the validation images too
         accuracy = f"train {trial.measurements[-1].train_accuracy:.4f}"

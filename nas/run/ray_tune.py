@@ -50,11 +50,13 @@ from ray.tune.stopper import NoopStopper, Stopper
 
 from nas.errors import InputError, one_of
 from nas.objectives.base import Finisher, Objective, Trained, Trainer, TrialFailed
+from nas.objectives.score import ScoreObjective, ScoreSetup
 from nas.results.record import Final, Record, Run
 from nas.run.driver import Ledger, Listener, describe_error, evaluate, one_line
+from nas.run.filtering import Clocked, Filter
 from nas.space import FILE_MODULE, Architecture, SearchSpace
 from nas.strategies import STRATEGIES, asha, grid, hyperband, successive_halving
-from nas.strategies.base import Strategy, StrategyConfig, new_trial, promote, sample_architecture
+from nas.strategies.base import Filtered, Strategy, StrategyConfig, drawn, filtered, new_trial, promote
 from nas.strategies.successive_halving import Bracket, Rung
 from nas.trial import Trial, measurement_of
 
@@ -119,6 +121,7 @@ def search(
     cluster: Cluster | None = None,
     total_epochs: int | None = None,
     on_event: Listener | None = None,
+    training_free: Filter | None = None,
 ) -> Run:
     """Run a strategy to its end, or to the end of the budget, on the workers of ``cluster``.
 
@@ -133,6 +136,7 @@ def search(
             where it is not importable), so it should hold settings, not data.
         total_epochs: units that all trials together may spend; those under way are then stopped.
         on_event: hears of every start, measurement and end, in this process.
+        training_free: which candidates become trials; scored in a process of its own, on CPU.
 
     Returns:
         The whole run. Whether more belongs to it (final trainings), and so its ``done``, is the caller's.
@@ -148,22 +152,73 @@ def search(
             f"strategy: {strategy} learns within its brackets, which Tune decides; use --engine local"
         )
     cluster = cluster or Cluster()
-    ledger = Ledger(record, epochs=config.epochs, total_epochs=total_epochs, on_event=on_event)
-    folded = STRATEGIES[strategy](space, config)
-    under_way = ledger.replay(folded)
-    if not ledger.full:
-        clerk = _Clerk(ledger)
-        if strategy in GENERATED:
-            parts = _generated(space, strategy, config, clerk, cluster.workers)
-        else:
-            parts = _searched(folded, under_way, config, clerk, cluster.workers)
-        if parts.at_once:
-            with session(cluster):
-                _run(parts, clerk, make_objective, cluster)
-        if clerk.error is not None:
-            raise clerk.error
-    ledger.close()
+    with contextlib.ExitStack() as stack:
+        folded, pick, seconds = STRATEGIES[strategy](space, config), None, float
+        if training_free is not None:
+            stack.enter_context(session(cluster))
+            score = Clocked(stack.enter_context(_scores(training_free.setup)))
+            folded = pick = filtered(folded, score, training_free.candidates)
+            seconds = score.settle
+        ledger = Ledger(
+            record,
+            epochs=config.epochs,
+            total_epochs=total_epochs,
+            on_event=on_event,
+            choosing_seconds=seconds,
+        )
+        under_way = ledger.replay(folded)
+        if not ledger.full:
+            clerk = _Clerk(ledger)
+            # The order of a filtered grid is a matter of scores, which is more than Tune can be given.
+            if strategy in GENERATED and (pick is None or strategy != "grid"):
+                parts = _generated(space, strategy, config, clerk, cluster.workers, pick)
+            else:
+                parts = _searched(folded, under_way, config, clerk, cluster.workers)
+            if parts.at_once:
+                with session(cluster):
+                    _run(parts, clerk, make_objective, cluster)
+            if clerk.error is not None:
+                raise clerk.error
+        ledger.close()
     return record.run()
+
+
+@contextlib.contextmanager
+def _scores(setup: ScoreSetup) -> Iterator[Callable[[Architecture], tuple[float, float]]]:
+    """``score(arch)`` -> value and seconds, in a process of its own, started when first called.
+
+    This process must not compute: it would take an accelerator from the workers.
+    """
+    factory, actors = _pickled(setup), []
+
+    def score(arch: Architecture) -> tuple[float, float]:
+        if not actors:
+            environment = {"env_vars": {"JAX_PLATFORMS": "cpu"}}
+            actors.append(_Scores.options(num_cpus=0, runtime_env=environment).remote(factory))
+        try:
+            return ray.get(actors[0].score.remote(arch))
+        except RayTaskError as error:
+            raise InputError(f"filter: {describe_error(error.cause)}") from error
+        except RayError as error:
+            raise InputError(f"filter: the process that scores died: {_death(error)}") from error
+
+    try:
+        yield score
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@ray.remote
+class _Scores:
+    """See ``_scores``."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._setup = setup
+
+    def score(self, arch: Architecture) -> tuple[float, float]:
+        objective: ScoreObjective = _objective(self._setup, "")
+        return objective.signed(arch)[:2]
 
 
 def finals(
@@ -668,23 +723,34 @@ class _Variants(BasicVariantGenerator):
 
 
 def _generated(
-    space: SearchSpace, strategy: str, config: StrategyConfig, clerk: _Clerk, workers: int
+    space: SearchSpace,
+    strategy: str,
+    config: StrategyConfig,
+    clerk: _Clerk,
+    workers: int,
+    pick: Filtered | None = None,
 ) -> _Parts:
     """Jobs for all that has not ended, in the order of the ask/tell strategy, listed or drawn by Tune."""
     ledger, full = clerk.ledger, (config.epochs,)
     scheduler: TrialScheduler = FIFOScheduler()
-    drawn = (sample_architecture(space, config.seed, i) for i in itertools.count())
+
+    def propose(i: int) -> Architecture:
+        if i in ledger.trials:
+            return ledger.trials[i].arch
+        return next(pick.ranked(drawn(space, config.seed, i)) if pick else drawn(space, config.seed, i))
+
+    proposed = map(propose, itertools.count())
     if strategy == "grid":
         jobs = _jobs(itertools.islice(grid.points(space, config), config.trials), config, ledger, full)
     elif strategy == "random":
-        jobs = _jobs(itertools.islice(drawn, config.trials), config, ledger, full)
+        jobs = _jobs(itertools.islice(proposed, config.trials), config, ledger, full)
     elif strategy == "asha":
         milestones = asha.milestones(config.epochs, config.eta)
-        archs = itertools.islice(drawn, config.trials)
+        archs = itertools.islice(proposed, config.trials)
         scheduler, jobs = _Asha(config, clerk), _jobs(archs, config, ledger, milestones, bracket=0, rung=0)
     else:
         brackets = _Brackets(PLANS[strategy](config), ledger)
-        scheduler, jobs = _Halving(config, brackets, clerk, workers), brackets.jobs(space, config)
+        scheduler, jobs = _Halving(config, brackets, clerk, workers), brackets.jobs(propose, config)
     queue = _Queue(jobs)
     at_once = len(queue.ahead(workers))
     if strategy == "grid":
@@ -733,7 +799,7 @@ class _Brackets:
             members = [trial.id for trial in promote(judged, there.trials)]
         return len(rungs) - 1, [i for i in members if i in running or i not in trials]
 
-    def jobs(self, space: SearchSpace, config: StrategyConfig) -> Iterator[_Job]:
+    def jobs(self, propose: Callable[[int], Architecture], config: StrategyConfig) -> Iterator[_Job]:
         for b in itertools.count():
             try:
                 bracket = self[b]
@@ -744,8 +810,7 @@ class _Brackets:
             for i in members:
                 trial = self._ledger.trials.get(i)
                 if trial is None:
-                    arch = sample_architecture(space, config.seed, i)
-                    trial = new_trial(config, i, arch, budgets[0], bracket=b, rung=0)
+                    trial = new_trial(config, i, propose(i), budgets[0], bracket=b, rung=0)
                 yield _Job(trial, budgets, waiting=trial.spent == budgets[k])
 
     def _numbered(self, b: int) -> tuple[int, Bracket]:
@@ -768,7 +833,7 @@ class _Asha(ASHAScheduler):
         for trial in clerk.ledger.trials.values():
             super().on_trial_add(nobody, _named(trial.id))
         for seen in clerk.ledger.history:
-            said = {"budget": seen.measurement.budget, "valid_accuracy": seen.measurement.valid_accuracy}
+            said = {"budget": seen.measurement.budget, "valid_accuracy": seen.measurement.value}
             super().on_trial_result(nobody, _named(seen.trial_id), said)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:

@@ -14,13 +14,15 @@ from typing import Any, Literal
 from nas import ops
 from nas.errors import InputError, one_of
 from nas.objectives.oneshot import SupernetObjective, SupernetSetup, settings_space, supernet_of
+from nas.objectives.score import ScoreObjective, ScoreSetup, check_score
 from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup, check_devices
 from nas.oneshot.settings import METHODS
 from nas.results.record import Final, Record, Run
 from nas.run import local
+from nas.run.filtering import Clocked, Filter
 from nas.run.progress import Progress
 from nas.space import Range, SearchSpace, parse_assignments
-from nas.strategies import STRATEGIES, StrategyConfig, hyperband, successive_halving
+from nas.strategies import STRATEGIES, StrategyConfig, filtered, hyperband, successive_halving
 from nas.strategies.successive_halving import Bracket
 from nas.training.hyper import Hyper
 from nas.training.loop import TrainingConfig
@@ -48,6 +50,15 @@ class SearchOptions:
     """choices with fewer values: width=16,32 learning_rate=1e-3..1e-2"""
     hyper: tuple[str, ...] = ()
     """training hyperparameters that the space leaves open: learning_rate=0.1 batch_size=128"""
+    objective: str = "train"
+    """what a search maximises: train, the validation accuracy; or a training-free score (naswot, ntk_condition, …),
+    in which case only the final trainings train"""
+    filter: str | None = None
+    """a training-free score: each new trial is the best by it of --filter-candidates that the strategy proposes"""
+    filter_candidates: int = 100
+    """how many networks are scored for one to be trained"""
+    score_batch_size: int = 32
+    """training images that scores are computed on"""
     total_epochs: int | None = None
     """epochs that all trials of a search together may take"""
     supernet: tuple[str, ...] = ()
@@ -72,8 +83,14 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name, low in (
-            ("total_epochs", 1), ("workers", 1), ("cpus_per_worker", 1), ("test_seeds", 0), ("final_epochs", 1)
-        ):  # fmt: skip
+            ("filter_candidates", 1),
+            ("score_batch_size", 2),
+            ("total_epochs", 1),
+            ("workers", 1),
+            ("cpus_per_worker", 1),
+            ("test_seeds", 0),
+            ("final_epochs", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise InputError(f"{name}: {value} is below {low}")
@@ -191,6 +208,11 @@ def search(
             f"strategy: {strategy} learns within its brackets, which Tune decides; use --engine local"
         )
     space = narrowed(options, spaces)
+    final_epochs = options.final_epochs or options.plan.epochs
+    trains = options.objective == "train"
+    _check_scores(options, strategy)
+    if not trains:  # a score takes one unit of budget
+        options = dataclasses.replace(options, plan=dataclasses.replace(options.plan, epochs=1))
     train_setup = TrainSetup(
         space,
         options.data,
@@ -198,7 +220,7 @@ def search(
         epochs=options.plan.epochs,
         defaults=hyper_defaults(options, space),
     )
-    setup: TrainSetup | SupernetSetup = train_setup
+    setup: TrainSetup | SupernetSetup | ScoreSetup = train_setup
     if strategy in METHODS:
         # All settings and seeds are a grid; each of its points is one search, for an equal share of the epochs.
         given, total_epochs = options.plan, None
@@ -211,10 +233,14 @@ def search(
         plan = dataclasses.replace(given, trials=None, epochs=epochs, grid_shuffle=False)
         planned_epochs, setup = searches * epochs, SupernetSetup(train_setup, epochs)
     else:
+        if not trains:
+            setup = score_setup(options, space, options.objective)
         asked, proposer, total_epochs = space, strategy, options.total_epochs
         plan, planned_epochs = plan_of(options, strategy, space)
     searcher = STRATEGIES[proposer](asked, plan)
-    final_epochs = options.final_epochs or options.plan.epochs
+    training_free = None
+    if options.filter is not None:
+        training_free = Filter(score_setup(options, space, options.filter), options.filter_candidates)
     # What is wrong with the data is said now; and data and native kernels are there for the workers.
     options.data.load()
     ops.native_status()
@@ -226,20 +252,36 @@ def search(
         if record.run().done:
             return record.run()
         view = Progress(f"{strategy} seed {plan.seed}", planned_epochs=planned_epochs)
-        common = {"total_epochs": total_epochs, "on_event": view}
+        common: dict[str, Any] = {"total_epochs": total_epochs, "on_event": view}
         if options.engine == "local":
             objective = setup(out / "checkpoints")
+            if training_free is not None:
+                scores = training_free.setup()
+                score = Clocked(lambda arch: scores.signed(arch)[:2])
+                searcher = filtered(searcher, score, training_free.candidates)
+                common["choosing_seconds"] = score.settle
             with view:
                 local.search(searcher, objective, record, epochs=plan.epochs, **common)
-            train = functools.partial(finals_here, objective)
+            trainer = train_setup(None) if isinstance(objective, ScoreObjective) else objective
+            train = functools.partial(finals_here, trainer)
         else:
             from nas.run import ray_tune  # 2 s of imports that the local engine does without
 
             cluster = ray_tune.Cluster(**cluster_of(options))
             stack.enter_context(ray_tune.session(cluster))
             with view:
-                ray_tune.search(asked, proposer, plan, setup, record, cluster=cluster, **common)
-            train = functools.partial(ray_tune.finals, setup, out / "checkpoints", cluster=cluster)
+                ray_tune.search(
+                    asked,
+                    proposer,
+                    plan,
+                    setup,
+                    record,
+                    cluster=cluster,
+                    training_free=training_free,
+                    **common,
+                )
+            trainer = setup if trains else train_setup
+            train = functools.partial(ray_tune.finals, trainer, out / "checkpoints", cluster=cluster)
         best = record.run().best
         if best is not None:
             have = {final.seed for final in record.finals}
@@ -255,6 +297,23 @@ def search(
                 record.final(final)
         record.done()
         return record.run()
+
+
+def _check_scores(options: SearchOptions, strategy: str) -> None:
+    """Raises InputError for a score that is none, or one where a search with shared weights has no use for it."""
+    for name, score in (("objective", options.objective), ("filter", options.filter)):
+        if score is None or (name, score) == ("objective", "train"):
+            continue
+        check_score(score, name, *(["train"] if name == "objective" else []))
+        if strategy in METHODS:
+            raise InputError(
+                f"{name}: {score}: {strategy} trains shared weights and ranks no single networks"
+            )
+
+
+def score_setup(options: SearchOptions, space: SearchSpace, score: str) -> ScoreSetup:
+    """How the options have networks scored."""
+    return ScoreSetup(space, options.data, score, options.plan.seed, options.score_batch_size)
 
 
 def finals_here(objective: TrainObjective | SupernetObjective, jobs: Iterable[FinalJob]) -> Iterator[Final]:

@@ -155,8 +155,8 @@ def exists(space: SearchSpace, name: str, values: Mapping[str, Any]) -> bool:
 
 
 def rung_score(trial: Trial) -> float:
-    """The last validation accuracy up to ``trial.budget``; -inf if failed, unmeasured or not a number."""
-    reached = [m.valid_accuracy for m in trial.measurements if m.budget <= trial.budget]
+    """What is maximised (`Measurement.value`), up to ``trial.budget``; -inf if failed, unmeasured or not a number."""
+    reached = [m.value for m in trial.measurements if m.budget <= trial.budget]
     if trial.status == "failed" or not reached or math.isnan(reached[-1]):
         return -math.inf
     return reached[-1]
@@ -291,7 +291,10 @@ class Filtered:
 
     def candidates(self) -> Iterator[Architecture]:
         """The ``n`` candidates of each turn, best first."""
-        proposed = self._strategy.candidates()
+        return self.ranked(self._strategy.candidates())
+
+    def ranked(self, proposed: Iterator[Architecture]) -> Iterator[Architecture]:
+        """``proposed``, each ``n`` of them put into the order of their scores."""
         while turn := list(itertools.islice(proposed, self._n)):
             yield from sorted(turn, key=self._scored, reverse=True)
 
@@ -309,7 +312,7 @@ class Filtered:
         return self._strategy.paused
 
 
-def filtered(strategy: Strategy, score: Callable[[Architecture], float], n: int) -> Strategy:
+def filtered(strategy: Strategy, score: Callable[[Architecture], float], n: int) -> Filtered:
     """``strategy`` where each new trial is the best, by ``score``, of its first ``n`` candidates.
 
     A training-free score ranks what a strategy would propose, before anything is trained. Ties go to the

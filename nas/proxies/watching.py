@@ -1,0 +1,259 @@
+"""Looking into a network through its traced program: rectifiers, layers, feature maps, for any Flax module.
+
+A network is its ``init`` and ``apply``; what a score wants of its inside stands in the program that tracing it
+gives, where fused kernels say in their parameters which activation they apply. `watched` runs such a program
+equation by equation and returns what was seen beside its results; it is jitted and differentiated like any
+function. What lies in a loop or behind a derivative of a user's own is not looked into: that raises ScoreError
+where something wanted is in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core
+
+from nas import ops
+
+
+class ScoreError(ValueError):
+    """A score that has no value for this network; one line: score, reason."""
+
+
+RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hard_swish")
+"""Activations whose output is above 0 exactly where their input is (in float32, but for gelu's far tail)."""
+
+PRODUCTS = ("nas_conv", "nas_local", "nas_dense", "conv_general_dilated", "dot_general")
+"""Primitives of the layers that have weights: convolutions and matrix products."""
+
+_NORMALISATIONS = {  # primitive: the argument that is its shortcut, where it has one
+    "nas_batch_norm": 3,
+    "nas_batch_norm_inference": 5,
+    "nas_layer_norm": 3,
+    "nas_response_norm": 1,
+}
+_SQUASHING = ("tanh", "logistic")
+
+Visit = Callable[[Any, list[Any]], list[Any] | None]
+
+
+def watched(function: Callable[..., Any], visit: Visit) -> Callable[..., Any]:
+    """``function`` whose equations are given to ``visit(equation, operands)``; its results, or None for its own."""
+
+    def run(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        outs = _evaluate(closed, jax.tree.leaves(args), visit, closed.jaxpr.outvars)
+        return jax.tree.unflatten(jax.tree.structure(shape), outs)
+
+    return run
+
+
+def evaluation(closed: Any, wanted: Sequence[Any], *, eagerly: bool = False) -> Callable[..., list[Any]]:
+    """A traced program as a function of its arguments that gives the variables ``wanted``, and no more is run.
+
+    ``eagerly``: to be called on values; callbacks to the host are just called, which need no compiling.
+    """
+
+    def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+        if eagerly and equation.primitive.name == "pure_callback":
+            return list(equation.params["callback"](*operands))
+        return None
+
+    live = live_variables(closed.jaxpr, wanted)
+    needed = [equation for equation in closed.jaxpr.eqns if live.intersection(equation.outvars)]
+
+    def evaluate(*args: Any) -> list[Any]:
+        return _evaluate(closed, args, visit, wanted, needed)
+
+    return evaluate
+
+
+def _evaluate(
+    closed: Any,
+    args: Sequence[Any],
+    visit: Visit,
+    wanted: Sequence[Any],
+    equations: Sequence[Any] | None = None,
+) -> list[Any]:
+    jaxpr = closed.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    values |= zip(jaxpr.invars, args, strict=True)
+
+    def read(var: Any) -> Any:
+        return var.val if isinstance(var, core.Literal) else values[var]
+
+    for equation in jaxpr.eqns if equations is None else equations:
+        operands = [read(var) for var in equation.invars]
+        results = visit(equation, operands)
+        if results is None and equation.primitive.name == "jit":
+            inner = equation.params["jaxpr"]
+            results = _evaluate(inner, operands, visit, inner.jaxpr.outvars)
+        if results is None:
+            results = bind(equation, operands)
+        values |= zip(equation.outvars, results, strict=True)
+    return [read(var) for var in wanted]
+
+
+def bind(equation: Any, operands: Sequence[Any], **changes: Any) -> list[Any]:
+    """What the equation gives on ``operands``, with some of its parameters changed."""
+    params = equation.primitive.get_bind_params(equation.params | changes)
+    out = equation.primitive.bind(*operands, **params)
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def activation_of(equation: Any) -> str | None:
+    """The activation that an equation applies, alone or fused: of `nas.ops`, or of `jax.nn` by its name.
+
+    A bare maximum with 0 is none: variances are cut off by it too.
+    """
+    name = equation.params.get("activation")
+    if isinstance(name, str):
+        return name
+    if equation.primitive.name == "jit" and equation.params["name"] in ops.ACTIVATIONS:
+        return equation.params["name"]
+    if equation.primitive.name == "custom_jvp_call":
+        inner = equation.params["call_jaxpr"].jaxpr.eqns
+        return activation_of(inner[0]) if len(inner) == 1 else None
+    return None
+
+
+def _looked_into(equation: Any) -> bool:
+    """Whether the equations inside this one are given to ``visit`` too."""
+    return equation.primitive.name == "jit"
+
+
+def _contains(equation: Any, wanted: Callable[[Any], bool]) -> bool:
+    inner = (one for jaxpr in core.jaxprs_in_params(equation.params) for one in jaxpr.eqns)
+    return any(wanted(one) or _contains(one, wanted) for one in inner)
+
+
+def _refuse(score: str, equation: Any, wanted: Callable[[Any], bool]) -> None:
+    if not _looked_into(equation) and _contains(equation, wanted):
+        raise ScoreError(
+            f"{score}: what it counts is inside a {equation.primitive.name}, where it cannot look"
+        )
+
+
+# ---------------------------------------------------------------------------------------------- what is seen
+
+
+def see_rectifiers(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Array]]]:
+    """``function`` with the outputs of its rectifiers, in their order."""
+
+    def is_rectifier(equation: Any) -> bool:
+        return activation_of(equation) in RECTIFIERS
+
+    def run(*args: Any) -> tuple[Any, list[Array]]:
+        seen: list[Array] = []
+
+        def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+            if not is_rectifier(equation):
+                return _refuse("rectifiers", equation, is_rectifier)
+            results = bind(equation, operands)
+            seen.append(results[0])
+            return results
+
+        return watched(function, visit)(*args), seen
+
+    return run
+
+
+def see_map(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Array]]]:
+    """``function`` with its last feature map [B, H, W, C] of more than one pixel; an empty list without one."""
+
+    def run(*args: Any) -> tuple[Any, list[Array]]:
+        seen: list[Array] = []
+
+        def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+            if _looked_into(equation):
+                return None
+            results = bind(equation, operands)
+            seen[:] = [*seen, *(one for one in results if is_map(one))][-1:]
+            return results
+
+        return watched(function, visit)(*args), seen
+
+    return run
+
+
+def is_map(value: Any) -> bool:
+    """Whether it is shaped like feature maps [B, H, W, C] of more than one pixel."""
+    return len(value.shape) == 4 and value.shape[1] * value.shape[2] > 1
+
+
+def _is_product(equation: Any) -> bool:
+    return equation.primitive.name in PRODUCTS
+
+
+def gate_widths(function: Callable[..., Any], *args: Any) -> list[int]:
+    """The channels of the outputs of ``function``'s layers, for `with_gates`; traced only."""
+    widths: list[int] = []
+
+    def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+        if _is_product(equation):
+            widths.append(equation.outvars[0].aval.shape[-1])
+        return None
+
+    jax.eval_shape(watched(function, visit), *args)
+    return widths
+
+
+def with_gates(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``f(gates, *args)``: each layer's output, before its bias, times its gate [B, channels]."""
+
+    def run(gates: Sequence[Array], *args: Any) -> Any:
+        closed = iter(gates)
+
+        def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+            if not _is_product(equation):
+                return _refuse("gates", equation, _is_product)
+            gate = next(closed)
+            if equation.primitive.name == "nas_dense":  # its bias and activation come behind the gate
+                images, weights, *bias = operands
+                out = bind(equation, (images, weights), activation="identity")[0] * gate
+                biased = out + bias[0] if bias else out
+                return [ops.activate(biased, equation.params["activation"])]
+            (out,) = bind(equation, operands)
+            return [out * gate.reshape(gate.shape[0], *(1,) * (out.ndim - 2), gate.shape[1])]
+
+        return watched(function, visit)(*args)
+
+    return run
+
+
+def without_nonlinearity(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` without its normalisations (a fused shortcut stays) and activations."""
+
+    def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+        name = equation.primitive.name
+        if name in _NORMALISATIONS:
+            y = ops.add(operands[0], *operands[_NORMALISATIONS[name] :])
+            return [y, *(jnp.zeros(var.aval.shape, var.aval.dtype) for var in equation.outvars[1:])]
+        if name == "nas_scale_shift" and not equation.params["has"]:
+            return operands
+        if isinstance(equation.params.get("activation"), str):
+            return bind(equation, operands, activation="identity")
+        if activation_of(equation) in RECTIFIERS or name in _SQUASHING:
+            return [x for x in operands if getattr(x, "shape", ()) == equation.outvars[0].aval.shape][:1]
+        return None
+
+    return watched(function, visit)
+
+
+def live_variables(jaxpr: Any, wanted: Sequence[Any]) -> set[Any]:
+    """All that the variables ``wanted`` of a traced program depend on."""
+    live = {var for var in wanted if isinstance(var, core.Var)}
+    for equation in reversed(jaxpr.eqns):
+        if live.intersection(equation.outvars):
+            live.update(var for var in equation.invars if isinstance(var, core.Var))
+    return live
+
+
+def reads(jaxpr: Any, wanted: Sequence[Any]) -> list[bool]:
+    """Of each argument of a traced program, whether a variable ``wanted`` depends on it."""
+    live = live_variables(jaxpr, wanted)
+    return [var in live for var in jaxpr.invars]
