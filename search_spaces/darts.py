@@ -150,6 +150,11 @@ class Kernel(nn.Module):
         return ops.conv2d(x, self.weights(x), groups=x.shape[-1] if self.depthwise else 1, **self.windows)
 
 
+def _norm(affine: bool, **others: Any) -> BatchNorm:
+    """In a search, where it has no scale and bias, it has no running statistics: nothing there goes by them."""
+    return BatchNorm(affine, tracked=affine, **others)
+
+
 class SeparableConv(nn.Module):
     """Depthwise and pointwise convolution and normalisation, ``repeats`` times; its input is after a ReLU."""
 
@@ -165,9 +170,11 @@ class SeparableConv(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array | ops.Deferred:
         window = (self.kernel, self.kernel)
         for k in range(1, self.repeats):
-            x = BatchNorm(self.affine, "relu", name=f"norm_{k}")(self.convolved(x, k, window), train=train)
+            x = _norm(self.affine, activation="relu", name=f"norm_{k}")(
+                self.convolved(x, k, window), train=train
+            )
         x = self.convolved(x, self.repeats, window)
-        norm = BatchNorm(self.affine, deferred=self.deferred, name=f"norm_{self.repeats}")
+        norm = _norm(self.affine, deferred=self.deferred, name=f"norm_{self.repeats}")
         return norm(x, train=train)
 
     def convolved(self, x: Array, k: int, window: tuple[int, int]) -> Array:
@@ -190,7 +197,7 @@ class PoolNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         pool = ops.max_pool if self.kind == "max" else ops.avg_pool
         x = pool(x, (3, 3), strides=(self.stride, self.stride), padding=((1, 1), (1, 1)))
-        return BatchNorm(False, name="norm")(x, train=train) if self.normalised else x
+        return _norm(False, name="norm")(x, train=train) if self.normalised else x
 
 
 class FactorizedReduce(nn.Module):
@@ -208,7 +215,7 @@ class FactorizedReduce(nn.Module):
             Kernel(half, (1, 1), 2, name="even")(x),
             Kernel(self.features - half, (1, 1), 2, name="odd")(further),
         )
-        norm = BatchNorm(self.affine, deferred=self.deferred, name="norm")
+        norm = _norm(self.affine, deferred=self.deferred, name="norm")
         return norm(ops.concatenate(parts), train=train)
 
 
@@ -219,7 +226,7 @@ class PointwiseNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         x = Kernel(self.features, (1, 1), name="pointwise")(x)
-        return BatchNorm(self.affine, name="norm")(x, train=train)
+        return _norm(self.affine, name="norm")(x, train=train)
 
 
 class Relu(nn.Module):
@@ -239,7 +246,7 @@ class SeparateKernels(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         rows = Kernel(self.features, (1, 7), (1, self.stride), name="rows")(x)
         columns = Kernel(self.features, (7, 1), (self.stride, 1), name="columns")(rows)
-        return BatchNorm(self.affine, name="norm")(columns, train=train)
+        return _norm(self.affine, name="norm")(columns, train=train)
 
 
 class Dropout(nn.Module):

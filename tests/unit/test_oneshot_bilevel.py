@@ -204,11 +204,10 @@ def test_a_second_process_traces_only_what_has_no_name_on_disk(tmp_path, monkeyp
         assert np.isfinite(metrics.valid_loss)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("order", bilevel.ORDERS)
+@pytest.mark.parametrize(("order", "dtype"), [("difference", "float32"), ("exact", "bfloat16")])
 def test_one_program_lowers_for_accelerators(order, dtype):
-    layout = darts.layout(2)
-    network = darts.supernet(layout, 10, channels=4, cells=3)
+    layout = darts.layout(1)
+    network = darts.supernet(layout, 10, channels=4, cells=2)
     shape = Shape((8, 8, 3), 10, 2, 2, "momentum", dtype=dtype)
     search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, "program")
     function, arguments = search.traced("search_step", "search_step")
