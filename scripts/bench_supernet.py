@@ -6,8 +6,10 @@
 A step is one of the architecture on one batch and one of the weights on another (Liu et al. 2019, algorithm 1):
 ``first`` order, ``difference`` (second order by the paper's finite difference) and, here alone, ``exact``. PyTorch
 runs the same arithmetic with ordinary modules, one an edge and operation, eagerly, in channels_last. Each side is a
-process of its own; they take turns, and the median of the turns' ratios is printed. ``compile`` is what this code
-spends until its first step can run: cold in an empty cache folder, warm in the next process with that folder.
+process of its own; they take turns, and the median of the turns' ratios is printed, of wall time and, since other
+work disturbs that less, of the processors' time. ``compile`` is what this code spends until its first step is done,
+less a step: building, tracing, compiling or loading, drawing weights; cold in an empty cache folder (but for the
+native kernels, built once for a machine), warm in the next process with that folder.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from _cli import run
 from nas.errors import InputError, one_of
@@ -60,20 +62,21 @@ def main(config: Config) -> None:
     if min(config.channels, config.cells, config.batch_size, config.rounds) < 1:
         raise InputError("bench: --channels, --cells, --batch-size and --rounds are at least 1")
     torch = config.torch and _has_torch()
-    print(f"{'order':11} {'here s':>7} {'torch s':>8} {'ratio':>6} {'cold s':>7} {'warm s':>7} "
+    print(f"{'order':11} {'here s':>7} {'torch s':>8} {'ratio':>6} {'of cpu':>6} {'cold s':>7} {'warm s':>7} "
           f"{'here MiB':>9} {'torch MiB':>9}  (step; compile; peak)")  # fmt: skip
     rows = []
     for order in config.orders:
         row = measure(config, order, torch and order != "exact")
         rows.append(row)
-        numbers = [row[key] for key in ("step_seconds", "torch_step_seconds", "ratio", "compile_cold_seconds",
-                                        "compile_warm_seconds", "peak_mib", "torch_peak_mib")]  # fmt: skip
-        widths = ((7, 2), (8, 2), (6, 2), (7, 1), (7, 1), (9, 0), (9, 0))
+        numbers = [row[key] for key in ("step_seconds", "torch_step_seconds", "ratio", "cpu_ratio",
+                                        "compile_cold_seconds", "compile_warm_seconds",
+                                        "peak_mib", "torch_peak_mib")]  # fmt: skip
+        widths = ((7, 2), (8, 2), (6, 2), (6, 2), (7, 1), (7, 1), (9, 0), (9, 0))
         cells = [
             f"{'-':>{w}}" if n is None else f"{n:{w}.{d}f}" for n, (w, d) in zip(numbers, widths, strict=True)
         ]
         print(f"{order:11} {' '.join(cells)}", flush=True)
-    print("ratio: PyTorch's seconds by this code's; above 1 this code is faster")
+    print("ratio: PyTorch's seconds by this code's, of cpu the processors'; above 1 this code is faster")
     if config.json:
         config.json.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -98,7 +101,6 @@ def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
             (Path(cache) / "native").symlink_to(kernels)
         here = Side(jax_side, config, order, cache)
         theirs = Side(torch_side, config, order, cache) if torch else None
-        cold = here.prepared
         pairs = [(here.step(), theirs.step() if theirs else None) for _ in range(config.rounds)]
         peak, torch_peak = here.close(), theirs.close() if theirs else None
         warm = None
@@ -106,25 +108,48 @@ def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
             again = Side(jax_side, config, order, cache)
             warm = again.prepared
             again.close()
-    ours = statistics.median(a for a, _ in pairs)
-    other = statistics.median(b for _, b in pairs if b is not None) if torch else None
+    steps = [a for a, _ in pairs]
+    theirs_too = [b for _, b in pairs if b]
+    ratios = [(b.wall_seconds / a.wall_seconds, b.cpu_seconds / a.cpu_seconds) for a, b in pairs if b]
     return {
         "order": order,
         "channels": config.channels,
         "cells": config.cells,
         "batch_size": config.batch_size,
-        "step_seconds": ours,
-        "torch_step_seconds": other,
-        "ratio": statistics.median(b / a for a, b in pairs if b is not None) if torch else None,
-        "compile_cold_seconds": cold,
-        "compile_warm_seconds": warm,
+        **_took("step", steps),
+        **_took("torch_step", theirs_too),
+        "ratio": _median(wall for wall, _ in ratios),
+        "cpu_ratio": _median(cpu for _, cpu in ratios),
+        **_took("compile_cold", [here.prepared], steps),
+        **_took("compile_warm", [warm] if warm else [], steps),
         "peak_mib": peak,
         "torch_peak_mib": torch_peak,
     }
 
 
+def _took(name: str, found: Sequence[Took], less: Sequence[Took] = ()) -> dict[str, float | None]:
+    """Medians of the two times of ``found``, less those of ``less``."""
+    medians: dict[str, float | None] = {}
+    for field, key in (("wall_seconds", f"{name}_seconds"), ("cpu_seconds", f"{name}_cpu_seconds")):
+        value = _median(getattr(one, field) for one in found)
+        besides = _median(getattr(one, field) for one in less) or 0.0
+        medians[key] = None if value is None else max(0.0, value - besides)
+    return medians
+
+
+def _median(values: Iterable[float]) -> float | None:
+    kept = list(values)
+    return statistics.median(kept) if kept else None
+
+
+class Took(NamedTuple):
+    wall_seconds: float
+    cpu_seconds: float
+    """of all threads, the system's work for them included"""
+
+
 class Side:
-    """A process that makes one step when told to; ``prepared`` are the seconds its preparation took."""
+    """A process that makes one step when told to; ``prepared``: what it took until the first was done."""
 
     def __init__(self, make: Callable[..., Any], config: Config, order: str, cache: str) -> None:
         context = multiprocessing.get_context("spawn")
@@ -134,14 +159,14 @@ class Side:
         other.close()
         self.prepared = self._receive()
 
-    def _receive(self) -> float:
+    def _receive(self) -> Any:
         try:
             return self.pipe.recv()
         except EOFError:
             self.process.join()
             raise InputError("bench: a side of the comparison ended; its own message stands above") from None
 
-    def step(self) -> float:
+    def step(self) -> Took:
         self.pipe.send("step")
         return self._receive()
 
@@ -155,15 +180,21 @@ class Side:
 
 def serve(pipe: Any, make: Callable[..., Any], config: Config, order: str, cache: str) -> None:
     os.environ["NAS_CACHE_DIR"] = cache
-    step, seconds = make(config, order)
+    prepare = make(config, order)
+    wall, used = time.perf_counter(), time.process_time()
+    step = prepare()
     step()
-    pipe.send(seconds)
+    pipe.send(Took(time.perf_counter() - wall, time.process_time() - used))
     while pipe.recv() == "step":
-        start = time.perf_counter()
-        step()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(_timed(step))
     unit = 2**20 if sys.platform == "darwin" else 2**10
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+def _timed(step: Callable[[], None]) -> Took:
+    wall, used = time.perf_counter(), time.process_time()
+    step()
+    return Took(time.perf_counter() - wall, time.process_time() - used)
 
 
 def images(config: Config, seed: int) -> tuple[Any, Any]:
@@ -178,7 +209,12 @@ def images(config: Config, seed: int) -> tuple[Any, Any]:
 # -------------------------------------------------------------------------------------------------- this code
 
 
-def jax_side(config: Config, order: str) -> tuple[Callable[[], None], float]:
+Step = Callable[[], None]
+"""Makes one step, and waits for it."""
+
+
+def jax_side(config: Config, order: str) -> Callable[[], Step]:
+    """Imports what is needed; to be called to prepare a step."""
     import jax
     import numpy as np
 
@@ -191,33 +227,35 @@ def jax_side(config: Config, order: str) -> tuple[Callable[[], None], float]:
 
     use_compilation_cache()
     ops.native_status()
-    start = time.perf_counter()
-    layout = darts.layout()
-    network = darts.supernet(layout, 10, channels=config.channels, cells=config.cells)
-    shape = Shape((32, 32, 3), 10, config.batch_size, config.batch_size, "momentum")
-    search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape)
-    search.compile()
-    seconds = time.perf_counter() - start
     batches = []
     for seed in (0, 1):
         pixels, labels = images(config, seed)
         batches.append(
             Batch(*jax.device_put((pixels, np.eye(10, dtype=np.float32)[labels], labels.astype(np.int32))))
         )
-    state = search.init(0)
 
-    def step() -> None:
-        nonlocal state
-        state, metrics = search.step(state, batches[0], batches[1], Rates(), np.uint32(0))
-        jax.block_until_ready((state, metrics))
+    def prepare() -> Step:
+        layout = darts.layout()
+        network = darts.supernet(layout, 10, channels=config.channels, cells=config.cells)
+        shape = Shape((32, 32, 3), 10, config.batch_size, config.batch_size, "momentum")
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape)
+        search.compile()
+        state = search.init(0)
 
-    return step, seconds
+        def step() -> None:
+            nonlocal state
+            state, metrics = search.step(state, batches[0], batches[1], Rates(), np.uint32(0))
+            jax.block_until_ready((state, metrics))
+
+        return step
+
+    return prepare
 
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
 
 
-def torch_side(config: Config, order: str) -> tuple[Callable[[], None], float]:
+def torch_side(config: Config, order: str) -> Callable[[], Step]:
     import torch
     import torch.nn.functional as F
 
@@ -226,7 +264,6 @@ def torch_side(config: Config, order: str) -> tuple[Callable[[], None], float]:
     else:
         device = "cpu"
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    start = time.perf_counter()
     model = torch_supernet(config).to(device, memory_format=torch.channels_last)
     alphas = [torch.nn.Parameter(1e-3 * torch.randn(14, 8, device=device)) for _ in range(2)]
     weights = list(model.parameters())
@@ -277,7 +314,7 @@ def torch_side(config: Config, order: str) -> tuple[Callable[[], None], float]:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return step, time.perf_counter() - start
+    return lambda: step
 
 
 def torch_supernet(config: Config) -> Any:

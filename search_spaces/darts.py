@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from nas import ops
 from nas.errors import InputError, one_of
-from nas.layout import Layout, Supernet, with_fewer
+from nas.layout import Layout, Open, Supernet, with_fewer
 from nas.space import (
     Architecture,
     Categorical,
@@ -163,20 +163,23 @@ class Kernel(nn.Module):
     depthwise: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        channels = x.shape[-1]
-        kernel = self.param(
-            "kernel", he_normal, (*self.kernel, 1 if self.depthwise else channels, self.features)
-        )
+    def weights(self, x: Array) -> Array:
+        """The kernel with which it sees x."""
+        channels = 1 if self.depthwise else x.shape[-1]
+        return self.param("kernel", he_normal, (*self.kernel, channels, self.features)).astype(x.dtype)
+
+    @property
+    def windows(self) -> dict[str, Any]:
         padding = tuple((self.dilation * (k - 1) // 2,) * 2 for k in self.kernel)
-        return ops.conv2d(
-            x,
-            kernel.astype(x.dtype),
-            strides=self.stride,
-            padding=padding,
-            dilation=(self.dilation, self.dilation),
-            groups=channels if self.depthwise else 1,
-        )
+        return {"strides": self.stride, "padding": padding, "dilation": self.dilation}
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        return ops.conv2d(x, self.weights(x), groups=x.shape[-1] if self.depthwise else 1, **self.windows)
+
+
+def _norm(affine: bool, **others: Any) -> BatchNorm:
+    """In a search, where it has no scale and bias, it has no running statistics: nothing there goes by them."""
+    return BatchNorm(affine, tracked=affine, **others)
 
 
 class SeparableConv(nn.Module):
@@ -188,18 +191,26 @@ class SeparableConv(nn.Module):
     dilation: int = 1
     repeats: int = 2
     affine: bool = True
+    deferred: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array, *, train: bool = False) -> Array | ops.Deferred:
         window = (self.kernel, self.kernel)
-        for k in range(self.repeats):
-            stride = 1 if k else self.stride
-            last = k + 1 == self.repeats
-            x = Kernel(x.shape[-1], window, stride, self.dilation, True, name=f"depthwise_{k + 1}")(x)
-            features = self.features if last else x.shape[-1]
-            x = Kernel(features, (1, 1), name=f"pointwise_{k + 1}")(x)
-            x = BatchNorm(self.affine, "identity" if last else "relu", name=f"norm_{k + 1}")(x, train=train)
-        return x
+        for k in range(1, self.repeats):
+            x = _norm(self.affine, activation="relu", name=f"norm_{k}")(
+                self.convolved(x, k, window), train=train
+            )
+        x = self.convolved(x, self.repeats, window)
+        norm = _norm(self.affine, deferred=self.deferred, name=f"norm_{self.repeats}")
+        return norm(x, train=train)
+
+    def convolved(self, x: Array, k: int, window: tuple[int, int]) -> Array:
+        """The k-th pair of convolutions."""
+        stride = 1 if k > 1 else self.stride
+        features = self.features if k == self.repeats else x.shape[-1]
+        depthwise = Kernel(x.shape[-1], window, stride, self.dilation, True, name=f"depthwise_{k}")
+        pointwise = Kernel(features, (1, 1), name=f"pointwise_{k}")
+        return ops.separable_conv2d(x, depthwise.weights(x), pointwise.weights(x), **depthwise.windows)
 
 
 class PoolNorm(nn.Module):
@@ -213,7 +224,7 @@ class PoolNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         pool = ops.max_pool if self.kind == "max" else ops.avg_pool
         x = pool(x, (3, 3), strides=(self.stride, self.stride), padding=((1, 1), (1, 1)))
-        return BatchNorm(False, name="norm")(x, train=train) if self.normalised else x
+        return _norm(False, name="norm")(x, train=train) if self.normalised else x
 
 
 class FactorizedReduce(nn.Module):
@@ -221,16 +232,18 @@ class FactorizedReduce(nn.Module):
 
     features: int
     affine: bool = True
+    deferred: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array, *, train: bool = False) -> Array | ops.Deferred:
         further = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
         half = self.features // 2
         parts = (
             Kernel(half, (1, 1), 2, name="even")(x),
             Kernel(self.features - half, (1, 1), 2, name="odd")(further),
         )
-        return BatchNorm(self.affine, name="norm")(ops.concatenate(parts), train=train)
+        norm = _norm(self.affine, deferred=self.deferred, name="norm")
+        return norm(ops.concatenate(parts), train=train)
 
 
 class PointwiseNorm(nn.Module):
@@ -240,7 +253,7 @@ class PointwiseNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         x = Kernel(self.features, (1, 1), name="pointwise")(x)
-        return BatchNorm(self.affine, name="norm")(x, train=train)
+        return _norm(self.affine, name="norm")(x, train=train)
 
 
 class Relu(nn.Module):
@@ -260,7 +273,7 @@ class SeparateKernels(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         rows = Kernel(self.features, (1, 7), (1, self.stride), name="rows")(x)
         columns = Kernel(self.features, (7, 1), (self.stride, 1), name="columns")(rows)
-        return BatchNorm(self.affine, name="norm")(columns, train=train)
+        return _norm(self.affine, name="norm")(columns, train=train)
 
 
 class Dropout(nn.Module):
@@ -303,18 +316,23 @@ class AuxiliaryFeatures(nn.Module):
         return ops.avg_pool(x, whole, strides=whole, padding="VALID").reshape(x.shape[0], -1)
 
 
-def operation(name: str, features: int, stride: int, affine: bool) -> nn.Module | None:
-    """The module of an operation but for its ReLU; None for an input passed on as it is."""
+def operation(
+    name: str, features: int, stride: int, affine: bool, deferred: bool = False
+) -> nn.Module | None:
+    """The module of an operation but for its ReLU; None for an input passed on as it is.
+
+    ``deferred``: it leaves the normalisation of its result, where it does not share it, to its reader.
+    """
     size = int(name[-1]) if name[-1].isdigit() else 0
     if name.startswith("sep_conv"):
-        return SeparableConv(features, size, stride, affine=affine)
+        return SeparableConv(features, size, stride, affine=affine, deferred=deferred)
     if name.startswith("dil_conv"):
-        return SeparableConv(features, size, stride, dilation=2, repeats=1, affine=affine)
+        return SeparableConv(features, size, stride, dilation=2, repeats=1, affine=affine, deferred=deferred)
     if name == "conv_7x1_1x7":
         return SeparateKernels(features, stride, affine)
     if name.endswith("pool_3x3"):
         return PoolNorm("max" if name.startswith("max") else "average", stride, normalised=not affine)
-    return FactorizedReduce(features, affine) if stride > 1 else None  # skip_connect
+    return FactorizedReduce(features, affine, deferred) if stride > 1 else None  # skip_connect
 
 
 def takes_relu(name: str) -> bool:
@@ -358,14 +376,16 @@ class Body:
         def make(primitive: str, x: int, part: int) -> int | None:
             if primitive == "none":
                 return None
-            module = operation(primitive, self.width // part, stride, self.affine)
+            dropped = skip_dropout and primitive == SKIP
+            mixed = isinstance(choice, Open) and not dropped and not drop_path  # read by a `Mix` alone
+            module = operation(primitive, self.width // part, stride, self.affine, mixed)
             if module is None:
                 out = x
             elif not takes_relu(primitive):
                 out = self.b.once(f"{state}_{primitive}", module, x)
             else:
                 out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Relu(), x))
-            if skip_dropout and primitive == SKIP:
+            if dropped:
                 out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
             # What is passed on as it is is not dropped.
             return self.b.add(f"{name}_drop", DropPath(), out) if drop_path and module else out

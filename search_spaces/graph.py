@@ -21,6 +21,7 @@ from jax import Array
 
 from nas import ops
 from nas.layout import Open
+from search_spaces.layers import EPSILON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Node:
 
 
 class Mix(nn.Module):
-    """The weighted sum of its inputs [B, H, W, C], which are the candidates of open choices.
+    """The weighted sum of its inputs [B, H, W, C], which are the candidates of open choices, normalised or yet to be.
 
     ``positions`` are those of each input in the vector ``weights`` that the supernet is called with
     (Liu et al. 2019, equation 2, over all edges that meet at a node at once).
@@ -42,8 +43,8 @@ class Mix(nn.Module):
     positions: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, *maps: Array, weights: Array, train: bool = False) -> Array:
-        return ops.weighted_sum(weights, maps, self.positions)
+    def __call__(self, *maps: Array | ops.Deferred, weights: Array, train: bool = False) -> Array:
+        return ops.mixture(weights, maps, self.positions, eps=EPSILON)
 
 
 class Sum(nn.Module):

@@ -143,14 +143,16 @@ class BatchNorm(nn.Module):
     """Batch normalisation of x [B, H, W, C], without scale and bias of its own unless ``affine``.
 
     ``tracked``: evaluation goes by running statistics, as `NormAct` does; else by the batch's own, whatever it is.
+    ``deferred``: what goes by the batch's own statistics is left to its reader, a `Mix`; there is no activation then.
     """
 
     affine: bool = True
     activation: str = "identity"
     tracked: bool = True
+    deferred: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array, *, train: bool = False) -> Any:
         channels = (x.shape[-1],)
         if self.affine:
             scale, bias = self.param("scale", ones, channels), self.param("bias", zeros, channels)
@@ -158,21 +160,25 @@ class BatchNorm(nn.Module):
             scale, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
         scale, bias = jnp.asarray(scale), jnp.asarray(bias)
         if not self.tracked:
-            return ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)[0].astype(
-                x.dtype
-            )
+            return self._by_batch(x, scale, bias)[0]
         mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(np.zeros(channels, np.float32)))
         var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
         if not train:
             statistics = (mean.value, var.value)
             y = ops.batch_norm_inference(x, scale, bias, *statistics, activation=self.activation, eps=EPSILON)
             return y.astype(x.dtype)
-        y, batch_mean, batch_var = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
+        y, found = self._by_batch(x, scale, bias)
         if not self.is_initializing():
-            mean.value, var.value = ops.ema_update(
-                (mean.value, var.value), (batch_mean, batch_var), STATISTICS_MOMENTUM
-            )
-        return y.astype(x.dtype)
+            mean.value, var.value = ops.ema_update((mean.value, var.value), found, STATISTICS_MOMENTUM)
+        return y
+
+    def _by_batch(self, x: Array, scale: Array, bias: Array) -> tuple[Any, tuple[Array, Array]]:
+        """The result, and the batch's mean and variance."""
+        if self.deferred:
+            found = ops.moments(x)
+            return ops.Deferred(x, *found), found
+        y, *found = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
+        return y.astype(x.dtype), tuple(found)
 
 
 class Pool(nn.Module):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -262,11 +261,11 @@ def search_step(
     valid: Batch,
     rates: Rates,
     seed: ArrayLike,
-    run: Callable[..., Any] = lambda function, **_: function,
+    run: Callable[[Any], Any] = lambda function: function,
 ) -> tuple[State, Metrics]:
     """A step of the architecture on ``valid``, then one of the weights on ``train`` with the new architecture.
 
-    ``seed`` (uint32) fixes all noise. ``run`` as in `mixing_gradient`; it may be asked to ``donate`` arguments.
+    ``seed`` (uint32) fixes all noise. ``run`` as in `mixing_gradient`.
     """
     noise = Noise(rates.dropout, seed)
     alphas, alpha_slots, alpha_step = state.alphas, state.alpha_slots, state.alpha_step
@@ -287,13 +286,23 @@ def search_step(
         key = _keys(seed)[2]
         mixing = problem.relaxation.perturb(problem.layout, mixing, key, rates.progress, gradient)
     loss, gradient_of_weights = of.by_weights(at._replace(mixing=mixing))
-    params, slots = run(weights_update, donate=(0, 1))(state.params, state.slots, gradient_of_weights, rates)
+    params, slots = run(weights_update)(state.params, state.slots, gradient_of_weights, rates)
     none = jnp.full((), jnp.nan, loss.loss.dtype)
     metrics = Metrics(loss.loss, loss.correct, seen.loss if seen else none, seen.correct if seen else none)
     return State(params, loss.rest, slots, alphas, alpha_slots, state.step + 1, alpha_step), metrics
 
 
 # --------------------------------------------------------------------------------------------- compiled
+
+
+OF_RELAXATION = (
+    "search_step",
+    "weights_step",
+    "architecture_mixing",
+    "weights_mixing",
+    "architecture_update",
+)
+_DONATED = {"search_step": (0,), "weights_step": (0,), "weights_update": (0, 1)}
 
 
 class Search:
@@ -344,8 +353,18 @@ class Search:
 
         ``curvature``: and what `nas.oneshot.monitor.hessian_vector` does.
         """
-        needed = self.needed() if self.formulation == "pieces" else ("search_step",)
+        needed = (*self.needed(), *self._small()) if self.formulation == "pieces" else ("search_step",)
         self._compile(list(dict.fromkeys(["predict", *needed, *(["by_mixing"] if curvature else [])])))
+
+    def _small(self) -> tuple[str, ...]:
+        """Names of what a step calls beside derivatives."""
+        names = ["weights_mixing", "weights_update"]
+        if self.problem.relaxation.learns:
+            names += ["architecture_mixing", "architecture_update"]
+            names += {"first": [], "exact": ["unrolled"]}.get(
+                self.problem.order, ["unrolled", "difference_step", "shifted"]
+            )
+        return tuple(names)
 
     def _compile(self, names: list[str]) -> None:
         missing = [name for name in names if name not in self._programs]
@@ -354,38 +373,51 @@ class Search:
                 self._programs[name] = program
 
     def _compiled(self, name: str) -> Any:
-        if name in ("search_step", "weights_step"):
-            return self._lower(name, name).compile()
+        if name in OF_RELAXATION:  # functions, which have no name to be found by on disk
+            function, arguments = self.traced(name, name)
+            return function.lower(*arguments).compile()
         key = (self.shape, self.problem.layout.size)
-        return stored(name, key, self.network, functools.partial(self._lower, name))
 
-    def _lower(self, what: str, name: str) -> jax.stages.Lowered:
-        """The program ``what``, to be called ``name``, lowered for shapes alone."""
+        def lower(called: str) -> jax.stages.Lowered:
+            function, arguments = self.traced(name, called)
+            return function.lower(*arguments)
+
+        return stored(name, key, self.network, lower)
+
+    def traced(self, what: str, name: str) -> tuple[Any, tuple[Any, ...]]:
+        """The program ``what``, jitted under ``name``, and shapes of what it is called with."""
         at = self._abstract_point()
-        of = derivatives(self.network)
-        if what == "predict":
-            function = functools.partial(_predict, self.network)
-            arguments = (
-                at.params,
-                at.rest,
-                at.mixing,
-                self._abstract_batch(self.shape.evaluate_batch_size).images,
-            )
+        of, problem = derivatives(self.network), self.problem
+        alphas, slots, count, number = (
+            at.mixing,
+            ([at.mixing], [at.mixing]),
+            abstract((), "int32"),
+            abstract(()),
+        )
+        seed, rates, weights = abstract((), "uint32"), _abstract_rates(), (at.params,)
+        if what in Derivatives._fields:
+            function = getattr(of, what)
+            further = {"mixed": (at.params,), "curvature": (at.mixing,)}
+            arguments: tuple[Any, ...] = (at, *further.get(what, ()))
         elif what in ("search_step", "weights_step"):
             function = functools.partial(search_step, self._stepping(what == "search_step"), of)
-            arguments = (
-                self._abstract_state(),
-                at.batch,
-                at.batch,
-                _abstract_rates(),
-                abstract((), "uint32"),
-            )
+            arguments = (self._abstract_state(), at.batch, at.batch, rates, seed)
         else:
-            function = getattr(of, what)
-            further = {"mixed": at.params, "curvature": at.mixing}
-            arguments = (at, further[what]) if what in further else (at,)
-        donated = 0 if what in ("search_step", "weights_step") else ()
-        return jax.jit(named(name, function), donate_argnums=donated).lower(*arguments)
+            images = self._abstract_batch(self.shape.evaluate_batch_size).images
+            function, *arguments_of = {
+                "predict": (functools.partial(_predict, self.network), at.params, at.rest, at.mixing, images),
+                "architecture_mixing": (functools.partial(architecture_mixing, problem), alphas, seed, rates),
+                "weights_mixing": (functools.partial(weights_mixing, problem), alphas, seed, rates),
+                "architecture_update": (
+                    functools.partial(architecture_update, problem), alphas, slots, count, at.mixing, seed, rates,
+                ),
+                "weights_update": (weights_update, at.params, weights, at.params, rates),
+                "unrolled": (unrolled, at.params, at.params, weights, rates),
+                "difference_step": (difference_step, at.params),
+                "shifted": (shifted, at.params, at.params, number),
+            }[what]  # fmt: skip
+            arguments = tuple(arguments_of)
+        return jax.jit(named(name, function), donate_argnums=_DONATED.get(what, ())), arguments
 
     def _abstract_batch(self, size: int) -> Batch:
         images = abstract((size, *self.shape.image_shape), self.shape.dtype)
@@ -427,8 +459,16 @@ class Search:
             valid,
             rates,
             np.uint32(seed),
-            run=_jitted,
+            run=self._run,
         )
+
+    def _run(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of this module, compiled for this search's problem."""
+
+        def call(*arguments: Any) -> Any:
+            return self._call(function.__name__, *(one for one in arguments if not isinstance(one, Problem)))
+
+        return call
 
     def _stepping(self, learn: bool) -> Problem:
         problem = self.problem
@@ -450,10 +490,3 @@ def _predict(network: Any, params: Tree, rest: dict[str, Tree], mixing: Array, i
     noise = Noise(np.float32(0), np.uint32(0))
     logits, _, _ = apply_train(network, {"params": params, **rest}, (images,), noise, mixing=mixing)
     return logits.astype(jnp.float32)
-
-
-@functools.lru_cache(maxsize=256)
-def _jitted(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """``function`` jitted; its first argument is static where that is a `Problem`."""
-    first = next(iter(inspect.signature(function).parameters))
-    return jax.jit(function, static_argnums=0 if first == "problem" else (), donate_argnums=donate)

@@ -9,6 +9,7 @@ from nas.ops.count import count_macs, macs_of_equation, macs_of_jaxpr
 from nas.ops.fused import (
     ACTIVATIONS,
     OPTIMISERS,
+    Deferred,
     activate,
     add,
     batch_norm_act,
@@ -28,8 +29,11 @@ from nas.ops.fused import (
     layer_norm_act,
     lerp,
     local_response_norm,
+    mixture,
+    moments,
     optimiser_slots,
     scale_shift_act,
+    separable_conv2d,
     softmax_cross_entropy,
     weighted_sum,
 )
@@ -42,6 +46,7 @@ from nas.ops.pool import avg_pool, max_pool
 __all__ = [
     "ACTIVATIONS",
     "OPTIMISERS",
+    "Deferred",
     "activate",
     "add",
     "avg_pool",
@@ -68,6 +73,8 @@ __all__ = [
     "macs_of_equation",
     "macs_of_jaxpr",
     "max_pool",
+    "mixture",
+    "moments",
     "native_available",
     "native_status",
     "node_seed",
@@ -75,6 +82,7 @@ __all__ = [
     "optimiser_slots",
     "processor",
     "scale_shift_act",
+    "separable_conv2d",
     "softmax_cross_entropy",
     "weighted_sum",
 ]

@@ -34,6 +34,8 @@ def macs_of_equation(equation: Any) -> int:
         return math.prod(shapes[0]) * _taps(params["at"]) * shapes[1][2]
     if name == "nas_conv_dw":
         return math.prod(shapes[1]) * _taps(params["at"]) * equation.outvars[0].aval.shape[2]
+    if name.startswith("nas_separable"):
+        return _of_separable(name, shapes, params)
     if name in ("nas_local", "nas_local_dx"):  # each weight once for each image of its member
         return shapes[0][0] * math.prod(shapes[1]) // params["at"].members
     if name == "nas_local_dw":
@@ -62,3 +64,16 @@ def _of_lax_conv(kernel: tuple[int, ...], out: tuple[int, ...], params: Any) -> 
     features, inputs, *taps = (kernel[axis] for axis in params["dimension_numbers"].rhs_spec)
     del features
     return math.prod(out) * inputs * math.prod(taps) // math.prod(params["lhs_dilation"])
+
+
+def _of_separable(name: str, shapes: list[Any], params: dict[str, Any]) -> int:
+    """Both convolutions; in a gradient the first one again, and of each what is asked for."""
+    x, depthwise, pointwise = shapes[-3:]
+    pixels = x[0] * math.prod(params["at"].output)
+    first, second = pixels * math.prod(depthwise), pixels * math.prod(pointwise)
+    if name == "nas_separable":
+        return first + second
+    asked = params["asked"]
+    through = second if asked & 3 else 0
+    of_x, of_depthwise = (first if asked & bit else 0 for bit in (1, 2))
+    return through + of_x + of_depthwise + (first + second if asked & 4 else 0)

@@ -9,7 +9,7 @@ differentiate to any order, in forward and reverse mode, and can be vmapped.
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from jax.interpreters import ad, batching, mlir
 
 from nas.errors import InputError, one_of
 from nas.ops import native, noise
+from nas.ops.conv import Convolution, conv2d, conv_dw_p, conv_dx_p, conv_p
+from nas.ops.geometry import Padding, Pair, Windows, windows
 
 Tree = Any
 Results = Sequence[Array]
@@ -154,6 +156,8 @@ def _implement(new: core.Primitive) -> None:
 def _attribute(key: str, value: Any) -> Any:
     if key == "activation":
         return np.int64(_CODES[value])
+    if isinstance(value, Windows):
+        return native.geometry(value)
     if isinstance(value, tuple):
         return np.array(value, np.int64)
     return np.float64(value) if isinstance(value, float) else np.int64(value)
@@ -181,8 +185,11 @@ def _differentiate(
     reference: Callable[..., Results],
     gradient: Callable[..., Sequence[Array | None]],
     quick: Callable[..., Array | None] = lambda *_, **__: None,
+    selective: bool = False,
 ) -> None:
     """Reverse mode of the first result through ``gradient(primals, results, cotangent, **parameters)``.
+
+    ``selective``: it also takes ``asked``, a flag for each primal, and gives None where that is not set.
 
     The other results do not depend on anything as far as derivatives go. The tangent of the first is a primitive
     of its own, linear in the tangents, whose transpose is ``gradient``. ``quick(primals, results, dots,
@@ -216,7 +223,7 @@ def _differentiate(
         primals, outs, dots = split(arrays, given)
         if type(cotangent) is ad.Zero:
             return [None] * len(arrays)
-        found = gradient(primals, outs, cotangent, **parameters)
+        found = gradient(primals, outs, cotangent, **({"asked": given} if selective else {}), **parameters)
         wanted = [one for one, has in zip(found, given, strict=True) if has]
         asked = [one if ad.is_undefined_primal(dot) else None for one, dot in zip(wanted, dots, strict=True)]
         return [None] * (len(primals) + len(outs)) + asked
@@ -350,6 +357,15 @@ def batch_norm_act(
     return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel of x [..., C]; no gradient flows through them."""
+    if _use_native(x):
+        mean, var = moments_p.bind(x)
+        return mean, var
+    mean, var = _statistics(_wide(x))
+    return jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
+
+
 def batch_norm_inference(
     x: Array,
     scale: Array,
@@ -475,6 +491,12 @@ def _batch_norm_backward_tangents(
     return batch_norm_backward_tangent_p.bind(*primals, *along, activation=activation, eps=eps)
 
 
+moments_p = _primitive(
+    "nas_moments",
+    lambda x: _statistics(_wide(x)),
+    lambda x: [_float32(x.shape[-1])] * 2,
+    tangents=lambda primals, dots: [jnp.zeros(primals[0].shape[-1:], jnp.float32)] * 2,
+)
 batch_norm_p = _primitive("nas_batch_norm", _batch_norm, _like(0, 1, 1))
 batch_norm_backward_p = _primitive(
     "nas_batch_norm_backward",
@@ -810,6 +832,12 @@ def weighted_sum(weights: Array, arrays: Sequence[Array], positions: Sequence[in
     The mixture of a supernet's operations (Liu et al. 2019, equation 2); ``InputError`` for shapes that differ or
     positions that are not in ``weights``.
     """
+    _check_mixed(weights, arrays, positions)
+    bound = weighted_sum_p.bind if _use_native(weights, *arrays) else _weighted_sum
+    return bound(weights, *arrays, positions=tuple(positions))[0]
+
+
+def _check_mixed(weights: Array, arrays: Sequence[Array], positions: Sequence[int]) -> None:
     if not arrays or any(array.shape != arrays[0].shape for array in arrays):
         raise InputError(
             f"weighted_sum: shapes {', '.join(str(array.shape) for array in arrays) or 'none'} are not one"
@@ -820,8 +848,6 @@ def weighted_sum(weights: Array, arrays: Sequence[Array], positions: Sequence[in
         )
     if not all(0 <= position < len(weights) for position in positions):
         raise InputError(f"weighted_sum: positions {tuple(positions)} are not all below {len(weights)}")
-    bound = weighted_sum_p.bind if _use_native(weights, *arrays) else _weighted_sum
-    return bound(weights, *arrays, positions=tuple(positions))[0]
 
 
 def _weighted_sum(weights: Array, *arrays: Array, positions: tuple[int, ...]) -> Results:
@@ -886,6 +912,94 @@ _transposable(weighted_sum_backward_p, _weighted_sum_backward)  # in dy, or in w
 _differentiate(weighted_sum_p, _weighted_sum, _weighted_sum_gradient, _weighted_sum_tangent)
 
 
+class Deferred(NamedTuple):
+    """A map [..., C] still to be normalised, by its mean and variance [C] over the batch (`moments`)."""
+
+    map: Array
+    mean: Array
+    var: Array
+
+
+def mixture(
+    weights: Array, maps: Sequence[Array | Deferred], positions: Sequence[int], *, eps: float = 1e-5
+) -> Array:
+    """`weighted_sum` of maps of which some are normalised only here: ``(map - mean) / sqrt(var + eps)``.
+
+    Values and gradients are those of `batch_norm_act` and `weighted_sum` one after the other, but no normalised map
+    is written to memory or kept for the gradient.
+    """
+    arrays = [one.map if isinstance(one, Deferred) else one for one in maps]
+    normed = tuple(isinstance(one, Deferred) for one in maps)
+    statistics = [array for one in maps if isinstance(one, Deferred) for array in one[1:]]
+    if not any(normed) or not _use_native(weights, *arrays):
+        plain = [_normalised(x, eps) if norm else x for x, norm in zip(arrays, normed, strict=True)]
+        return weighted_sum(weights, plain, positions)
+    _check_mixed(weights, arrays, positions)
+    parameters = {"positions": tuple(positions), "normed": normed, "eps": float(eps)}
+    return mixture_p.bind(weights, *arrays, *statistics, **parameters)[0]
+
+
+def _normalised(x: Array, eps: float) -> Array:
+    return batch_norm_act(x, *_identity_affine(x), eps=eps)[0]
+
+
+def _identity_affine(x: Array) -> tuple[Array, Array]:
+    return jnp.asarray(np.ones(x.shape[-1], np.float32)), jnp.asarray(np.zeros(x.shape[-1], np.float32))
+
+
+def _mixture(
+    weights: Array, *arrays: Array, positions: tuple[int, ...], normed: tuple[bool, ...], eps: float
+) -> Results:
+    # From the maps alone, not from their statistics, so that derivatives of this see all that depends on them.
+    pairs = zip(arrays[: len(normed)], normed, strict=True)
+    return [weighted_sum(weights, [_normalised(x, eps) if norm else x for x, norm in pairs], positions)]
+
+
+def _mixture_backward(
+    dy: Array,
+    weights: Array,
+    *arrays: Array,
+    positions: tuple[int, ...],
+    normed: tuple[bool, ...],
+    eps: float,
+) -> Results:
+    maps = arrays[: len(normed)]
+    through = [
+        batch_norm_p.bind(x, *_identity_affine(x), activation="identity", eps=eps) if norm else (x,)
+        for x, norm in zip(maps, normed, strict=True)
+    ]
+    seen = [one[0] for one in through]
+    of_weights, *of_maps = weighted_sum_backward_p.bind(dy, weights, *seen, positions=positions)
+    return [
+        of_weights,
+        *(
+            batch_norm_backward_p.bind(
+                given, x, *one[1:], *_identity_affine(x), activation="identity", eps=eps
+            )[0]
+            if norm
+            else given
+            for given, x, one, norm in zip(of_maps, maps, through, normed, strict=True)
+        ),
+    ]
+
+
+def _mixture_gradient(
+    primals: Results, outs: Results, dy: Array, **parameters: Any
+) -> Sequence[Array | None]:
+    del outs
+    found = mixture_backward_p.bind(dy, *primals, **parameters)
+    return [*found, *[None] * (len(primals) - len(found))]
+
+
+mixture_p = _primitive("nas_mixture", _mixture, _like(1))
+mixture_backward_p = _primitive(
+    "nas_mixture_backward",
+    _mixture_backward,
+    lambda dy, weights, *avals, normed, **_: [weights, *avals[: len(normed)]],
+)
+_differentiate(mixture_p, _mixture, _mixture_gradient)
+
+
 def concatenate(arrays: Sequence[Array]) -> Array:
     """Arrays [..., C_i] side by side along their channels."""
     leading = {array.shape[:-1] for array in arrays}
@@ -945,6 +1059,135 @@ def _dropout(x: Array, rate: Array, seed: Array) -> Results:
 
 dropout_p = _primitive("nas_dropout", _dropout, _like(0))
 _differentiate(dropout_p, _dropout, lambda primals, outs, dy: [*dropout_p.bind(dy, *primals[1:]), None, None])
+
+
+# ---- separable convolution ------------------------------------------------------------------------------------
+
+
+def separable_conv2d(
+    x: Array,
+    depthwise: Array,
+    pointwise: Array,
+    *,
+    strides: int | Pair = (1, 1),
+    padding: Padding = "SAME",
+    dilation: int | Pair = (1, 1),
+) -> Array:
+    """A depthwise convolution of x [B, H, W, C] and then a 1x1 convolution: [B, H', W', O].
+
+    ``depthwise`` [kh, kw, 1, C], ``pointwise`` [1, 1, C, O]; the rest as for `conv2d`. ``InputError`` for shapes
+    that disagree.
+    """
+
+    def apart() -> Array:
+        between = conv2d(
+            x, depthwise, strides=strides, padding=padding, dilation=dilation, groups=x.shape[-1]
+        )
+        return conv2d(between, pointwise)
+
+    if x.ndim != 4 or depthwise.ndim != 4 or pointwise.ndim != 4:
+        return apart()
+    channels, features = pointwise.shape[2:]
+    whole = features in (4, 8) or features % 16 == 0  # the kernels write whole vectors
+    shaped = (
+        depthwise.shape[2:] == (1, channels) and pointwise.shape[:2] == (1, 1) and channels == x.shape[-1] > 1
+    )
+    if not whole or not shaped or not _use_native(x, depthwise, pointwise):
+        return apart()
+    at = windows("separable_conv2d", x.shape[1:3], depthwise.shape[:2], strides, padding, dilation)
+    return separable_p.bind(x, depthwise, pointwise, at=at)[0]
+
+
+def _depthwise(at: Windows, channels: int) -> Convolution:
+    return Convolution(at, groups=channels)
+
+
+def _pointwise(at: Windows) -> Convolution:
+    return Convolution(Windows(at.output, (1, 1), (1, 1), ((0, 0), (0, 0))))
+
+
+def _separable(x: Array, depthwise: Array, pointwise: Array, *, at: Windows) -> Results:
+    between = conv_p.bind(x, depthwise, at=_depthwise(at, x.shape[-1]))
+    return [conv_p.bind(between, pointwise, at=_pointwise(at))]
+
+
+def _separable_backward(
+    dy: Array, x: Array, depthwise: Array, pointwise: Array, *, at: Windows, asked: int
+) -> Results:
+    first, second = _depthwise(at, x.shape[-1]), _pointwise(at)
+    found: list[Array] = []
+    if asked & 3:
+        given = conv_dx_p.bind(dy, pointwise, at=second)
+        found += [conv_dx_p.bind(given, depthwise, at=first)] if asked & 1 else []
+        found += [conv_dw_p.bind(x, given, at=first)] if asked & 2 else []
+    if asked & 4:
+        found.append(conv_dw_p.bind(conv_p.bind(x, depthwise, at=first), dy, at=second))
+    return found
+
+
+def _separable_backward_tangents(
+    primals: Results, dots: Sequence[Array | None], *, at: Windows, asked: int
+) -> Results:
+    """By the rule of the product at each convolution; sums are native calls too."""
+    dy, x, depthwise, pointwise = primals
+    ddy, dx, ddepthwise, dpointwise = dots
+    first, second = _depthwise(at, x.shape[-1]), _pointwise(at)
+
+    def along(
+        bound: core.Primitive, a: Array, b: Array, da: Array | None, db: Array | None, of: Convolution
+    ) -> Array | None:
+        terms = [bound.bind(da, b, at=of)] if da is not None else []
+        terms += [bound.bind(a, db, at=of)] if db is not None else []
+        return add(*terms) if terms else None
+
+    found: list[tuple[Array | None, Any]] = []
+    if asked & 3:
+        given = conv_dx_p.bind(dy, pointwise, at=second)
+        dgiven = along(conv_dx_p, dy, pointwise, ddy, dpointwise, second)
+        if asked & 1:
+            found.append((along(conv_dx_p, given, depthwise, dgiven, ddepthwise, first), x))
+        if asked & 2:
+            found.append((along(conv_dw_p, x, given, dx, dgiven, first), depthwise))
+    if asked & 4:
+        between = conv_p.bind(x, depthwise, at=first)
+        dbetween = along(conv_p, x, depthwise, dx, ddepthwise, first)
+        found.append((along(conv_dw_p, between, dy, dbetween, ddy, second), pointwise))
+    return [jnp.zeros_like(like) if one is None else one for one, like in found]
+
+
+def _separable_gradient(
+    primals: Results, outs: Results, dy: Array, *, at: Windows, asked: Sequence[bool]
+) -> Sequence[Array | None]:
+    del outs
+    found = iter(separable_backward_p.bind(dy, *primals, at=at, asked=_bits(*asked)))
+    return [next(found) if one else None for one in asked]
+
+
+def _separable_tangent(
+    primals: Results, outs: Results, dots: Sequence[Array | None], *, at: Windows
+) -> Array:
+    """Linear in each array."""
+    del outs
+    terms = [
+        separable_p.bind(*primals[:i], dot, *primals[i + 1 :], at=at)[0]
+        for i, dot in enumerate(dots)
+        if dot is not None
+    ]
+    return add(*terms)
+
+
+separable_p = _primitive(
+    "nas_separable",
+    _separable,
+    lambda x, depthwise, pointwise, at: [_float32(x.shape[0], *at.output, pointwise.shape[3])],
+)
+separable_backward_p = _primitive(
+    "nas_separable_backward",
+    _separable_backward,
+    lambda dy, *avals, asked, **_: [aval for place, aval in enumerate(avals) if asked >> place & 1],
+    tangents=_separable_backward_tangents,
+)
+_differentiate(separable_p, _separable, _separable_gradient, _separable_tangent, selective=True)
 
 
 # ---- dense layers ---------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ _TARGETS = (
     "nas_conv",
     "nas_conv_dx",
     "nas_conv_dw",
+    "nas_separable",
+    "nas_separable_backward",
     "nas_local",
     "nas_local_dx",
     "nas_local_dw",
@@ -39,6 +41,7 @@ _TARGETS = (
     "nas_max_pool_gather",
     "nas_avg_pool",
     "nas_avg_pool_dx",
+    "nas_moments",
     "nas_batch_norm",
     "nas_batch_norm_backward",
     "nas_batch_norm_backward_tangent",
@@ -52,6 +55,8 @@ _TARGETS = (
     "nas_total",
     "nas_weighted_sum",
     "nas_weighted_sum_backward",
+    "nas_mixture",
+    "nas_mixture_backward",
     "nas_concatenate",
     "nas_split",
     "nas_dropout",
@@ -103,21 +108,24 @@ def call(
     whole: bool = False,
 ) -> jax.Array:
     """Call a kernel on arrays, which become float32."""
-    at = np.array(  # in the order of Geometry in common.h
-        [
-            *windows.image,
-            *windows.kernel,
-            *windows.strides,
-            *windows.padding[0],
-            *windows.padding[1],
-            *windows.dilation,
-            groups,
-            members,
-            whole,
-        ],
-        np.int64,
-    )
+    at = geometry(windows, groups, members, whole)
     return jax.ffi.ffi_call(target, result)(*(array.astype(np.float32) for array in arrays), at=at)
+
+
+def geometry(windows: Windows, groups: int = 1, members: int = 1, whole: bool = False) -> np.ndarray:
+    """What kernels are told of windows: int64, in the order of Geometry in common.h."""
+    numbers = [
+        *windows.image,
+        *windows.kernel,
+        *windows.strides,
+        *windows.padding[0],
+        *windows.padding[1],
+        *windows.dilation,
+        groups,
+        members,
+        whole,
+    ]
+    return np.array(numbers, np.int64)
 
 
 def _native() -> _Native:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,7 @@ from nas.oneshot.bilevel import Point, Problem, Rates, Search
 from nas.oneshot.relaxation import RELAXATIONS
 from nas.training.network import Noise, apply_train
 from nas.training.programs import Shape
+from search_spaces import darts
 from tests.supernets import (
     EDGE_WEIGHTS,
     cell_layout,
@@ -181,6 +183,56 @@ def test_a_step_compiles_nothing_after_compile():
     for k in range(1, 3):
         state, _ = search.step(state, batch, batch, Rates(learning_rate=0.1 * k), np.uint32(k))
     assert not [event for event in compiled if "compile" in event]
+
+
+def test_a_second_process_traces_only_what_has_no_name_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path))
+    layout, network = supernet()
+    traced = []
+    of_shape = Search.traced
+    monkeypatch.setattr(
+        Search, "traced", lambda self, *names: traced.append(names[0]) or of_shape(self, *names)
+    )
+    for expected in (set(bilevel.OF_RELAXATION[2:]) | {"by_both", "mixed", "by_weights", "unrolled",
+                     "weights_update", "predict"}, set(bilevel.OF_RELAXATION[2:])):  # fmt: skip
+        traced.clear()
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), SHAPE, "pieces")
+        search.compile()
+        assert set(traced) == expected
+        _, metrics = search.step(search.init(0), random_batch(1), random_batch(2), Rates(), np.uint32(0))
+        assert set(traced) == expected
+        assert np.isfinite(metrics.valid_loss)
+
+
+@pytest.mark.parametrize(("order", "dtype"), [("difference", "float32"), ("exact", "bfloat16")])
+def test_one_program_lowers_for_accelerators(order, dtype):
+    layout = darts.layout(1)
+    network = darts.supernet(layout, 10, channels=4, cells=2)
+    shape = Shape((8, 8, 3), 10, 2, 2, "momentum", dtype=dtype)
+    search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, "program")
+    function, arguments = search.traced("search_step", "search_step")
+    exported = jax.export.export(function, platforms=["tpu", "cuda"])(*arguments)
+    assert "@nas_" not in exported.mlir_module()
+    convolutions = [line for line in exported.mlir_module().splitlines() if "stablehlo.convolution" in line]
+    assert convolutions
+    assert all(("bf16" in line) == (dtype == "bfloat16") for line in convolutions)
+
+
+def test_a_step_in_bfloat16_is_near_that_in_float32():
+    layout, network = supernet()
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        search = Search(
+            network,
+            Problem(layout, RELAXATIONS["softmax"], "exact"),
+            dataclasses.replace(SHAPE, dtype=dtype),
+            "program",
+        )
+        batches = [one._replace(images=one.images.astype(dtype)) for one in map(random_batch, (1, 2))]
+        state, metrics = search.step(search.init(0), *batches, Rates(), np.uint32(0))
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+        found.append((metrics.train_loss, metrics.valid_loss))
+    np.testing.assert_allclose(found[1], found[0], rtol=3e-2)
 
 
 def test_weights_follow_the_published_update():

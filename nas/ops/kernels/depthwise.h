@@ -81,53 +81,78 @@ inline void depthwise_row(const float* x, Index x_step, const Seen* taps, Index 
   }
 }
 
-inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in, const float* w,
-                      float* y, Images out) {
-  const Index channels = in.channels;
-  const Reach reach(plan);
-  const bool copy = wants_copy(plan, in);
-  const Index row_floats = copy ? reach.columns * channels : in.row_floats();
-  const Index rows = plan.phases[0].rows;
-  Index band = rows;
-  while (copy && band > 1 && reach.cut(plan, 0, band, 0, channels).floats() > kCacheFloats) band = ceil_div(band, 2);
-  while (band > 2 && in.count * ceil_div(rows, band) < 4 * pool.size()) band = ceil_div(band, 2);
-  const Index bands = ceil_div(rows, band);
+// A depthwise correlation, an image at a time.
+class Depthwise {
+ public:
+  Depthwise(const Plan& plan, const Geometry& at, Images in, Images out)
+      : plan_(plan), kernel_columns_(at.columns.taps), in_(in), out_(out), reach_(plan_), copy_(wants_copy(plan_, in)) {
+    row_floats_ = copy_ ? reach_.columns * in.channels : in.row_floats();
+    parts_ = parts_of(plan_, in, copy_);
+  }
+  Depthwise(const Depthwise&) = delete;  // its parts point into its plan
 
-  const std::vector<Part> parts = parts_of(plan, in, copy);
-  auto seen_by = [&](const Part& part, std::vector<Seen>& taps, Index channel) {
-    taps.clear();
-    for (const PartTap& tap : part.taps) {
-      taps.push_back({tap.row * row_floats + tap.column * channels,
-                      w + (tap.kernel_row * at.columns.taps + tap.kernel_column) * channels + channel});
+  Index rows() const { return plan_.phases[0].rows; }
+
+  // The most rows that `rows` should compute at once: their input fits the cache.
+  Index band() const {
+    Index band = rows();
+    while (copy_ && band > 1 && reach_.cut(plan_, 0, band, 0, in_.channels).floats() > kCacheFloats) {
+      band = ceil_div(band, 2);
     }
-  };
+    return band;
+  }
 
-  parallel(pool, in.count * bands, [&](Index unit) {
-    const Index image = unit / bands, first = unit % bands * band, last = std::min(rows, first + band);
-    const float* origin = x + image * in.image_floats();
-    if (copy) {
-      const Cut cut = reach.cut(plan, first, last, 0, channels);
+  // Rows [first, last) of all phases of the image y from the image x.
+  void rows(const float* x, const float* w, Index first, Index last, float* y) const {
+    const Index channels = in_.channels;
+    if (copy_) {
+      const Cut cut = reach_.cut(plan_, first, last, 0, channels);
       float* packed = scratch(kPacked, cut.floats());
-      copy_cut(origin, in, cut, packed);
-      origin = packed - cut.row * row_floats - cut.column * channels;
+      copy_cut(x, in_, cut, packed);
+      x = packed - cut.row * row_floats_ - cut.column * channels;
     }
-    const Index x_step = plan.in_column_step * channels, y_step = plan.out_column_step * channels;
+    const Index x_step = plan_.in_column_step * channels, y_step = plan_.out_column_step * channels;
     std::vector<Seen> taps;
-    for (const Part& part : parts) {
+    for (const Part& part : parts_) {
       const Index begin = std::max(first, part.first_row), end = std::min(last, part.last_row);
       const Index count = part.last_column - part.first_column;
       if (begin >= end) continue;
       channel_blocks(channels, [&](auto width, Index channel) {
-        seen_by(part, taps, channel);
+        taps.clear();
+        for (const PartTap& tap : part.taps) {
+          taps.push_back({tap.row * row_floats_ + tap.column * channels,
+                          w + (tap.kernel_row * kernel_columns_ + tap.kernel_column) * channels + channel});
+        }
         for (Index i = begin; i < end; ++i) {
-          const float* from = origin + i * plan.in_row_step * row_floats + part.first_column * x_step + channel;
-          float* to = y + image * out.image_floats() +
-                      (part.phase->first_row + i * plan.out_row_step) * out.row_floats() +
+          const float* from = x + i * plan_.in_row_step * row_floats_ + part.first_column * x_step + channel;
+          float* to = y + (part.phase->first_row + i * plan_.out_row_step) * out_.row_floats() +
                       part.phase->first_column * channels + part.first_column * y_step + channel;
           depthwise_row<width()>(from, x_step, taps.data(), taps.size(), to, y_step, count);
         }
       });
     }
+  }
+
+ private:
+  const Plan plan_;
+  const Index kernel_columns_;
+  const Images in_, out_;
+  const Reach reach_;
+  const bool copy_;
+  Index row_floats_;
+  std::vector<Part> parts_;
+};
+
+inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in, const float* w,
+                      float* y, Images out) {
+  const Depthwise image_of(plan, at, in, out);
+  const Index rows = image_of.rows();
+  Index band = image_of.band();
+  while (band > 2 && in.count * ceil_div(rows, band) < 4 * pool.size()) band = ceil_div(band, 2);
+  const Index bands = ceil_div(rows, band);
+  parallel(pool, in.count * bands, [&](Index unit) {
+    const Index image = unit / bands, first = unit % bands * band;
+    image_of.rows(x + image * in.image_floats(), w, first, std::min(rows, first + band), y + image * out.image_floats());
   });
 }
 
@@ -160,88 +185,116 @@ inline void depthwise_outer(const float* x, Index x_row, Index x_column, Index t
   for (int t = 0; t < T; ++t) store<W>(sums + t * W, load<W>(sums + t * W) + even[t] + odd[t]);
 }
 
-inline void depthwise_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
-                         float* dw) {
-  const Index channels = in.channels;
-  const Plan plan = forward_plan(at);
-  const Phase& phase = plan.phases[0];
-  const Reach reach(plan);
-  const bool copy = wants_copy(plan, in);
-  const Index row_floats = copy ? reach.columns * channels : in.row_floats();
-  const Index taps = phase.taps();
-  const Index chunks = std::min<Index>(in.count, 16);  // fixed: the order of additions depends on shapes alone
-  Index band = out.rows;
-  while (copy && band > 1 && reach.cut(plan, 0, band, 0, channels).floats() > kCacheFloats) band = ceil_div(band, 2);
+// The weight gradient of a depthwise convolution, added up an image at a time. Sums are kept a block of W channels at a
+// time, [block][tap][W]; the last block may overlap the one before.
+class DepthwiseWeights {
+ public:
+  DepthwiseWeights(const Geometry& at, Images in, Images out)
+      : plan_(forward_plan(at)), in_(in), out_(out), reach_(plan_), copy_(wants_copy(plan_, in)) {
+    const Phase& phase = plan_.phases[0];
+    const Index channels = in.channels;
+    row_floats_ = copy_ ? reach_.columns * channels : in.row_floats();
+    taps_ = phase.taps();
+    tap_step_ = at.columns.dilation * channels;
+    band_ = out.rows;
+    while (copy_ && band_ > 1 && reach_.cut(plan_, 0, band_, 0, channels).floats() > kCacheFloats) {
+      band_ = ceil_div(band_, 2);
+    }
+    lanes_ = channels >= kWidth ? kWidth : channels >= 8 && kWidth == 16 ? 8 : channels >= 4 ? 4 : 1;
+    downs_ = segments_of(phase.down, phase.rows, plan_.in_row_step, in.rows, copy_);
+    acrosses_ = segments_of(phase.across, phase.columns, plan_.in_column_step, in.columns, copy_);
+  }
 
-  // Sums are kept a block of W channels at a time, [block][tap][W]; the last block may overlap the one before.
-  const Index lanes = channels >= kWidth ? kWidth : channels >= 8 && kWidth == 16 ? 8 : channels >= 4 ? 4 : 1;
-  const Index part_floats = ceil_div(channels, lanes) * lanes * taps;
-  float* parts = scratch(kPartial, chunks * part_floats);
+  Index floats() const { return ceil_div(in_.channels, lanes_) * lanes_ * taps_; }
 
-  const auto downs = segments_of(phase.down, phase.rows, plan.in_row_step, in.rows, copy);
-  const auto acrosses = segments_of(phase.across, phase.columns, plan.in_column_step, in.columns, copy);
-  const Index tap_step = at.columns.dilation * channels;
-
-  parallel(pool, chunks, [&](Index chunk) {
-    float* part = parts + chunk * part_floats;
-    fill_floats(part, 0.0f, part_floats);
-    for (Index image = in.count * chunk / chunks; image < in.count * (chunk + 1) / chunks; ++image) {
-      for (Index first = 0; first < out.rows; first += band) {
-        const Index last = std::min(out.rows, first + band);
-        const float* origin = x + image * in.image_floats();
-        if (copy) {
-          const Cut cut = reach.cut(plan, first, last, 0, channels);
-          float* packed = scratch(kPacked, cut.floats());
-          copy_cut(origin, in, cut, packed);
-          origin = packed - cut.row * row_floats - cut.column * channels;
-        }
-        for (const Segment& down : downs) {
-          const Index begin = std::max(first, down.first), rows = std::min(last, down.last) - begin;
-          if (rows <= 0) continue;
-          for (const Segment& across : acrosses) {
-            const float* given = dy + image * out.image_floats() + begin * out.row_floats() + across.first * channels;
-            for (std::size_t r = down.first_tap; r < down.last_tap; ++r) {
-              for (std::size_t c = across.first_tap; c < across.last_tap; c += 5) {
-                const float* from = origin + (begin * plan.in_row_step + phase.down[r].offset) * row_floats +
-                                    (across.first * plan.in_column_step + phase.across[c].offset) * channels;
-                float* sums = part + r * phase.across.size() * lanes + c * lanes;
-                channel_blocks(channels, [&](auto width, Index channel) {
-                  auto add = [&](auto together) {
-                    depthwise_outer<width(), together()>(from + channel, plan.in_row_step * row_floats,
-                                                         plan.in_column_step * channels, tap_step, given + channel,
-                                                         out.row_floats(), channels, rows, across.last - across.first,
-                                                         sums + ceil_div(channel, width()) * taps * width());
-                  };
-                  switch (across.last_tap - c) {
-                    case 1:
-                      return add(std::integral_constant<int, 1>());
-                    case 2:
-                      return add(std::integral_constant<int, 2>());
-                    case 3:
-                      return add(std::integral_constant<int, 3>());
-                    case 4:
-                      return add(std::integral_constant<int, 4>());
-                    default:
-                      return add(std::integral_constant<int, 5>());
-                  }
-                });
-              }
+  // Adds what one image contributes to `sums`, floats() of them.
+  void add(const float* x, const float* dy, float* sums) const {
+    const Phase& phase = plan_.phases[0];
+    const Index channels = in_.channels;
+    for (Index first = 0; first < out_.rows; first += band_) {
+      const Index last = std::min(out_.rows, first + band_);
+      const float* origin = x;
+      if (copy_) {
+        const Cut cut = reach_.cut(plan_, first, last, 0, channels);
+        float* packed = scratch(kPacked, cut.floats());
+        copy_cut(x, in_, cut, packed);
+        origin = packed - cut.row * row_floats_ - cut.column * channels;
+      }
+      for (const Segment& down : downs_) {
+        const Index begin = std::max(first, down.first), rows = std::min(last, down.last) - begin;
+        if (rows <= 0) continue;
+        for (const Segment& across : acrosses_) {
+          const float* given = dy + begin * out_.row_floats() + across.first * channels;
+          for (std::size_t r = down.first_tap; r < down.last_tap; ++r) {
+            for (std::size_t c = across.first_tap; c < across.last_tap; c += 5) {
+              const float* from = origin + (begin * plan_.in_row_step + phase.down[r].offset) * row_floats_ +
+                                  (across.first * plan_.in_column_step + phase.across[c].offset) * channels;
+              float* to = sums + (r * phase.across.size() + c) * lanes_;
+              channel_blocks(channels, [&](auto width, Index channel) {
+                auto add = [&](auto together) {
+                  depthwise_outer<width(), together()>(from + channel, plan_.in_row_step * row_floats_,
+                                                       plan_.in_column_step * channels, tap_step_, given + channel,
+                                                       out_.row_floats(), channels, rows, across.last - across.first,
+                                                       to + ceil_div(channel, width()) * taps_ * width());
+                };
+                switch (across.last_tap - c) {
+                  case 1:
+                    return add(std::integral_constant<int, 1>());
+                  case 2:
+                    return add(std::integral_constant<int, 2>());
+                  case 3:
+                    return add(std::integral_constant<int, 3>());
+                  case 4:
+                    return add(std::integral_constant<int, 4>());
+                  default:
+                    return add(std::integral_constant<int, 5>());
+                }
+              });
             }
           }
         }
       }
     }
-  });
-  for (Index c = 0; c < channels; ++c) {
-    const Index block = c / lanes, lane = c - std::min(block * lanes, channels - lanes);
-    for (Index tap = 0; tap < taps; ++tap) {
-      float sum = 0;
-      for (Index chunk = 0; chunk < chunks; ++chunk) {
-        sum += parts[chunk * part_floats + (block * taps + tap) * lanes + lane];
+  }
+
+  // The gradient from the sums of `count` chunks of the images, `stride` floats apart.
+  void join(const float* sums, Index count, Index stride, float* dw) const {
+    const Index channels = in_.channels;
+    for (Index c = 0; c < channels; ++c) {
+      const Index block = c / lanes_, lane = c - std::min(block * lanes_, channels - lanes_);
+      for (Index tap = 0; tap < taps_; ++tap) {
+        float sum = 0;
+        for (Index chunk = 0; chunk < count; ++chunk) sum += sums[chunk * stride + (block * taps_ + tap) * lanes_ + lane];
+        dw[tap * channels + c] = sum;
       }
-      dw[tap * channels + c] = sum;
     }
   }
+
+ private:
+  const Plan plan_;
+  const Images in_, out_;
+  const Reach reach_;
+  const bool copy_;
+  Index row_floats_, taps_, tap_step_, band_, lanes_;
+  std::vector<Segment> downs_, acrosses_;
+};
+
+// Partial sums over so many chunks of the images: fixed, so that the order of additions depends on shapes alone.
+inline Index chunks_of(Index images) { return std::min<Index>(images, 16); }
+
+inline void depthwise_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
+                         float* dw) {
+  const DepthwiseWeights gradient(at, in, out);
+  const Index chunks = chunks_of(in.count), floats = gradient.floats();
+  float* sums = scratch(kPartial, chunks * floats);
+  parallel(pool, chunks, [&](Index chunk) {
+    float* mine = sums + chunk * floats;
+    fill_floats(mine, 0.0f, floats);
+    for (Index image = in.count * chunk / chunks; image < in.count * (chunk + 1) / chunks; ++image) {
+      gradient.add(x + image * in.image_floats(), dy + image * out.image_floats(), mine);
+    }
+  });
+  gradient.join(sums, chunks, floats, dw);
 }
 
 }  // namespace nas

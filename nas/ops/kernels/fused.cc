@@ -496,16 +496,10 @@ void affine_backward(Call& call, const Rows& rows, const float* dy, const float*
 
 // ------------------------------------------------------------------------------------ batch normalisation
 
-// x, scale, bias [, residual] -> y, mean, variance
-ffi::Error batch_norm(Call call) {
-  const int64_t channels = call.last(0);
-  const Rows rows(channels, call.size(0));
-  const int64_t images = rows.total / channels, width = rows.width;
-  const float* x = call.arg(0);
-  const bool residual = call.in.size() == 4;
-  float *mean = call.result(1), *variance = call.result(2);
-
-  // Sums are taken about a rough mean, of rows spread over the batch: squares then lose nothing to cancellation.
+// Mean and biased variance of each channel. Sums are taken about a rough mean, of rows spread over the batch: squares
+// then lose nothing to cancellation.
+void statistics(const nas::Pool& pool, const Rows& rows, const float* x, float* mean, float* variance) {
+  const int64_t channels = rows.channels, images = rows.total / channels, width = rows.width;
   std::vector<double> s(channels), t(channels);
   const int64_t sampled = std::min<int64_t>(images, 64);
   for (int64_t i = 0; i < sampled; ++i)
@@ -517,7 +511,7 @@ ffi::Error batch_norm(Call call) {
   float* pivot = pivots.as<float>();
   double* partial = sums.as<double>();
   rows.repeat(rough.data(), 0.0f, pivot);
-  on_threads(call.pool, rows.tasks, [&](int64_t task) {
+  on_threads(pool, rows.tasks, [&](int64_t task) {
     double* mine = partial + task * 2 * width;
     sum_columns(rows, task, mine, mine + width, [&](int64_t at, int64_t j, int n, Vec& a, Vec& b) {
       const Vec v = keep(get(x + at, n) - load(pivot + j), n);
@@ -527,14 +521,30 @@ ffi::Error batch_norm(Call call) {
   });
   rows.join(partial, 2 * width, s.data());
   rows.join(partial + width, 2 * width, t.data());
-
-  std::vector<float> gain(channels);
   for (int64_t c = 0; c < channels; ++c) {
     const double offset = s[c] / images, spread = t[c] / images - offset * offset;
     mean[c] = static_cast<float>(rough[c] + offset);
     variance[c] = static_cast<float>(spread < 0 ? 0 : spread);
-    gain[c] = static_cast<float>(call.arg(1)[c] / std::sqrt(variance[c] + call.real("eps")));
   }
+}
+
+// x -> mean, variance
+ffi::Error moments(Call call) {
+  statistics(call.pool, Rows(call.last(0), call.size(0)), call.arg(0), call.result(0), call.result(1));
+  return ffi::Error::Success();
+}
+
+// x, scale, bias [, residual] -> y, mean, variance
+ffi::Error batch_norm(Call call) {
+  const int64_t channels = call.last(0);
+  const Rows rows(channels, call.size(0));
+  const float* x = call.arg(0);
+  const bool residual = call.in.size() == 4;
+  float *mean = call.result(1), *variance = call.result(2);
+  statistics(call.pool, rows, x, mean, variance);
+  std::vector<float> gain(channels);
+  for (int64_t c = 0; c < channels; ++c)
+    gain[c] = static_cast<float>(call.arg(1)[c] / std::sqrt(variance[c] + call.real("eps")));
   affine(call, rows, x, mean, gain.data(), call.arg(2), residual ? call.arg(3) : nullptr, call.integer("activation"),
          call.result(0));
   return ffi::Error::Success();
@@ -1023,6 +1033,140 @@ ffi::Error weighted_sum_backward(Call call) {
   return ffi::Error::Success();
 }
 
+// The arguments of a mixture: weights [n], `count` arrays of one shape, then a mean and a variance [C] for each of
+// them that `normed` marks. A weight is that at the array's position, times 1 / deviation.
+struct Mixture {
+  int64_t count, channels;
+  std::vector<const float*> terms;
+  std::vector<float> weights;            // of each array
+  std::vector<const float*> means;       // null where it is not normalised
+  std::vector<std::vector<double>> inverse;  // 1 / deviation a channel
+
+  Mixture(const Call& call, size_t first) {  // the argument that holds the weights
+    const auto positions = *call.attributes.get<ffi::Span<const int64_t>>("positions");
+    const auto normed = *call.attributes.get<ffi::Span<const int64_t>>("normed");
+    count = positions.size();
+    channels = call.last(first + 1);
+    size_t next = first + 1 + count;
+    for (int64_t k = 0; k < count; ++k) {
+      terms.push_back(call.arg(first + 1 + k));
+      weights.push_back(call.arg(first)[positions[k]]);
+      means.push_back(normed[k] ? call.arg(next) : nullptr);
+      inverse.emplace_back(channels, 1.0);
+      if (!normed[k]) continue;
+      for (int64_t c = 0; c < channels; ++c)
+        inverse[k][c] = 1.0 / std::sqrt(call.arg(next + 1)[c] + call.real("eps"));
+      next += 2;
+    }
+  }
+};
+
+// weights, arrays, statistics -> the sum of weights[positions[k]] times the k-th array, normalised where marked
+ffi::Error mixture(Call call) {
+  const Mixture of(call, 0);
+  const Rows rows(of.channels, call.size(1));
+  const int64_t count = of.count, padded = rows.padded();
+  Scratch scratch((count + 1) * padded * sizeof(float));
+  float *factors = scratch.as<float>(), *constant = factors + count * padded;
+  std::vector<double> shift(of.channels);
+  std::vector<float> values(of.channels);
+  for (int64_t k = 0; k < count; ++k) {
+    for (int64_t c = 0; c < of.channels; ++c) {
+      const double factor = of.weights[k] * of.inverse[k][c];
+      values[c] = static_cast<float>(factor);
+      if (of.means[k]) shift[c] -= factor * of.means[k][c];
+    }
+    rows.repeat(values.data(), 0.0f, factors + k * padded);
+  }
+  for (int64_t c = 0; c < of.channels; ++c) values[c] = static_cast<float>(shift[c]);
+  rows.repeat(values.data(), 0.0f, constant);
+  float* out = call.result(0);
+  constexpr int64_t kTogether = 6;  // arrays read side by side; the sum so far stays in the cache
+  on_threads(call.pool, rows.tasks, [&](int64_t task) {
+    for (int64_t first = 0; first < count; first += kTogether) {
+      const int64_t last = std::min(count, first + kTogether);
+      each_vector(rows, task, [&](int64_t at, int64_t j, int n) {
+        Vec sum = first ? get(out + at, n) : load(constant + j);
+        for (int64_t k = first; k < last; ++k) sum += load(factors + k * padded + j) * get(of.terms[k] + at, n);
+        put(out + at, sum, n);
+      });
+    }
+  });
+  return ffi::Error::Success();
+}
+
+// dy, weights, arrays, statistics -> d weights, and the gradients of the arrays, which the statistics are of
+ffi::Error mixture_backward(Call call) {
+  const Mixture of(call, 1);
+  const Rows rows(of.channels, call.size(0));
+  const int64_t count = of.count, channels = of.channels, padded = rows.padded(), width = rows.width;
+  const int64_t images = rows.total / channels;
+  const float* dy = call.arg(0);
+  Scratch scratch(4 * count * padded * sizeof(float));
+  float* parameters = scratch.as<float>();  // of each array: mean, and the factors of dy, of x - mean and of 1
+  for (int64_t k = 0; k < count; ++k) rows.repeat(of.means[k], 0.0f, parameters + 4 * k * padded);
+
+  // Sums a channel of dy, and of dy times each array about its mean; two at a time.
+  const int64_t sums = (count + 2) / 2 * 2;
+  Scratch partials(rows.tasks * sums * width * sizeof(double));
+  double* partial = partials.as<double>();
+  on_threads(call.pool, rows.tasks, [&](int64_t task) {
+    double* mine = partial + task * sums * width;
+    const auto product = [&](int64_t k, Vec g, int64_t at, int64_t j, int n) {
+      return g * (get(of.terms[k] + at, n) - load(parameters + 4 * k * padded + j));
+    };
+    sum_columns(rows, task, mine, mine + width, [&](int64_t at, int64_t j, int n, Vec& a, Vec& b) {
+      const Vec g = get(dy + at, n);
+      a += g;
+      b += product(0, g, at, j, n);
+    });
+    for (int64_t k = 1; k < count; k += 2) {
+      double* these = mine + (k + 1) * width;
+      const bool pair = k + 1 < count;
+      sum_columns(rows, task, these, these + width, [&](int64_t at, int64_t j, int n, Vec& a, Vec& b) {
+        const Vec g = get(dy + at, n);
+        a += product(k, g, at, j, n);
+        if (pair) b += product(k + 1, g, at, j, n);
+      });
+    }
+  });
+
+  std::vector<double> whole(channels), along(channels), weights(call.size(1));
+  const auto positions = *call.attributes.get<ffi::Span<const int64_t>>("positions");
+  std::vector<float> values(3 * channels);
+  rows.join(partial, sums * width, whole.data());
+  for (int64_t k = 0; k < count; ++k) {
+    rows.join(partial + (k + 1) * width, sums * width, along.data());
+    for (int64_t c = 0; c < channels; ++c) {
+      const double inverse = of.inverse[k][c], factor = of.weights[k] * inverse;
+      weights[positions[k]] += inverse * along[c];
+      values[c] = static_cast<float>(factor);
+      values[channels + c] = of.means[k] ? static_cast<float>(-factor * inverse * inverse * along[c] / images) : 0.0f;
+      values[2 * channels + c] = of.means[k] ? static_cast<float>(-factor * whole[c] / images) : 0.0f;
+    }
+    for (int i = 0; i < 3; ++i)
+      rows.repeat(values.data() + i * channels, 0.0f, parameters + (4 * k + 1 + i) * padded);
+  }
+  for (int64_t i = 0; i < call.size(1); ++i) call.result(0)[i] = static_cast<float>(weights[i]);
+  on_threads(call.pool, rows.tasks, [&](int64_t task) {
+    for (int64_t k = 0; k < count; ++k) {
+      const float *x = of.terms[k], *m = parameters + 4 * k * padded, *a = m + padded, *b = a + padded, *c = b + padded;
+      float* dx = call.result(1 + k);
+      if (of.means[k]) {
+        each_vector(rows, rows.last(task), [&](int64_t at, int64_t j, int n) {
+          const Vec centred = get(x + at, n) - load(m + j);
+          put(dx + at, get(dy + at, n) * load(a + j) + (centred * load(b + j) + load(c + j)), n);
+        });
+      } else {
+        each_vector(rows, rows.last(task), [&](int64_t at, int64_t j, int n) {
+          put(dx + at, get(dy + at, n) * load(a + j), n);
+        });
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
 // Between arrays [..., C_i] and one array [..., sum of C_i]. `body(i, part, whole, C_i)` copies a row.
 template <class Body>
 void parts(Call& call, int64_t pixels, const std::vector<int64_t>& channels, const Body& body) {
@@ -1506,6 +1650,7 @@ ffi::Error enter(ffi::ThreadPool pool, ffi::RemainingArgs in, ffi::RemainingRets
       nas_##kernel, enter<kernel>,                                                                        \
       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())
 
+HANDLER(moments);
 HANDLER(batch_norm);
 HANDLER(batch_norm_backward);
 HANDLER(batch_norm_backward_tangent);
@@ -1519,6 +1664,8 @@ HANDLER(response_norm_backward);
 HANDLER(total);
 HANDLER(weighted_sum);
 HANDLER(weighted_sum_backward);
+HANDLER(mixture);
+HANDLER(mixture_backward);
 HANDLER(concatenate);
 HANDLER(split);
 HANDLER(dropout);
