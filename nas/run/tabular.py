@@ -122,17 +122,14 @@ class Benchmark:
 
 
 class _Scoring:
-    """A score as a function of architectures that knows what it has cost so far; each is scored once."""
+    """A score as a function of architectures that knows what it has cost so far; `filtered` asks for each once."""
 
     def __init__(self, score: Score) -> None:
         self._score = score
-        self._scored: set[Architecture] = set()
         self.seconds = 0.0
 
     def __call__(self, arch: Architecture) -> float:
-        if arch not in self._scored:
-            self._scored.add(arch)
-            self.seconds += self._score.seconds.get(arch, 0.0)
+        self.seconds += self._score.seconds.get(arch, 0.0)
         return self._score.values[arch]
 
 
@@ -157,8 +154,6 @@ def search(
     leaders: list[tuple[float, float, float, str]] = []
     while (trial := strategy.ask()) is not None:
         scored = 0.0 if scoring is None else scoring.seconds
-        if spent + scored >= budget_seconds:
-            break
         try:
             measurements = objective.measurements(trial.arch, trial.seed)
         except TrialFailed as failure:

@@ -264,3 +264,19 @@ def test_named_cells_are_points_of_the_space():
         nasbench201.SPACE.validate(named.arch)
         assert Skeleton().size(named.arch, named.image_shape, named.num_classes).params == named.params
     assert len(OPERATIONS) == 5
+
+
+def test_features_are_the_ways_through_the_cell():
+    """White et al. 2021, section 3.1: 5 + 25 + 125 paths; here 3, 0-1 then 1-3, 0-2 then 2-3, and the long one."""
+    space = nasbench201.SPACE
+    assert space.features is not None
+    arch = "|nor_conv_1x1~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
+    encoded = space.features(space.from_string(arch))
+    number = {operation: k for k, operation in enumerate(OPERATIONS)}
+    one, none, pool, three, skip = (
+        number[name] for name in ("nor_conv_1x1", "none", "avg_pool_3x3", "nor_conv_3x3", "skip_connect")
+    )
+    expected = {skip, 5 + 5 * one + three, 5 + 5 * none + one, 30 + 25 * one + 5 * pool + one}
+    assert set(np.flatnonzero(encoded).tolist()) == expected
+    assert len(encoded) == 155
+    assert nasbench201_space() == space == pickle.loads(pickle.dumps(space))
