@@ -97,7 +97,7 @@ SCALES = {
     "cpu": Scale(
         strategy="darts_first",
         search_data=DataConfig("cifar10", subset=6000, image_size=16),
-        search_epochs=12,
+        search_epochs=20,
         search_seeds=1,
         supernet=("channels=4", "cells=4", "eigenvalue=false", "alpha_learning_rate=0.01"),
         short_epochs=6,
