@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -132,6 +132,25 @@ def stop_on_curvature(epochs: Sequence[Epoch], window: int = 5, ratio: float = 0
 
     now, before = smooth(last), smooth(last - window)
     return last - window if now > 0 and before / now < ratio else None
+
+
+class Stopping(NamedTuple):
+    """Numbers (from 0) of the epoch behind which a rule stops a search, and of the one whose architecture counts."""
+
+    last: int
+    counts: int
+
+
+def stopping(rule: Callable[[Sequence[Epoch]], int | None], epochs: Sequence[Epoch]) -> Stopping | None:
+    """Where ``rule``, asked behind each of ``epochs``, would have stopped first; None: nowhere.
+
+    A rule reads what an epoch showed and changes nothing else, so that this is the search that stops by it.
+    """
+    for last in range(len(epochs)):
+        counts = rule(epochs[: last + 1])
+        if counts is not None:
+            return Stopping(last, counts)
+    return None
 
 
 STOPS: dict[str, Callable[[Sequence[Epoch]], int | None]] = {

@@ -1,0 +1,366 @@
+"""DARTS from search to test, beside random search and random cells: python experiments/darts_2019.py --scale smoke
+
+Liu et al. 2019 search the cells of an image classifier with a supernet of 8 cells, build a network of 20 of what it
+derives, and train that anew. They set beside it a random search that costs as much: cells drawn at random, each
+trained for a while, the best by validation kept. Here, all in records that can be killed and resumed:
+
+- ``search-SEED``: the supernet, from one or several seeds; the genotype is what each derives at its end.
+- ``select-SEED`` (several seeds only): each genotype's network trained for a while; the best by validation counts.
+- ``random``: random search. Of its trials those count that ended before it had spent the compute seconds that the
+  above took; the best of them by validation counts.
+- ``train-…``: what DARTS and random search chose, and further cells drawn at random and not chosen by anything, each
+  trained to the end on all training images from several seeds and tested once.
+
+All networks are the paper's evaluation network (cells, channels, recipe: ``fix`` of a scale), so that the rows differ
+in the cells alone; test images are read behind the last epoch of ``train-…`` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from _experiment import Claim, ExperimentConfig, run
+from matplotlib.figure import Figure
+
+from nas.errors import InputError
+from nas.objectives.train import DataConfig
+from nas.results.plots import save
+from nas.results.record import Run, is_run
+from nas.results.statistics import mean_interval
+from nas.results.tables import format_percent, format_seconds
+from nas.run.sweep import SearchOptions, narrowed, search
+from nas.run.training import train_to_end
+from nas.space import Architecture
+from nas.strategies import StrategyConfig
+from nas.strategies.base import sample_architecture
+from nas.training.loop import TrainingConfig
+from nas.trial import Trial
+from search_spaces.darts import SPACE, genotype_of
+
+CLAIM = Claim(
+    paper="Liu, Simonyan, Yang: DARTS: differentiable architecture search, ICLR 2019 (arXiv 1806.09055)",
+    where="table 1",
+    says="CIFAR-10 test error 3.00±0.14 % (first order) and 2.76±0.09 % (second order), 3.3 M parameters; random "
+    "search at equal cost 3.29±0.15 %",
+    hardware_hours="1.5 (first order) and 4 GPU days (second) for four searches, on a GTX 1080 Ti; one final "
+    "training about 1.5 days",
+    here="not run",
+)
+PUBLISHED = {"darts_first": "3.00 ± 0.14", "darts": "2.76 ± 0.09", "random": "3.29 ± 0.15"}  # test error, %
+NAMES = {"darts_first": "DARTS, first order", "darts": "DARTS, second order"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What is searched with which data and how long; what is trained of it, on which data, and how long.
+
+    ``fix`` are the choices of the evaluation network but for its cells. ``trials`` of random search are drawn, for
+    ``short_epochs`` each, of which as many count as cost what the search did; ``samples`` cells are trained unchosen.
+    """
+
+    strategy: str
+    search_data: DataConfig
+    search_epochs: int
+    search_seeds: int
+    supernet: tuple[str, ...]
+    short_epochs: int
+    trials: int
+    fix: tuple[str, ...]
+    data: DataConfig
+    final_epochs: int
+    final_seeds: int
+    samples: int
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+RECIPE = ("optimiser=momentum", "schedule=cosine", "weight_decay=3e-4", "learning_rate=0.025")
+SCALES = {
+    "smoke": Scale(
+        strategy="darts_first",
+        search_data=DataConfig("mnist5k", subset=1500, image_size=14),
+        search_epochs=2,
+        search_seeds=1,
+        supernet=("channels=4", "cells=3", "eigenvalue=false", "alpha_learning_rate=0.01", "augmentation=none"),
+        short_epochs=1,
+        trials=2,
+        fix=(*RECIPE, "cells=3", "channels=4", "auxiliary=false", "drop_path=0", "batch_size=64", "augmentation=none"),
+        data=DataConfig("mnist5k", subset=1500, image_size=14),
+        final_epochs=2,
+        final_seeds=1,
+        samples=1,
+    ),
+    "cpu": Scale(
+        strategy="darts_first",
+        search_data=DataConfig("cifar10", subset=6000, image_size=16),
+        search_epochs=20,
+        search_seeds=1,
+        supernet=("channels=4", "cells=4", "eigenvalue=false", "alpha_learning_rate=0.01"),
+        short_epochs=6,
+        trials=16,
+        fix=(*RECIPE, "cells=4", "channels=8", "auxiliary=false", "drop_path=0", "batch_size=64",
+             "augmentation=crop+flip"),
+        data=DataConfig("cifar10", subset=20_000, image_size=16),
+        final_epochs=8,
+        final_seeds=1,
+        samples=3,
+    ),
+    "paper": Scale(
+        strategy="darts",
+        search_data=DataConfig("cifar10", valid_fraction=0.01),
+        search_epochs=50,
+        search_seeds=4,
+        supernet=("eigenvalue=false",),
+        short_epochs=100,
+        trials=24,
+        fix=(*RECIPE, "cells=20", "channels=36", "auxiliary=true", "drop_path=0.2", "batch_size=96",
+             "augmentation=crop+flip+cutout"),
+        data=DataConfig("cifar10"),
+        final_epochs=600,
+        final_seeds=10,
+        samples=4,
+        training=TrainingConfig(clip_norm=5.0),
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ExperimentConfig):
+    """Search cells with DARTS and at random, train what was found; errors in table.md and errors.png."""
+
+    search_only: bool = False
+    """stop once the genotype is there"""
+
+
+class Row(NamedTuple):
+    """A line of the table: who chose, at what cost, and the final trainings of each chosen architecture."""
+
+    label: str
+    published: str
+    search_seconds: float
+    trained: tuple[Run, ...]
+
+
+class Places(NamedTuple):
+    """Where records are, and how the options of this call make them."""
+
+    out: Path
+    resume: bool
+    data_dir: str | None
+
+    def data(self, config: DataConfig) -> DataConfig:
+        return dataclasses.replace(config, data_dir=self.data_dir)
+
+    def resumes(self, folder: Path) -> bool:
+        return self.resume and is_run(folder)
+
+
+def main(config: Config) -> None:
+    scale = SCALES[config.scale]
+    out = config.out or Path("runs") / f"darts_2019-{config.scale}"
+    if config.resume and not out.is_dir():
+        raise InputError(f"{out}: nothing to resume there; start it without --resume")
+    if not config.resume and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    places = Places(out, config.resume, config.data_dir)
+    searches = [searched(scale, places, scale.strategy, seed) for seed in range(scale.search_seeds)]
+    chosen, spent = selected(scale, places, searches)
+    genotype = str(genotype_of(chosen))
+    (out / "genotype.txt").write_text(genotype + "\n")
+    print(genotype, flush=True)
+    if config.search_only:
+        return
+    drawn = searched(scale, places, "random", 0)
+    counted = in_time(drawn, spent)
+    best = max(counted, key=lambda trial: trial.score).arch
+    space = narrowed(options_of(scale, places, "random", 0), {"darts": SPACE})
+    samples = [sample_architecture(space, 1, k) for k in range(scale.samples)]
+    rows = [
+        Row(
+            NAMES[scale.strategy],
+            PUBLISHED[scale.strategy],
+            spent,
+            (trained(scale, places, chosen, "darts"),),
+        ),
+        Row(
+            "random search",
+            PUBLISHED["random"],
+            sum(map(seconds_of, counted)),
+            (trained(scale, places, best, "random"),),
+        ),
+        Row(
+            f"random cells ({scale.samples})",
+            "–",
+            0.0,
+            tuple(trained(scale, places, arch, f"sample-{k}") for k, arch in enumerate(samples)),
+        ),
+    ]
+    text = table(rows, scale, counted, len(drawn.trials))
+    (out / "table.md").write_text(text + "\n")
+    save(draw(rows), out / "errors.png")
+    print(text)
+    for name in ("genotype.txt", "table.md", "errors.png"):
+        print(out / name)
+
+
+# ---------------------------------------------------------------------------------------------------- searching
+
+
+def options_of(scale: Scale, places: Places, strategy: str, seed: int) -> SearchOptions:
+    random = strategy == "random"
+    return SearchOptions(
+        space="darts",
+        fix=scale.fix,
+        supernet=() if random else scale.supernet,
+        engine="local",
+        test_seeds=0,
+        data=places.data(scale.search_data),
+        training=scale.training
+        if random
+        else TrainingConfig(),  # a supernet's clipping is among its settings
+        plan=StrategyConfig(
+            seed=seed,
+            trials=scale.trials if random else None,
+            epochs=scale.short_epochs if random else scale.search_epochs,
+        ),
+    )
+
+
+def searched(scale: Scale, places: Places, strategy: str, seed: int) -> Run:
+    """One search with its record. Raises InputError where nothing could be measured."""
+    folder = places.out / (strategy if strategy == "random" else f"search-{seed}")
+    options = options_of(scale, places, strategy, seed)
+    done = search(options, strategy, folder, {"darts": SPACE}, resume=places.resumes(folder))
+    if done.best is None:
+        raise InputError(f"{folder}: {next(iter(done.trials.values())).error}")
+    return done
+
+
+def selected(scale: Scale, places: Places, searches: Sequence[Run]) -> tuple[Architecture, float]:
+    """The genotype that counts, and the seconds until it was known.
+
+    Of several seeds the one whose network, trained shortly from scratch, has the best validation accuracy.
+    """
+    spent = sum(run.seconds for run in searches)
+    found = [best_of(run).chosen for run in searches]
+    if len(found) == 1:
+        return found[0], spent
+    accuracies = []
+    for seed, arch in enumerate(found):
+        folder = places.out / f"select-{seed}"
+        done = train_to_end(
+            SPACE,
+            arch,
+            places.data(scale.search_data),
+            scale.training,
+            folder,
+            epochs=scale.short_epochs,
+            seeds=[0],
+            validate=True,
+            resume=places.resumes(folder),
+        )
+        accuracies.append(done.finals[0].valid_accuracy)
+        spent += done.finals[0].seconds
+    return found[int(np.nanargmax(accuracies))], spent
+
+
+def best_of(run: Run) -> Trial:
+    assert run.best is not None  # `searched` has seen to it
+    return run.best
+
+
+def in_time(run: Run, seconds: float) -> list[Trial]:
+    """The trials that ended within so many compute seconds; the first one counts whatever it cost."""
+    found: list[Trial] = []
+    spent = 0.0
+    for trial in run.trials.values():
+        spent += seconds_of(trial)
+        if found and spent > seconds:
+            break
+        found.append(trial)
+    return found
+
+
+def seconds_of(trial: Trial) -> float:
+    return sum(measurement.seconds for measurement in trial.measurements)
+
+
+# ------------------------------------------------------------------------------------------- training and telling
+
+
+def trained(scale: Scale, places: Places, arch: Architecture, name: str) -> Run:
+    """``arch`` trained to the end on all training images, from every seed, and tested."""
+    folder = places.out / f"train-{name}"
+    done = train_to_end(
+        SPACE,
+        arch,
+        places.data(scale.data),
+        scale.training,
+        folder,
+        epochs=scale.final_epochs,
+        seeds=range(scale.final_seeds),
+        resume=places.resumes(folder),
+    )
+    if error := next((final.error for final in done.finals if final.error), None):
+        raise InputError(f"{folder}: {error}")
+    return done
+
+
+def errors(row: Row) -> list[float]:
+    """Test errors, as fractions: of one architecture each training's, of several each one's mean."""
+    each = [[1 - final.test_accuracy for final in done.finals] for done in row.trained]
+    return each[0] if len(each) == 1 else [float(np.mean(of)) for of in each]
+
+
+def table(rows: Sequence[Row], scale: Scale, counted: Sequence[Trial], drawn: int) -> str:
+    """Test errors beside the paper's, what each search cost, and what a reader must know."""
+    lines = [
+        "| Cells | Test error % | Paper's | Params | Search s | Final training s |",
+        "| ----- | -----------: | ------: | -----: | -------: | ---------------: |",
+    ]
+    for row in rows:
+        finals = [final for done in row.trained for final in done.finals]
+        params = sorted({final.params or 0 for final in finals})
+        sizes = f"{params[0]:,}" if len(params) == 1 else f"{params[0]:,} to {params[-1]:,}"
+        lines.append(
+            f"| {row.label} | {format_percent(mean_interval(errors(row)))} | {row.published} | {sizes} "
+            f"| {format_seconds(row.search_seconds)} | {format_seconds(float(np.mean([f.seconds for f in finals])))} |"
+        )
+    notes = [
+        f"searched on {_images(scale.search_data)}: {scale.search_seeds} x {scale.search_epochs} epochs of the "
+        f"supernet ({' '.join(scale.supernet)}); random search: epochs a cell: {scale.short_epochs}",
+        f"random search: {len(counted)} of {drawn} cells ended within the seconds that DARTS took",
+        f"trained on {_images(scale.data)}, {scale.final_epochs} epochs, seeds: {scale.final_seeds}; ± is the 95 % t "
+        "interval over trainings of one architecture, or over architectures",
+    ]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
+
+
+def _images(data: DataConfig) -> str:
+    subset = "" if data.subset is None else f"{data.subset:,} images of "
+    size = "" if data.image_size is None else f" at {data.image_size} pixels"
+    return f"{subset}{data.dataset}{size}"
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The table's test errors: a point a training, or an architecture; bars are means."""
+    figure = Figure(figsize=(5.2, 2.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (row, colour) in enumerate(zip(rows, ("#0072B2", "#D55E00", "0.45"), strict=True)):
+        values = [100 * error for error in errors(row)]
+        axes.scatter(values, [place] * len(values), 26, color=colour, zorder=3)
+        axes.plot([np.mean(values)] * 2, [place - 0.25, place + 0.25], color=colour, linewidth=2)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("test error (%)")
+    axes.grid(axis="x", color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    run(main, compute=True)

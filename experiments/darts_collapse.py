@@ -1,0 +1,295 @@
+"""DARTS left to run ends in skip connections: python experiments/darts_collapse.py --scale smoke
+
+Dong and Yang 2020 ran DARTS on the cell of NAS-Bench-201: it ends in skip connections on every edge, a network of
+54.30 % where a random one has 86. Zela et al. 2020 saw the curvature of the validation loss by the alphas grow
+before, and stopped by it (RobustDARTS); Liang et al. 2019 stop at the second skip connection (DARTS+); Chen and
+Hsieh 2020 step the weights at perturbed alphas (SmoothDARTS). Here first-order DARTS and SmoothDARTS search from
+several seeds, every epoch's derived architecture is in the record, and the benchmark's table says what it is worth
+trained in full: nothing is trained but supernets.
+
+DARTS+ and RobustDARTS are first-order DARTS stopped: their rules only read what an epoch showed, so that with the
+same seed their record is DARTS's up to the stop, to the bit (`tests/smoke/test_experiment_darts_collapse.py` runs
+them and compares). They are therefore read off DARTS's record by the same functions (`nas.oneshot.monitor.STOPS`).
+
+The table's accuracies choose nothing here, settings included, but for the last rows, which say what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from _experiment import Claim, ExperimentConfig, run
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nas.errors import InputError
+from nas.objectives.train import DataConfig
+from nas.oneshot.monitor import STOPS, Epoch, stopping
+from nas.results.plots import save
+from nas.results.record import Run, is_run
+from nas.results.tables import format_percent, format_seconds
+from nas.run.sweep import SearchOptions, search
+from nas.space import Architecture
+from nas.strategies import StrategyConfig
+from nas.tables import Table, load_table
+from nas.trial import SupernetMeasurement
+from search_spaces.nasbench201 import SPACE, to_text
+
+CLAIM = Claim(
+    paper="Dong, Yang: NAS-Bench-201, ICLR 2020 (arXiv 2001.00326); Zela et al.: Understanding and robustifying "
+    "differentiable architecture search, ICLR 2020; Chen, Hsieh: Stabilizing differentiable architecture search via "
+    "perturbation-based regularization, ICML 2020; Liang et al.: DARTS+, arXiv 1909.06035",
+    where="NAS-Bench-201, table 5 and figure 8; Zela et al., figure 4",
+    says="CIFAR-10 test accuracy of what DARTS derives after 50 epochs: 54.30 %, skip connections alone, first and "
+    "second order; early stopping and perturbation keep off that",
+    hardware_hours="10,890 s a search (first order) on one GTX 1080 Ti",
+    here="not run",
+)
+PUBLISHED = {"darts_first": "54.30"}  # test accuracy, %: Dong and Yang 2020, table 5
+TRAINED = ("darts_first", "sdarts_rs")
+STOPPED = {"darts_plus": "skips", "robust_darts": "curvature"}  # by which rule
+LABELS = {
+    "darts_first": "DARTS, first order, to the end",
+    "darts_plus": "DARTS+: stopped by skips",
+    "robust_darts": "RobustDARTS: stopped by curvature",
+    "sdarts_rs": "SmoothDARTS, random, to the end",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Which images, how long, from how many seeds, with which settings of the search (`--supernet`)."""
+
+    data: DataConfig
+    epochs: int
+    seeds: int
+    supernet: tuple[str, ...]
+
+
+SCALES = {
+    "smoke": Scale(DataConfig("digits"), 7, 2, ("channels=4", "cells=1", "alpha_learning_rate=0.03")),
+    # A quarter of the channels and of the pixels, and a ninth of the steps (2,100 of 32 images), so
+    # the alphas' rate is 33 times the published one; as deep, for skip connections win in deep networks.
+    "cpu": Scale(
+        DataConfig("cifar10", subset=3000, image_size=16),
+        50,
+        3,
+        ("channels=4", "cells=5", "batch_size=32", "alpha_learning_rate=0.01"),
+    ),
+    # 16 channels, 5 cells a stage, 50 epochs of 390 steps, alphas at 3e-4: the authors' script.
+    "paper": Scale(DataConfig("cifar10", valid_fraction=0.01), 50, 3, ()),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ExperimentConfig):
+    """Search from several seeds; what DARTS and its relatives derive in table.md, over epochs in collapse.png."""
+
+    bench_dir: str | None = None
+    """folder of benchmark tables; default: NAS_BENCH_DIR"""
+
+
+class Worth(NamedTuple):
+    """Of an architecture, by the table: validation accuracy after 12 epochs, test accuracy after 200."""
+
+    valid: float
+    test: float
+
+
+class Outcome(NamedTuple):
+    """What one search came to: the epochs it took, the epoch (from 1) whose architecture counts, its worth."""
+
+    epochs: int
+    counts: int
+    skips: int
+    worth: Worth
+    seconds: float
+
+
+def main(config: Config) -> None:
+    scale = SCALES[config.scale]
+    out = config.out or Path("runs") / f"darts_collapse-{config.scale}"
+    if config.resume and not out.is_dir():
+        raise InputError(f"{out}: nothing to resume there; start it without --resume")
+    if not config.resume and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    table = load_table("nasbench201", config.bench_dir)
+    runs: dict[str, list[Run]] = {method: [] for method in TRAINED}
+    for seed in range(scale.seeds):
+        for method in TRAINED:
+            folder = out / f"{method}-{seed}"
+            resume = config.resume and is_run(folder)
+            options = options_of(scale, seed, config.data_dir)
+            runs[method].append(search(options, method, folder, {"nasbench201": SPACE}, resume=resume))
+            measurements(runs[method][-1])
+    judge = Judge(table)
+    text = summary(runs, judge, table, scale)
+    (out / "table.md").write_text(text + "\n")
+    save(draw(runs, judge), out / "collapse.png")
+    print(text)
+    for name in ("table.md", "collapse.png"):
+        print(out / name)
+
+
+def options_of(scale: Scale, seed: int, data_dir: str | None) -> SearchOptions:
+    """One search, whichever its method; without training what it found."""
+    return SearchOptions(
+        space="nasbench201",
+        supernet=scale.supernet,
+        engine="local",
+        test_seeds=0,
+        data=dataclasses.replace(scale.data, data_dir=data_dir),
+        plan=StrategyConfig(seed=seed, epochs=scale.epochs),
+    )
+
+
+def measurements(run: Run) -> list[SupernetMeasurement]:
+    """The epochs of a search. Raises InputError where it failed."""
+    (trial,) = run.trials.values()
+    if trial.error is not None:
+        raise InputError(f"{run.folder}: {trial.error}")
+    return [m for m in trial.measurements if isinstance(m, SupernetMeasurement)]
+
+
+class Judge:
+    """Worth of architectures by ``table``, by the benchmark's protocol for CIFAR-10."""
+
+    def __init__(self, table: Table) -> None:
+        task = table.task("cifar10")
+        self.rows = {arch: row for row, arch in enumerate(table.archs)}
+        self.valid, self.test = table.mean(task.valid), table.mean(task.test)
+
+    def __call__(self, arch: Architecture) -> Worth:
+        row = self.rows[to_text(arch)]
+        return Worth(float(self.valid[row]), float(self.test[row]))
+
+
+def outcome(run: Run, judge: Judge, rule: str = "none") -> Outcome:
+    """What a search came to, or would have, stopped by ``rule``."""
+    epochs = measurements(run)
+    stop = stopping(STOPS[rule], [Epoch(m.skips, m.eigenvalue) for m in epochs])
+    last, counts = (len(epochs) - 1, len(epochs) - 1) if stop is None else stop
+    chosen = epochs[counts]
+    seconds = sum(m.seconds for m in epochs[: last + 1])
+    return Outcome(last + 1, counts + 1, chosen.skips, judge(chosen.derived), seconds)
+
+
+def outcomes(runs: Mapping[str, Sequence[Run]], judge: Judge) -> dict[str, list[Outcome]]:
+    """By method, a seed each."""
+    first = runs["darts_first"]
+    found = {"darts_first": [outcome(run, judge) for run in first]}
+    found |= {method: [outcome(run, judge, rule) for run in first] for method, rule in STOPPED.items()}
+    return found | {"sdarts_rs": [outcome(run, judge) for run in runs["sdarts_rs"]]}
+
+
+def summary(runs: Mapping[str, Sequence[Run]], judge: Judge, table: Table, scale: Scale) -> str:
+    """The table, and what a reader must know."""
+    rows = [
+        "| Method | Stopped after | Counts | Skips of 6 | Valid. %, 12 epochs | Test %, 200 epochs | Each seed's "
+        "| Published | Search s |",
+        "| ------ | ------------: | -----: | ---------: | ------------------: | -----------------: | ----------: "
+        "| --------: | -------: |",
+    ]
+    for method, of in outcomes(runs, judge).items():
+        each = ", ".join(f"{100 * one.worth.test:.2f}" for one in of)
+        rows.append(
+            f"| {LABELS[method]} | {_numbers(one.epochs for one in of)} | {_numbers(one.counts for one in of)} "
+            f"| {_numbers(one.skips for one in of)} | {spread([o.worth.valid for o in of])} "
+            f"| {spread([o.worth.test for o in of])} | {each} "
+            f"| {PUBLISHED.get(method, '–')} | {format_seconds(float(np.mean([o.seconds for o in of])))} |"
+        )
+    every, skips = judge.test, judge(Architecture(dict.fromkeys(SPACE.choices, "skip_connect")))
+    best = judge.test[int(np.argmax(judge.valid))]
+    notes = [
+        f"mean of all 15,625 cells {format_percent(float(np.mean(every)))}, skip connections alone "
+        f"{format_percent(skips.test)}, the best by validation {format_percent(float(best))}",
+        f"mean ± standard deviation of {scale.seeds} seeds; {scale.epochs} epochs of {images(runs)}; "
+        f"settings {' '.join(scale.supernet) or 'as published'}",
+        "stopped rows are read off DARTS's own records; seconds are those up to the stop, eigenvalues included",
+    ]
+    return "\n".join([*rows, "", *(f"- {note}" for note in notes)])
+
+
+def spread(accuracies: Sequence[float]) -> str:
+    """Percent, mean and standard deviation, as the benchmark's authors give theirs."""
+    percent = 100 * np.array(accuracies)
+    return f"{percent.mean():.2f} ± {percent.std(ddof=1):.2f}"
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def images(runs: Mapping[str, Sequence[Run]]) -> str:
+    config = runs["darts_first"][0].config
+    subset = "" if config["subset"] is None else f"{config['subset']:,} images of "
+    size = "" if config["image_size"] is None else f" at {config['image_size']} pixels"
+    return f"{subset}{config['dataset']}{size}"
+
+
+def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
+    """Over epochs: skip connections, test accuracy and curvature; thin lines are seeds, bold ones their mean."""
+    figure = Figure(figsize=(9.6, 3.0), layout="constrained")
+    panels = figure.subplots(1, 3, sharex=True)
+    looks = {"darts_first": ("#0072B2", "DARTS"), "sdarts_rs": ("#009E73", "SmoothDARTS (random)")}
+    for method, (colour, label) in looks.items():
+        searches = [measurements(run) for run in runs[method]]
+        curves = (
+            [[m.skips for m in search] for search in searches],
+            [[100 * judge(m.derived).test for m in search] for search in searches],
+            [[m.eigenvalue for m in search] for search in searches],
+        )
+        for axes, seeds in zip(panels, curves, strict=True):
+            _lines(axes, np.array(seeds, float), colour, label)
+    marks = {
+        "darts_plus": ("v", "#E69F00", "DARTS+ takes"),
+        "robust_darts": ("o", "#D55E00", "RobustDARTS takes"),
+    }
+    found = outcomes(runs, judge)
+    for method, (marker, colour, label) in marks.items():
+        epochs = [one.counts for one in found[method]]
+        values = ([one.skips for one in found[method]], [100 * one.worth.test for one in found[method]])
+        for axes, of in zip(panels[:2], values, strict=True):
+            axes.scatter(
+                epochs,
+                of,
+                34,
+                color=colour,
+                marker=marker,
+                edgecolor="white",
+                linewidth=0.6,
+                zorder=4,
+                label=label,
+            )
+    titles = (
+        "skip connections of the derived cell",
+        "its test accuracy in the table (%)",
+        "dominant eigenvalue",
+    )
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=9.5)
+        axes.set_xlabel("epoch of the search")
+        axes.grid(color="0.9", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    panels[0].set_ylim(-0.2, 6.2)
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _lines(axes: Axes, values: np.ndarray, colour: str, label: str) -> None:
+    """``values`` [seed, epoch] and their mean."""
+    epochs = np.arange(1, values.shape[1] + 1)
+    axes.plot(epochs, values.T, color=colour, linewidth=0.7, alpha=0.45)
+    axes.plot(epochs, values.mean(axis=0), color=colour, linewidth=2.2, label=label)
+
+
+if __name__ == "__main__":
+    run(main, compute=True)
