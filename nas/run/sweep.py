@@ -280,7 +280,7 @@ def search(
                     training_free=training_free,
                     **common,
                 )
-            trainer = setup if trains else train_setup
+            trainer = train_setup if isinstance(setup, ScoreSetup) else setup
             train = functools.partial(ray_tune.finals, trainer, out / "checkpoints", cluster=cluster)
         best = record.run().best
         if best is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from nas.results.record import Record, Run, read_run, record_difference
 from nas.run import local, ray_tune
 from nas.run.driver import Ledger
 from nas.run.ray_tune import Cluster
-from nas.strategies import STRATEGIES, StrategyConfig
+from nas.strategies import STRATEGIES, StrategyConfig, sample_architecture
 from nas.strategies.hyperband import plan
 from nas.trial import Measurement
 from tests.synthetic import SPACE, Setup, units_done
@@ -344,7 +345,7 @@ def _drive(ledger: Ledger, config: StrategyConfig) -> None:
         trial.status = "TERMINATED"
 
     controller.stop_trial = stop
-    jobs = brackets.jobs(SPACE, config)
+    jobs = brackets.jobs(functools.partial(sample_architecture, SPACE, config.seed), config)
     while True:
         trial: Any = scheduler.choose_trial_to_run(controller)
         if trial is None:
