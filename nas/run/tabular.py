@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -84,7 +85,7 @@ class TableOptions:
                 raise InputError(f"{name}: {value} is below 1")
         for name in ("budget_seconds", "budget_trainings"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}: {value} is not a number above 0")
         if self.budget_seconds is not None and self.budget_trainings is not None:
             raise InputError("budget_seconds and budget_trainings: say one of them")
@@ -130,7 +131,9 @@ class _Scoring:
 
     def __call__(self, arch: Architecture) -> float:
         self.seconds += self._score.seconds.get(arch, 0.0)
-        return self._score.values[arch]
+        return self._score.values.get(
+            arch, math.nan
+        )  # it is not in the table either, and its trial will fail
 
 
 def search(
@@ -150,7 +153,7 @@ def search(
     Raises InputError: the budget does not suffice for one unit, or nothing but failures come.
     """
     spent, units, trials, failures = 0.0, 0, 0, 0
-    best = float("-inf")
+    best = -math.inf
     leaders: list[tuple[float, float, float, str]] = []
     while (trial := strategy.ask()) is not None:
         scored = 0.0 if scoring is None else scoring.seconds
@@ -189,7 +192,8 @@ def search(
         job.seed,
         trials,
         units,
-        spent + (0.0 if scoring is None else scoring.seconds),
+        # Of what was scored for the trial that the budget cut off, no more than it held.
+        min(spent + (0.0 if scoring is None else scoring.seconds), budget_seconds),
         *zip(*leaders, strict=True),
     )
 

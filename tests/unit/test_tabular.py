@@ -24,8 +24,9 @@ from nas.run import local, tabular
 from nas.run.tabular import TableOptions, benchmark, compare, sensible
 from nas.space import Architecture, Categorical, SearchSpace
 from nas.strategies import STRATEGIES, StrategyConfig
-from nas.tables import Task, write_table
+from nas.tables import Curve, Size, Task, write_table
 from nas.tables.scores import read_scores, write_scores
+from nas.tables.table import Cost
 from tests.planted import TEST, VALID, planted
 
 SPACE = SearchSpace("toy", {f"edge_{k}": Categorical(("none", "skip", "conv")) for k in range(4)})
@@ -135,6 +136,22 @@ def test_a_filter_takes_the_best_of_the_candidates_and_its_cost_counts(file: str
     assert told.costs_seconds[0] == pytest.approx(params.costs_seconds[0] + 0.5 * scored)
     assert told.units < params.units
     assert told.cost_seconds <= shared.budget_seconds
+
+
+def test_what_the_table_does_not_have_is_scored_last(tmp_path: Path) -> None:
+    keep = [k for k, text in enumerate(TABLE.archs) if "edge_3=none" not in text]
+    part = dataclasses.replace(
+        TABLE,
+        archs=tuple(TABLE.archs[k] for k in keep),
+        columns={name: Curve(c.epochs, c.values[keep]) for name, c in TABLE.columns.items()},
+        sizes={name: Size(*(values[keep] for values in size)) for name, size in TABLE.sizes.items()},
+        costs={name: Cost(*(seconds[keep] for seconds in cost)) for name, cost in TABLE.costs.items()},
+    )
+    write_table(part, tmp_path / "part.npz")
+    labels = ("random+params", "random")
+    shared = benchmark(options(str(tmp_path / "part.npz"), strategies=labels), spaces)
+    filtered, plain = (shared.search(Job(1, label)) for label in labels)
+    assert filtered.test_accuracies[0] > plain.test_accuracies[0]
 
 
 # ------------------------------------------------------------------------------------------- a comparison
