@@ -48,14 +48,15 @@ from search_spaces.nasbench201 import SPACE, architecture_at, nasbench201_space
 
 CLAIM = Claim(
     paper="Xu, Zhao, Lin, Gao, Sun, Yang: KNAS: green neural architecture search, ICML 2021",
-    where="tables 1 and 2; correlations of all scores on the whole space: Li et al., ZiCo, ICLR 2023, table 3",
+    where="its results on NAS-Bench-201; random search: Dong and Yang, ICLR 2020; correlations of all scores on the whole space: Li et al., ZiCo, ICLR 2023, table 3",
     says="KNAS (k=40) finds 93.43 % on CIFAR-10, random search 93.70 +- 0.36; Kendall / Spearman of KNAS's score "
     "with test accuracy .14 / .20, of parameters .57 / .75, of multiply-adds .54 / .73 (others: `PUBLISHED`)",
-    hardware_hours="KNAS: 2.3 GPU hours for 50 networks; ZiCo does not say",
-    here="--scale cpu, 200 networks: Kendall / Spearman knas .30 / .43, knas_code -.15 / -.22, parameters .62 / .79, zico "
-    ".60 / .79, synflow .57 / .76, naswot .57 / .75, grad_norm .45 / .63, ntk_condition .37 / .52, zen .31 / .41, vote "
-    ".66 / .85. Best 40 of 300: by knas 93.05 %, by knas_code 93.09 %, by parameters 93.83 %; random search at equal cost "
-    "93.50, 93.36, 93.52 %. Two AVX-512 cores under heavy other load, 22 minutes. --scale paper: not run",
+    hardware_hours="not looked up",
+    here="--scale cpu, 200 networks: Kendall / Spearman knas .30 / .43, knas_code -.15 / -.22, parameters .62 / .79, "
+    "zico .60 / .79, synflow .57 / .76, naswot .57 / .75, grad_norm .45 / .63, ntk_condition .37 / .52, zen .31 / .41, "
+    "fisher .24 / .34, vote .66 / .85. Best 40 of 300: by knas 93.05 %, by knas_code 93.09 %, by parameters 93.83 %; "
+    "random search at equal cost 93.50, 93.36, 93.52 %. Two AVX-512 cores under other load, 22 minutes, zen's part run "
+    "apart. --scale paper: not run",
 )
 PUBLISHED = {  # Kendall, Spearman: ZiCo, table 3
     "grad_norm": (0.46, 0.63),
