@@ -48,7 +48,8 @@ from search_spaces.nasbench201 import SPACE, architecture_at, nasbench201_space
 
 CLAIM = Claim(
     paper="Xu, Zhao, Lin, Gao, Sun, Yang: KNAS: green neural architecture search, ICML 2021",
-    where="its results on NAS-Bench-201; random search: Dong and Yang, ICLR 2020; correlations of all scores on the whole space: Li et al., ZiCo, ICLR 2023, table 3",
+    where="its results on NAS-Bench-201; random search: Dong and Yang, ICLR 2020; "
+    "correlations of all scores on the whole space: Li et al., ZiCo, ICLR 2023, table 3",
     says="KNAS (k=40) finds 93.43 % on CIFAR-10, random search 93.70 +- 0.36; Kendall / Spearman of KNAS's score "
     "with test accuracy .14 / .20, of parameters .57 / .75, of multiply-adds .54 / .73 (others: `PUBLISHED`)",
     hardware_hours="not looked up",
