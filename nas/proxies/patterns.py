@@ -58,7 +58,8 @@ def zen(probe: Probe, *, batch_size: int = 16) -> float:
 
     Weights and ``batch_size`` images are Gaussian noise, drawn from the probe's seed; the mean over images of the
     sum over the map of |f(x) - f(x + 0.01 e)|, in log, plus log of the standard deviation of each batch
-    normalisation's input (the root of its channels' mean variance), for what it divided by; the mean of 4 draws (the
+    normalisation's input (the root of its channels' mean variance; none where it never varies, as behind edges that
+    are "none"), for what it divided by; the mean of 4 draws (the
     authors: 32). Shortcuts stay, as in NAS-Bench-201 evaluations. The map is the last one of more than one
     pixel. -inf where it does not move.
     """
@@ -74,7 +75,8 @@ def _zen(probe: Probe, seed: tuple[int, int], batch_size: int) -> float:
         maps.append(_last_map(probe, variables, x))
     passed = passes.forward(probe.cut, variables, images[0], Mode(watch="variances"))
     for variance in (one for seen in passed.watched for one in seen):
-        logarithm += math.log(np.asarray(variance, np.float64).mean()) / 2 if np.any(variance) else -math.inf
+        if np.any(variance):  # one whose input never varies divides nothing of what moves
+            logarithm += math.log(np.asarray(variance, np.float64).mean()) / 2
     moved = np.abs(np.asarray(maps[0], np.float64) - maps[1]).sum((1, 2, 3)).mean()
     return finite("zen", math.log(moved) + logarithm) if moved > 0 else -math.inf
 

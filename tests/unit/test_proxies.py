@@ -461,6 +461,12 @@ def test_a_network_without_paths_is_worst_and_never_nan():
     assert found["linear_regions"] == 1
 
 
+def test_layers_behind_nothing_do_not_make_a_zen_score_infinite():
+    """Node 2 is zero, so the normalisation on its edge to node 3 never varies; the cell's input gets through."""
+    text = "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
+    assert math.isfinite(proxies.scores(probe_of(text, 0), ["zen"])["zen"])
+
+
 class Smooth(nn.Module):
     """No rectifier, no map, and not linear without its activation."""
 
