@@ -177,8 +177,8 @@ class BatchNorm(nn.Module):
         if self.deferred:
             found = ops.moments(x)
             return ops.Deferred(x, *found), found
-        y, *found = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
-        return y.astype(x.dtype), tuple(found)
+        y, mean, var = ops.batch_norm_act(x, scale, bias, activation=self.activation, eps=EPSILON)
+        return y.astype(x.dtype), (mean, var)
 
 
 class Pool(nn.Module):

@@ -228,8 +228,8 @@ def test_a_step_in_bfloat16_is_near_that_in_float32():
             dataclasses.replace(SHAPE, dtype=dtype),
             "program",
         )
-        batches = [one._replace(images=one.images.astype(dtype)) for one in map(random_batch, (1, 2))]
-        state, metrics = search.step(search.init(0), *batches, Rates(), np.uint32(0))
+        train, valid = (one._replace(images=one.images.astype(dtype)) for one in map(random_batch, (1, 2)))
+        state, metrics = search.step(search.init(0), train, valid, Rates(), np.uint32(0))
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
         found.append((metrics.train_loss, metrics.valid_loss))
     np.testing.assert_allclose(found[1], found[0], rtol=3e-2)

@@ -58,7 +58,8 @@ SEPARABLE = {  # image, channels, features, kernel, stride, dilation
 def separable(case, together=True):
     """The function of a case and its arguments."""
     (rows, columns), channels, features, size, stride, dilation = SEPARABLE[case]
-    padding = ((dilation * (size - 1) // 2,) * 2,) * 2
+    around = dilation * (size - 1) // 2
+    padding = ((around, around), (around, around))
 
     def function(x, depthwise, pointwise):
         if together:
