@@ -398,6 +398,7 @@ def probe_of(text: str, count: int = 2, **options: Any) -> Probe:
     return Probe(network, variables, SHAPE, batches_of(count), **options)
 
 
+@pytest.mark.slow
 def test_a_network_in_pieces_and_whole_scores_the_same():
     names = [name for name in PROXIES if name not in ("knas_code", "grasp")]
     pieces = proxies.scores(probe_of(TEXT), names)
