@@ -59,7 +59,9 @@ def test_architectures_differ_and_their_curves_cross(table: Table, monkeypatch: 
     first, third, ninth, _ = crossing(table)
     assert 0.5 < first.correlation < third.correlation < ninth.correlation < 0.98
     assert first.among_best < 0.4
-    assert ninth.among_best < 0.7  # of the good ones, the first third of the training does not say which is best
+    assert (
+        ninth.among_best < 0.7
+    )  # of the good ones, the first third of the training does not say which is best
     # The two seeds are two trainings: they agree on what is good, and not on more.
     apart = np.abs(np.diff(table.at(TEST), axis=1))
     assert 0.001 < np.median(apart) < 0.02
