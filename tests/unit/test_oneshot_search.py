@@ -78,7 +78,12 @@ def same(a, b) -> bool:
     return [repr(timeless(m)) for m in a] == [repr(timeless(m)) for m in b]
 
 
-@pytest.mark.parametrize("method", METHODS)
+def quickly(*names: str, of) -> list:
+    """``of``, all but ``names`` marked slow: what relaxations do is tested one by one in test_oneshot_bilevel."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in of]
+
+
+@pytest.mark.parametrize("method", quickly("darts_first", "gdas", "p_darts", "spos", of=METHODS))
 def test_every_search_finds_the_planted_operations(method):
     seen = list(planted_search(method, stop="none").run(10))
     assert [m.budget for m in seen] == list(range(1, 11))
@@ -97,7 +102,9 @@ def test_every_search_finds_the_planted_operations(method):
     assert len(seen[-1].weights["op_2"]) == (2 if method == "p_darts" else 3)
 
 
-@pytest.mark.parametrize("method", ["darts", "gdas", "p_darts", "spos", "sdarts_rs"])
+@pytest.mark.parametrize(
+    "method", quickly("p_darts", "spos", of=["darts", "gdas", "p_darts", "spos", "sdarts_rs"])
+)
 def test_a_search_goes_on_to_the_bit(method, tmp_path):
     undisturbed = list(planted_search(method, epochs=4).run(4))
     for stop in (2, 3) if method == "p_darts" else (2,):
