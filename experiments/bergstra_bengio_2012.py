@@ -123,7 +123,7 @@ SCALES = {
         (DataConfig("rectangles"),), 8, (2, 2, 1, 1), 3, 6, 10_000, arms=("grid", "random"), fits=2
     ),
     "cpu": Scale(
-        (DataConfig("rectangles"), small("convex"), small("mnist_rotated"), small("mnist_background_random")),
+        (DataConfig("rectangles"), small("convex"), small("mnist_rotated")),
         64,
         (4, 4, 2, 1),
         20,
