@@ -1040,7 +1040,7 @@ def _worker_environment(cluster: Cluster) -> dict[str, str]:
     """What must be in a worker's environment before its process starts."""
     threads = str(cluster.cpus)
     # glibc gives large buffers back at once, so that each step would pay for their page faults anew.
-    keep = {"mmap_threshold": 2**32, "trim_threshold": 2**33, "hugetlb": 1, "arena_max": 1}
+    keep = {"mmap_threshold": 2**32, "trim_threshold": 2**33, "hugetlb": 1}
     wanted = {
         "NPROC": threads,  # the size of XLA's thread pool on CPU
         "OMP_NUM_THREADS": threads,
