@@ -74,7 +74,7 @@ def test_outcomes_are_read_off_the_record(experiment, runs):
 
     judge = experiment.Judge(load_table("nasbench201", bench_files("nasbench201")))
     skips = dict.fromkeys(SPACE.choices, "skip_connect")
-    assert judge(skips).test == pytest.approx(0.5430, abs=1e-4)  # Dong and Yang 2020, table 5: DARTS
+    assert judge(skips).test == pytest.approx(0.5430, abs=1e-4)  # what is published of DARTS
     for method, rule in {"darts_first": "none", **experiment.STOPPED}.items():
         read = experiment.outcome(runs["darts_first"], judge, rule)
         (trial,) = runs[method].trials.values()
