@@ -487,7 +487,8 @@ class LogUniform(_Continuous):
 
     @functools.cached_property
     def _format(self) -> str:
-        return f".{max(6, math.ceil(6 - math.log10(self._log_span)))}g"
+        # Rounding moves a value by up to 0.5 * 10^(1 - digits) of itself: at most a millionth of the range.
+        return f".{max(6, math.ceil(7 + math.log10(0.5 / self._log_span)))}g"
 
     @property
     def summary(self) -> str:

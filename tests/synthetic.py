@@ -29,6 +29,16 @@ SPACE = SearchSpace(
 )
 
 
+def wait_for_processes(folder: Path, processes: int) -> None:
+    """Wait till as many processes have called this with ``folder``: workers do not start at the same time."""
+    folder.mkdir(exist_ok=True)
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < processes:
+        assert time.monotonic() < end, f"{processes} processes did not begin in a minute"
+        time.sleep(0.02)
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """Makes the objective in whichever process it is called; faults are by trial id.
@@ -39,6 +49,7 @@ class Setup:
 
     log: Path
     seconds: float = 0.0
+    together: int = 1  # processes that must have begun before a unit is done
     raises: dict[int, int] = dataclasses.field(default_factory=dict)  # trial -> the unit that fails
     memory: tuple[int, ...] = ()
     nan: tuple[int, ...] = ()
@@ -77,6 +88,7 @@ class Synthetic:
     def _units(self, trial: Trial) -> Iterator[Measurement]:
         setup = self.setup
         folder = trial_folder(self.checkpoints, trial.id)
+        wait_for_processes(setup.log.with_suffix(".begun"), setup.together)
         unit, state = self._restore(folder, trial)
         while unit < trial.budget:
             unit += 1

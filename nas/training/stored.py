@@ -17,6 +17,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,20 +74,20 @@ def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stage
 
 
 @functools.cache
-def _counter() -> list[str]:
-    """Fills with an entry for each program that JAX's own cache gives this process."""
-    hits: list[str] = []
+def _counter() -> list[int]:
+    """Fills with the thread's number for each program that JAX's own cache gives to a thread."""
+    hits: list[int] = []
 
     def listen(event: str, **_: str | int) -> None:
         if event == "/jax/compilation_cache/cache_hits":
-            hits.append(event)
+            hits.append(threading.get_ident())
 
     jax.monitoring.register_event_listener(listen)
     return hits
 
 
 def _hits() -> int:
-    return len(_counter())
+    return _counter().count(threading.get_ident())
 
 
 def _key(what: str, shape: Any, network: Any) -> str | None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from nas import ops
 from nas.oneshot import bilevel
@@ -186,9 +187,21 @@ def test_a_step_compiles_nothing_after_compile():
     assert not [event for event in compiled if "compile" in event]
 
 
-def test_a_second_process_traces_only_what_has_no_name_on_disk(tmp_path, monkeypatch):
+@pytest.fixture
+def own_caches(tmp_path, monkeypatch):
+    """Empty caches of compiled programs, ours and JAX's: a program of JAX's cache is not stored in ours."""
     ops.native_status()  # built in the cache folder of all tests, not in this one's
     monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "xla"))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("own_caches")
+def test_a_second_process_traces_only_what_has_no_name_on_disk(monkeypatch):
     layout, network = supernet()
     traced = []
     of_shape = Search.traced

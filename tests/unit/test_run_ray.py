@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from nas.run.ray_tune import Cluster
 from nas.strategies import STRATEGIES, StrategyConfig, sample_architecture
 from nas.strategies.hyperband import plan
 from nas.trial import Measurement
-from tests.synthetic import SPACE, Setup, units_done
+from tests.synthetic import SPACE, Setup, units_done, wait_for_processes
 
 R = 9
 ONE = Cluster(workers=1, cpus_per_worker=1)
@@ -143,7 +142,7 @@ def test_grid_too_long_to_list_is_drawn(tmp_path: Path, monkeypatch: pytest.Monk
 def test_two_workers_share_cores_and_trials_and_promote_the_same(tmp_path: Path) -> None:
     config = StrategyConfig(epochs=R)
     here = search(tmp_path / "here", "hyperband", config, engine="local")
-    there = search(tmp_path / "there", "hyperband", config, cluster=TWO, seconds=0.01)
+    there = search(tmp_path / "there", "hyperband", config, cluster=TWO, seconds=0.01, together=2)
     without_times = {i: _without_times(t) for i, t in there.trials.items()}
     assert without_times == {i: _without_times(t) for i, t in here.trials.items()}
     lines = [line.split() for line in (tmp_path / "there.log").read_text().splitlines()]
@@ -160,12 +159,15 @@ def _without_times(trial: Any) -> Any:
 class Surroundings:
     """Tells by its losses what a worker was given."""
 
+    def __init__(self, begun: Path) -> None:
+        self.begun = begun
+
     def describe(self, trial: Any) -> tuple[None, None]:
         return None, None
 
     def __call__(self, trial: Any) -> Iterator[Measurement]:
         for unit in range(trial.spent + 1, trial.budget + 1):
-            time.sleep(0.05)  # so that both workers get some
+            wait_for_processes(self.begun, TWO.workers)  # so that both get some
             cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
             threads = int(os.environ["NPROC"]) + int(os.environ["OMP_NUM_THREADS"])
             tunables = "mmap_threshold" in Path("/proc/self/environ").read_text()
@@ -175,9 +177,10 @@ class Surroundings:
 @pytest.mark.usefixtures("running")
 @pytest.mark.skipif(len(ray_tune._cores()) < 2, reason="needs two cores")
 def test_workers_have_cores_of_their_own(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
     with Record.create(tmp_path / "run", {}, env={}, fsync=False) as record:
         config = StrategyConfig(epochs=1, trials=6)
-        run = ray_tune.search(SPACE, "random", config, lambda folder: Surroundings(), record, cluster=TWO)
+        run = ray_tune.search(SPACE, "random", config, lambda _: Surroundings(begun), record, cluster=TWO)
     seen = [trial.measurements[0] for trial in run.trials.values()]
     assert len({m.valid_loss for m in seen}) == 2, "both workers are on one core"
     assert {(m.train_accuracy, m.train_loss) for m in seen} == {(1, 2)}
