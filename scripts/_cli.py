@@ -41,6 +41,20 @@ def keep_buffers() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def import_torch() -> Any:
+    """PyTorch, set to all cores. Raises InputError where it is not installed.
+
+    Without this folder on the path: PyTorch looks for a package tabulate, and would run our script.
+    """
+    sys.path[:] = [path for path in sys.path if path != SCRIPTS]
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError("torch: not installed; pip install -r requirements-bench.txt") from None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch
+
+
 def run(main: Callable[[Any], None], *, compute: bool = False) -> None:
     """Call ``main(config)`` with the options of its frozen dataclass; errors are one line and an exit code.
 

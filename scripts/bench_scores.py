@@ -15,16 +15,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import importlib.util
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _cli import run
+from _cli import import_torch, run
 from nas.errors import InputError, one_of
 
 SCORES = ("grad_norm", "snip", "synflow", "naswot", "ntk_condition")
@@ -52,8 +50,6 @@ class Config:
 
 
 def main(config: Config) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("torch: not installed; pip install -r requirements-bench.txt")
     for score in config.scores:
         if score not in SCORES:
             raise one_of("scores", score, SCORES)
@@ -61,9 +57,7 @@ def main(config: Config) -> None:
     for name in sizes:
         if getattr(config, name) < 1:
             raise InputError(f"{name}: {getattr(config, name)} is below 1")
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    import_torch()
     print(f"{'score':14} {'networks':>8} {'here':>8} {'torch':>8} {'ratio':>6} {'2nd half':>8} {'cpu':>6}  "
           "architectures a minute; ratios of seconds, torch / here")  # fmt: skip
     rows = []

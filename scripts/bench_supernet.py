@@ -15,6 +15,7 @@ native kernels, built once for a machine), warm in the next process with that fo
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -27,10 +28,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _cli import run
+from _cli import import_torch, run
 from nas.errors import InputError, one_of
 
 ORDERS = ("first", "difference", "exact")
+FORMULATIONS = ("auto", "program", "pieces")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Config:
     """images a batch, 32x32x3"""
     orders: tuple[str, ...] = ORDERS
     """first, difference, exact"""
+    formulation: str = "auto"
+    """this code's: auto, program or pieces"""
+    batched: bool = False
+    """this code runs equal operations on one input side by side"""
+    rematerialise: bool = False
+    """this code computes what is inside an operation again for gradients"""
     rounds: int = 3
     """steps that each side makes, after one that is not counted"""
     torch: bool = True
@@ -59,14 +67,17 @@ def main(config: Config) -> None:
     for order in config.orders:
         if order not in ORDERS:
             raise one_of("orders", order, ORDERS)
+    if config.formulation not in FORMULATIONS:
+        raise one_of("formulation", config.formulation, FORMULATIONS)
     if min(config.channels, config.cells, config.batch_size, config.rounds) < 1:
         raise InputError("bench: --channels, --cells, --batch-size and --rounds are at least 1")
-    torch = config.torch and _has_torch()
+    if config.torch and importlib.util.find_spec("torch") is None:
+        raise InputError("torch: not installed; pip install -r requirements-bench.txt, or --no-torch")
     print(f"{'order':11} {'here s':>7} {'torch s':>8} {'ratio':>6} {'of cpu':>6} {'cold s':>7} {'warm s':>7} "
           f"{'here MiB':>9} {'torch MiB':>9}  (step; compile; peak)")  # fmt: skip
     rows = []
     for order in config.orders:
-        row = measure(config, order, torch and order != "exact")
+        row = measure(config, order, config.torch and order != "exact")
         rows.append(row)
         numbers = [row[key] for key in ("step_seconds", "torch_step_seconds", "ratio", "cpu_ratio",
                                         "compile_cold_seconds", "compile_warm_seconds",
@@ -79,14 +90,6 @@ def main(config: Config) -> None:
     print("ratio: PyTorch's seconds by this code's, of cpu the processors'; above 1 this code is faster")
     if config.json:
         config.json.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def _has_torch() -> bool:
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("torch: not installed; pip install -r requirements-bench.txt, or --no-torch")
-    return True
 
 
 def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
@@ -236,9 +239,11 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
 
     def prepare() -> Step:
         layout = darts.layout()
-        network = darts.supernet(layout, 10, channels=config.channels, cells=config.cells)
+        network = darts.supernet(layout, 10, channels=config.channels, cells=config.cells).clone(
+            batched=config.batched, rematerialise=config.rematerialise
+        )
         shape = Shape((32, 32, 3), 10, config.batch_size, config.batch_size, "momentum")
-        search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape)
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, config.formulation)
         search.compile()
         state = search.init(0)
 
@@ -256,14 +261,10 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
 
 
 def torch_side(config: Config, order: str) -> Callable[[], Step]:
-    import torch
+    torch = import_torch()
     import torch.nn.functional as F
 
-    if torch.cuda.is_available():
-        device = "cuda"
-    else:
-        device = "cpu"
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torch_supernet(config).to(device, memory_format=torch.channels_last)
     alphas = [torch.nn.Parameter(1e-3 * torch.randn(14, 8, device=device)) for _ in range(2)]
     weights = list(model.parameters())

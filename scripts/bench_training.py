@@ -9,15 +9,13 @@ apart, and data loading are left out on both sides. PyTorch: pip install -r requ
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _cli import run
+from _cli import import_torch, run
 from nas.errors import InputError
 from search_spaces import SPACES
 from search_spaces.resnet import NAMED
@@ -44,8 +42,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise InputError("torch: not installed; pip install -r requirements-bench.txt")
+    import_torch()
     if config.networks < 0 or config.rounds < 1 or config.seconds <= 0:
         raise InputError("bench: --networks is at least 0, --rounds at least 1 and --seconds above 0")
     from nas.objectives.train import size_of
@@ -139,7 +136,6 @@ def torch_step(network: Any, image_shape: tuple[int, int, int], batch_size: int)
     """The same step of the same graph in PyTorch."""
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     height, width, channels = image_shape
     model = torch_graph(network, image_shape).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-4)

@@ -161,11 +161,12 @@ class Kernel(nn.Module):
     stride: int | tuple[int, int] = 1
     dilation: int = 1
     depthwise: bool = False
+    groups: int = 1
 
     @nn.compact
     def weights(self, x: Array) -> Array:
         """The kernel with which it sees x."""
-        channels = 1 if self.depthwise else x.shape[-1]
+        channels = 1 if self.depthwise else x.shape[-1] // self.groups
         return self.param("kernel", he_normal, (*self.kernel, channels, self.features)).astype(x.dtype)
 
     @property
@@ -174,7 +175,8 @@ class Kernel(nn.Module):
         return {"strides": self.stride, "padding": padding, "dilation": self.dilation}
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return ops.conv2d(x, self.weights(x), groups=x.shape[-1] if self.depthwise else 1, **self.windows)
+        groups = x.shape[-1] if self.depthwise else self.groups
+        return ops.conv2d(x, self.weights(x), groups=groups, **self.windows)
 
 
 def _norm(affine: bool, **others: Any) -> BatchNorm:
@@ -183,7 +185,10 @@ def _norm(affine: bool, **others: Any) -> BatchNorm:
 
 
 class SeparableConv(nn.Module):
-    """Depthwise and pointwise convolution and normalisation, ``repeats`` times; its input is after a ReLU."""
+    """Depthwise and pointwise convolution and normalisation, ``repeats`` times; its input is after a ReLU.
+
+    ``count`` of them on one input, side by side in channels and in the last axis of their variables.
+    """
 
     features: int
     kernel: int
@@ -192,10 +197,16 @@ class SeparableConv(nn.Module):
     repeats: int = 2
     affine: bool = True
     deferred: bool = False
+    count: int = 1
+
+    def side_by_side(self, count: int) -> SeparableConv:
+        return self.clone(count=count)
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array | ops.Deferred:
         window = (self.kernel, self.kernel)
+        if self.count > 1:
+            x = ops.concatenate([x] * self.count)
         for k in range(1, self.repeats):
             x = _norm(self.affine, activation="relu", name=f"norm_{k}")(
                 self.convolved(x, k, window), train=train
@@ -207,9 +218,11 @@ class SeparableConv(nn.Module):
     def convolved(self, x: Array, k: int, window: tuple[int, int]) -> Array:
         """The k-th pair of convolutions."""
         stride = 1 if k > 1 else self.stride
-        features = self.features if k == self.repeats else x.shape[-1]
+        features = self.features * self.count if k == self.repeats else x.shape[-1]
         depthwise = Kernel(x.shape[-1], window, stride, self.dilation, True, name=f"depthwise_{k}")
-        pointwise = Kernel(features, (1, 1), name=f"pointwise_{k}")
+        pointwise = Kernel(features, (1, 1), groups=self.count, name=f"pointwise_{k}")
+        if self.count > 1:
+            return pointwise(depthwise(x))
         return ops.separable_conv2d(x, depthwise.weights(x), pointwise.weights(x), **depthwise.windows)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
@@ -106,10 +106,16 @@ class Graph(nn.Module):
 
     ``auxiliary`` names nodes that are further classifiers, with the weights of their cross-entropies in the
     loss: they and what only they need exist in training alone (see `nas.training.network.Extra`).
+
+    Two ways to run a supernet, which change neither values nor variables. ``batched``: equal nodes on one input
+    run as one, side by side in its channels, where their module has a `side_by_side`. ``rematerialise``: of a node
+    with parameters no more than its output is kept for the gradient, which computes the rest again.
     """
 
     nodes: tuple[Node, ...]
     auxiliary: tuple[tuple[str, float], ...] = ()
+    batched: bool = False
+    rematerialise: bool = False
 
     if TYPE_CHECKING:  # Flax makes one of the fields, which the checker does not see
 
@@ -119,7 +125,11 @@ class Graph(nn.Module):
     def __call__(self, x: Array, *, train: bool = False, **rates: Any) -> Array:
         initial = self.is_initializing()
         used = range(len(self.nodes)) if train or initial else self.needed
-        readers = collections.Counter(i for k in used for i in self.nodes[k].inputs)
+        shared = self.mixing_size and not initial and not self.is_mutable_collection("intermediates")
+        variables = self.variables if shared else {}
+        batches = self._batches(used, variables) if shared and self.batched else {}
+        led = {k for batch in batches.values() for k in batch[1:]}
+        readers = collections.Counter(i for k in used if k not in led for i in self.nodes[k].inputs)
         heads = dict(self.auxiliary)
         mixers = sum(isinstance(self.nodes[k].module, Mix) for k in used)
         if mixers and initial and "mixing" not in rates:
@@ -136,12 +146,14 @@ class Graph(nn.Module):
             values[i] = tuple(rest)
             return value
 
-        shared = mixers and not initial and not self.is_mutable_collection("intermediates")
-        variables = self.variables if shared else {}
+        came: dict[int, Any] = {}  # outputs of nodes that ran with an earlier one
         keep(x)
         for position, node in enumerate(self.nodes):
             if position not in used:
                 values.append(())
+                continue
+            if position in came:
+                keep(came.pop(position))
                 continue
             noise = {name: rates[name] for name in ops.noise_taken(node.module) if name in rates}
             if isinstance(node.module, Mix):
@@ -149,7 +161,11 @@ class Graph(nn.Module):
             if "seed" in noise:
                 noise["seed"] = ops.node_seed(noise["seed"], position)
             inputs = tuple(take(i) for i in node.inputs)
-            if shared:
+            if position in batches:
+                found = self._run_batch(batches[position], variables["params"], inputs, train, noise)
+                came |= zip(batches[position], found, strict=True)
+                keep(came.pop(position))
+            elif shared:
                 own = {name: tree[node.name] for name, tree in variables.items() if node.name in tree}
                 keep(self._run(node, own, inputs, train, noise))
             else:
@@ -167,10 +183,34 @@ class Graph(nn.Module):
         many equals, and Python would take longer over them than XLA.
         """
         mutable = tuple(name for name in own if self.is_mutable_collection(name))
-        value, updated = _program(node.module, train, mutable)(own, inputs, noise)
+        again = self.rematerialise and "params" in own
+        value, updated = _program(node.module, train, mutable, again)(own, inputs, noise)
         for name, tree in updated.items():
             self.put_variable(name, node.name, tree)
         return value
+
+    def _batches(self, used: Iterable[int], variables: Mapping[str, Any]) -> dict[int, list[int]]:
+        """Positions of nodes that can run as one, the first of which leads: two or more each, by the first."""
+        found: dict[Any, list[int]] = {}
+        for position in sorted(used):
+            node = self.nodes[position]
+            names = {name for name, tree in variables.items() if node.name in tree}
+            if getattr(node.module, "side_by_side", None) and names == {"params"}:
+                found.setdefault((node.module, node.inputs), []).append(position)
+        return {batch[0]: batch for batch in found.values() if len(batch) > 1}
+
+    def _run_batch(
+        self, batch: list[int], params: Any, inputs: tuple[Array, ...], train: bool, noise: dict[str, Any]
+    ) -> Sequence[Any]:
+        """The outputs of the nodes ``batch``, whose variables stand side by side in one of them."""
+        trees = [params[self.nodes[k].name] for k in batch]
+        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), *trees)
+        module: Any = self.nodes[batch[0]].module
+        program = _program(module.side_by_side(len(batch)), train, (), self.rematerialise)
+        value, _ = program({"params": joined}, inputs, noise)
+        leaves, tree = jax.tree.flatten(value)
+        apart = zip(*(jnp.split(leaf, len(batch), -1) for leaf in leaves), strict=True)
+        return [tree.unflatten(parts) for parts in apart]
 
     @property
     def mixing_size(self) -> int:
@@ -193,13 +233,15 @@ class Graph(nn.Module):
 
 
 @functools.lru_cache(maxsize=4096)
-def _program(module: nn.Module, train: bool, mutable: tuple[str, ...]) -> Callable[..., Any]:
+def _program(
+    module: nn.Module, train: bool, mutable: tuple[str, ...], rematerialise: bool
+) -> Callable[..., Any]:
     """``(variables, inputs, noise) -> output, updated collections`` of a node, jitted."""
 
     def call(variables: dict[str, Any], inputs: tuple[Array, ...], noise: dict[str, Any]) -> Any:
         return module.apply(variables, *inputs, train=train, mutable=list(mutable), **noise)
 
-    return jax.jit(call)
+    return jax.jit(jax.checkpoint(call) if rematerialise else call)
 
 
 class Term(NamedTuple):

@@ -104,6 +104,9 @@ class SearchedConv(nn.Module):
     features: int
     kernel: int
 
+    def side_by_side(self, count: int) -> SearchedConv:
+        return self.clone(features=count * self.features)
+
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         x = Conv(self.features, self.kernel, padding=self.kernel // 2, name="conv")(x)

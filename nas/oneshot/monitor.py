@@ -113,17 +113,20 @@ def stop_on_skips(epochs: Sequence[Epoch], most: int = 2) -> int | None:
     return None
 
 
-def stop_on_curvature(epochs: Sequence[Epoch], window: int = 5, ratio: float = 0.75) -> int | None:
+def stop_on_curvature(
+    epochs: Sequence[Epoch], window: int = 5, ratio: float = 0.75, start: int = 10
+) -> int | None:
     """RobustDARTS (Zela et al. 2020, section 4.2): stop when the eigenvalue, averaged over ``window`` epochs, has
     grown so that its value ``window`` epochs ago is below ``ratio`` of it; the architecture of that epoch counts.
 
-    InputError where an epoch has no eigenvalue.
+    No epoch counts whose number (from 0) is below ``start``: so the authors' code, not the paper. InputError
+    where an epoch has no eigenvalue.
     """
     values = [epoch.eigenvalue for epoch in epochs]
     if any(value is None for value in values):
         raise InputError("early stop: an epoch has no eigenvalue to stop by")
     last = len(values) - 1
-    if last < window:
+    if last - window < start:
         return None
 
     def smooth(k: int) -> float:

@@ -178,10 +178,18 @@ class SupernetSearch:
             clip=True,
             dtype=self.config.dtype,
         )
-        network = self.supernet.build(layout.opened(), self.num_classes, **sizes)
+        network = self._as_run(self.supernet.build(layout.opened(), self.num_classes, **sizes))
         search = Search(network, problem, shape, self.config.formulation)
         search.compile(curvature=self._curved)
         return _Stage(number, bounds[number], bounds[number + 1], layout, search)
+
+    def _as_run(self, network: Any) -> Any:
+        """``network`` run as the settings say (`search_spaces.graph.Graph`). Raises InputError where it cannot be."""
+        ways = {name: True for name in ("batched", "rematerialise") if getattr(self.settings, name)}
+        for name in ways:
+            if not hasattr(network, name):
+                raise InputError(f"supernet: {name}=True needs a Graph, not {type(network).__name__}")
+        return network.clone(**ways) if ways else network
 
     @property
     def _curved(self) -> bool:

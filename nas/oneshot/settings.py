@@ -58,6 +58,10 @@ class Settings:
     alpha_learning_rate: float = 3e-4
     alpha_weight_decay: float = 1e-3
     augmentation: str = "crop+flip"
+    batched: bool = False
+    """run equal operations on one input side by side in its channels; changes no value"""
+    rematerialise: bool = False
+    """compute again for gradients what is inside an operation: less memory, more time; changes no value"""
 
     def __post_init__(self) -> None:
         for name, choices in (

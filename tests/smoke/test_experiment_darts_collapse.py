@@ -36,8 +36,8 @@ def test_a_rule_stops_where_it_first_says_so():
     assert stopping(STOPS["skips"], skips) == (3, 2)
     assert stopping(STOPS["skips"], skips[:3]) is None
     assert stopping(STOPS["none"], skips) is None
-    rising = [Epoch(0, value) for value in (1, 1, 1, 1, 1, 1, 1, 9, 9, 9)]
-    assert stopping(stop_on_curvature, rising) == (7, 2)
+    rising = [Epoch(0, value) for value in [1] * 17 + [9] * 3]
+    assert stopping(stop_on_curvature, rising) == (17, 12)
 
 
 def timeless(measurement):

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from jax import lax
 
+from nas import ops
 from nas.errors import InputError
 from nas.layout import Layout
 from nas.oneshot import monitor
 from nas.oneshot.monitor import Epoch
 from nas.oneshot.relaxation import RELAXATIONS, entropy
-from search_spaces import darts
+from search_spaces import darts, nasbench201
 from tests.supernets import EDGE_WEIGHTS, EDGES, cell_layout, cell_network, chain_layout, chain_network
 
 PRIMITIVES = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
@@ -128,6 +129,41 @@ def darts_supernet():
     layout = darts.layout(2, PRIMITIVES)
     network = darts.supernet(layout, 5, channels=4, cells=3)
     return layout, network, initialised(network)
+
+
+def nasbench_supernet():
+    made = nasbench201.searched_by_supernet(nasbench201.SPACE)
+    layout = made.layout()
+    network = made.build(layout.opened(), 5, channels=4, cells=1)
+    return layout, network, initialised(network)
+
+
+@pytest.mark.parametrize("made", [darts_supernet, nasbench_supernet])
+@pytest.mark.parametrize("way", ["batched", "rematerialise", "batched and rematerialise"])
+def test_ways_to_run_a_supernet_change_neither_values_nor_gradients(made, way):
+    layout, network, variables = made()
+    mixing = jnp.asarray(np.random.default_rng(1).random(layout.size), jnp.float32)
+    other = network.clone(**dict.fromkeys(way.split(" and "), True))
+    rest = [name for name in variables if name != "params"]
+
+    def loss(params, mixing, network):
+        everything = {**variables, "params": params}
+        logits, updated = network.apply(everything, images(), train=True, mutable=rest, mixing=mixing)
+        return jnp.square(logits).mean(), updated
+
+    def seen(network):
+        of = functools.partial(loss, network=network)
+        gradient = jax.value_and_grad(of, (0, 1), has_aux=True)
+        at = (variables["params"], mixing)
+        calls = sum(equation.primitive.name == "jit" for equation in jax.make_jaxpr(of)(*at).jaxpr.eqns)
+        return jax.jit(gradient)(*at), calls, ops.count_macs(of, *at), ops.count_macs(gradient, *at)
+
+    expected, calls, macs, macs_of_all = seen(network)
+    found, calls_so, macs_so, macs_of_all_so = seen(other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), found, expected)
+    assert macs_so == macs
+    assert (calls_so < calls) == ("batched" in way)
+    assert (macs_of_all_so > macs_of_all) == ("rematerialise" in way)
 
 
 def test_a_supernet_is_what_its_edges_are():
@@ -364,11 +400,13 @@ def test_rules_stop_where_their_papers_do():
     flat = [Epoch(0, 0.2)] * 12
     assert monitor.stop_on_curvature(flat) is None
     growing = [Epoch(0, 0.2)] * 6 + [Epoch(0, 0.2 + 0.1 * k) for k in range(1, 5)]
-    stopped = [monitor.stop_on_curvature(growing[:n]) for n in range(1, 11)]
+    stopped = [monitor.stop_on_curvature(growing[:n], start=0) for n in range(1, 11)]
     means = [np.mean([e.eigenvalue or 0.0 for e in growing[max(0, n - 4) : n + 1]]) for n in range(10)]
     expected = [n - 5 if n >= 5 and means[n - 5] / means[n] < 0.75 else None for n in range(10)]
     assert stopped == expected
     assert any(stop is not None for stop in stopped)
+    late = [Epoch(0, 1.5**n) for n in range(17)]
+    assert [monitor.stop_on_curvature(late[:n]) for n in range(1, 18)] == [None] * 15 + [10, 11]
     with pytest.raises(InputError, match="has no eigenvalue"):
         monitor.stop_on_curvature([Epoch(0)])
 
