@@ -15,5 +15,5 @@ export PYTHONDONTWRITEBYTECODE=  # what is imported is compiled once
 .venv/bin/python -m ruff check
 .venv/bin/python -m ruff format --check
 PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/python -m pyright --pythonpath .venv/bin/python
-# A process a core; the tests of a file stay together, for they share what takes long to set up.
-exec .venv/bin/python -m pytest -n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile "$@"
+# A process a core. The tests of a file stay together, sharing what takes long to set up; smoke tests come early.
+exec .venv/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder "$@"

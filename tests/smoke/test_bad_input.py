@@ -1,15 +1,12 @@
 """Bad input, as a user would give it: one clear line, a non-zero exit, results kept.
 
-Scripts run in this process through the same `run` as on the command line: what is tested is all but the
-interpreter's start. Damaged records, full disks and dying workers are tested where they are handled:
-test_record.py, test_run_ray.py, test_kill_resume.py.
+Scripts run in this process (`script` in conftest.py). Damaged records, full disks and dying workers are tested
+where they are handled: test_record.py, test_run_ray.py, test_kill_resume.py.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -18,27 +15,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def script(monkeypatch, capsys, tmp_path):
-    """``script("search", "--space", "x")`` -> exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GLIBC_TUNABLES", os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0"))
-
-    def call(name, *arguments):
-        module = importlib.import_module(name)
-        cli = importlib.import_module("_cli")
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        code = 0
-        try:
-            cli.run(module.main)
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 SEARCH = ("--space", "chain", "--dataset", "digits", "--engine", "local", "--epochs", "1", "--trials", "1")
@@ -91,6 +67,20 @@ WRONG = {
     "architecture of no space": (("train", "--arch", "chian:depth=1"), "chian"),
     "no such run": (("report", "nowhere"), "nowhere"),
     "no run named": (("report",), "no run folder given"),
+    "supernet of a space without": (
+        ("search", "--dataset", "digits", "--space", "resnet", "--strategy", "darts"),
+        "space: resnet cannot be searched by a supernet"),
+    "supernet without its strategy": (
+        ("search", *SEARCH, "--strategy", "random", "--supernet", "channels=4"),
+        "supernet: channels=4: random: no search with shared weights"),
+    "supernet strategy unknown": (
+        ("search", "--space", "nasbench201", "--strategy", "dartz"), "strategy: 'dartz' is not one of"),
+    "supernet too small": (
+        ("search", "--dataset", "digits", "--space", "nasbench201", "--strategy", "darts", "--supernet", "channels=0"),
+        "supernet: channels=0 is below 1"),
+    "supernet setting unknown": (
+        ("search", "--dataset", "digits", "--space", "darts", "--strategy", "gdas", "--supernet", "width=3"),
+        "supernet: 'width' is not one of"),
     "a file that is no space": (("search", "--space", "none.py"), "space: no file none.py"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Every family can be searched as it is: a random search of eight networks on real images."""
+"""Every family can be searched as it is: a random search on real images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SLOW = ("cuda_convnet",)
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_a_random_search_of_eight(name, tmp_path):
+def test_a_random_search(name, tmp_path):
     options = SearchOptions(
         space=name,
         fix=FIXED.get(name, ()),
         engine="local",
         test_seeds=1,
         data=DataConfig(dataset="digits", subset=400),
-        plan=StrategyConfig(trials=8, epochs=1),
+        plan=StrategyConfig(trials=4, epochs=1),
     )
     run = search(options, "random", tmp_path / "run", SPACES)
-    assert len(run.trials) == 8
+    assert len(run.trials) == 4
     measured = [trial for trial in run.trials.values() if trial.status == "completed"]
     # A learning rate drawn too high may end one with a loss that is not a number: a failure, and no score.
-    assert len(measured) >= 6, [trial.error for trial in run.trials.values()]
+    assert len(measured) >= 3, [trial.error for trial in run.trials.values()]
     assert all(math.isfinite(trial.score) and trial.params for trial in measured)
     [final] = run.finals
     assert run.best is not None
@@ -38,4 +38,4 @@ def test_a_random_search_of_eight(name, tmp_path):
     assert 0 <= final.test_accuracy <= 1
     assert final.arch == run.best.arch
     if name not in SLOW:
-        assert run.best.score > 0.1  # of eight, some network has learned something in its 300 images
+        assert run.best.score > 0.1  # some network has learned something in its 300 images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import json
 import os
 import resource
@@ -17,28 +17,9 @@ SCRIPT = ROOT / "scripts" / "profile.py"
 
 
 @pytest.fixture
-def profile(monkeypatch, capsys, tmp_path):
+def profile(script):
     """``profile("resnet20", "--static")`` -> exit code, standard output, standard error; in this process."""
-    monkeypatch.chdir(tmp_path)
-    # By its file: `profile` is the standard library's.
-    spec = importlib.util.spec_from_file_location("profile_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "profile_script", module)
-    spec.loader.exec_module(module)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["profile.py", *map(str, arguments)])
-        code = 0
-        try:
-            module.run(module.main)
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return functools.partial(script, "profile")
 
 
 PROGRAM = """

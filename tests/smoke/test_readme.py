@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.slow), "ray"])
 def test_the_space_of_the_readme_is_searched(tmp_path, engine):
     (code,) = re.findall(r"```python\n(# my_space.py\n.*?)```", README, re.DOTALL)
     (tmp_path / "my_space.py").write_text(code)
@@ -30,17 +30,13 @@ def test_the_space_of_the_readme_is_searched(tmp_path, engine):
     assert "best: my_space.py:depth=" in done.stdout
 
 
-def test_every_option_in_the_readme_exists():
+def test_every_option_in_the_readme_exists(script):
     commands = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
     assert len(commands) > 8
     helps: dict[str, str] = {}
-    for script, options in commands:
-        if script not in helps:
-            done = subprocess.run(
-                [sys.executable, ROOT / f"scripts/{script}.py", "--help"],
-                capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            helps[script] = done.stdout
+    for name, options in commands:
+        if name not in helps:
+            code, helps[name], complained = script(name, "--help")
+            assert (code, complained) == (0, "")
         for option in re.findall(r"--[a-z-]+", options.partition("#")[0]):
-            assert re.search(rf"{option}\b", helps[script]), f"{script}: {option}"
+            assert re.search(rf"{option}\b", helps[name]), f"{name}: {option}"

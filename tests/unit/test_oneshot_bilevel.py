@@ -98,7 +98,7 @@ def architecture_gradient(order, relaxation, part, unroll):
         ("first", "softmax", 1),
         ("exact", "softmax", 1),
         pytest.param("exact", "dirichlet", 1, marks=pytest.mark.slow),
-        ("exact", "softmax", 2),
+        pytest.param("exact", "softmax", 2, marks=pytest.mark.slow),
     ],
 )
 def test_architecture_gradients_in_float64(order, relaxation, part):

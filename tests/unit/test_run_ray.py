@@ -59,7 +59,7 @@ def search(
 
 FAULTS: dict[str, Any] = {"raises": {2: 1, 5: 3}, "memory": (4,), "nan": (7,), "unsaved": {1: 1, 6: 3}}
 SEARCHES = [
-    pytest.param("grid", StrategyConfig(epochs=R), 40, {}),
+    pytest.param("grid", StrategyConfig(epochs=R), 40, {}, marks=pytest.mark.slow),
     pytest.param("random", StrategyConfig(epochs=R), 31, FAULTS),  # without an end but its budget's
     pytest.param(
         "successive_halving", StrategyConfig(epochs=R, eta=2, trials=11), None, FAULTS, marks=pytest.mark.slow

@@ -164,9 +164,10 @@ def test_quickstart_never_writes_into_an_existing_folder(clone: Clone) -> None:
 def test_test_sh_leaves_slow_tests_out_unless_asked(clone: Clone) -> None:
     clone.python("python3", NEW)
     assert clone.run("test.sh", "-k", "space").returncode == 0
-    assert clone.calls[-1] == "-m pytest -m not slow -k space"
+    spread = "-m pytest -n logical --dist loadfile --no-loadscope-reorder"
+    assert clone.calls[-1] == f"{spread} -m not slow -k space"
     assert clone.run("test.sh", "--all", "-k", "space").returncode == 0
-    assert clone.calls[-1] == "-m pytest -k space"
+    assert clone.calls[-1] == f"{spread} -k space"
 
 
 @pytest.mark.parametrize("check", ["ruff check", "ruff format --check", "pyright"])

@@ -485,7 +485,9 @@ FAMILIES = {name: space for name, space in SPACES.items() if name not in ("nasbe
 FAMILIES["nasbench201"] = nasbench201.nasbench201_space(channels=4, cells=1)
 
 
-@pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("cuda", "float32")])
+@pytest.mark.parametrize(
+    ("platform", "dtype"), [("tpu", "bfloat16"), pytest.param("cuda", "float32", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_steps_lower_for_accelerators(digits, name, platform, dtype):
     space = FAMILIES[name].searched()
