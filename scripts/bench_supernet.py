@@ -244,8 +244,7 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
         )
         shape = Shape((32, 32, 3), 10, config.batch_size, config.batch_size, "momentum")
         search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, config.formulation)
-        search.compile()
-        state = search.init(0)
+        state = search.prepare(0)
 
         def step() -> None:
             nonlocal state

@@ -348,6 +348,13 @@ class Search:
             names.add("by_mixing")
         return tuple(sorted(names))
 
+    def prepare(self, seed: int, *, curvature: bool = False) -> State:
+        """`compile` and `init` at once: the latter is Python's work, the former XLA's."""
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            drawn = thread.submit(self.init, seed)
+            self.compile(curvature=curvature)
+            return drawn.result()
+
     def compile(self, *, curvature: bool = False) -> None:
         """Compile all that `step` and `predict` call, two programs at a time where they are many.
 
@@ -386,38 +393,42 @@ class Search:
 
     def traced(self, what: str, name: str) -> tuple[Any, tuple[Any, ...]]:
         """The program ``what``, jitted under ``name``, and shapes of what it is called with."""
-        at = self._abstract_point()
-        of, problem = derivatives(self.network), self.problem
-        alphas, slots, count, number = (
-            at.mixing,
-            ([at.mixing], [at.mixing]),
-            abstract((), "int32"),
-            abstract(()),
-        )
-        seed, rates, weights = abstract((), "uint32"), _abstract_rates(), (at.params,)
-        if what in Derivatives._fields:
-            function = getattr(of, what)
-            further = {"mixed": (at.params,), "curvature": (at.mixing,)}
-            arguments: tuple[Any, ...] = (at, *further.get(what, ()))
-        elif what in ("search_step", "weights_step"):
-            function = functools.partial(search_step, self._stepping(what == "search_step"), of)
-            arguments = (self._abstract_state(), at.batch, at.batch, rates, seed)
-        else:
-            images = self._abstract_batch(self.shape.evaluate_batch_size).images
-            function, *arguments_of = {
-                "predict": (functools.partial(_predict, self.network), at.params, at.rest, at.mixing, images),
-                "architecture_mixing": (functools.partial(architecture_mixing, problem), alphas, seed, rates),
-                "weights_mixing": (functools.partial(weights_mixing, problem), alphas, seed, rates),
-                "architecture_update": (
-                    functools.partial(architecture_update, problem), alphas, slots, count, at.mixing, seed, rates,
-                ),
-                "weights_update": (weights_update, at.params, weights, at.params, rates),
-                "unrolled": (unrolled, at.params, at.params, weights, rates),
-                "difference_step": (difference_step, at.params),
-                "shifted": (shifted, at.params, at.params, number),
-            }[what]  # fmt: skip
-            arguments = tuple(arguments_of)
+        function, arguments = self._of_alphas(what) or self._of_weights(what)
         return jax.jit(named(name, function), donate_argnums=_DONATED.get(what, ())), arguments
+
+    def _of_alphas(self, what: str) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """A function that knows no weights, whose shapes take longer to find out than this to compile."""
+        alphas, seed, rates = abstract((self.problem.layout.size,)), abstract((), "uint32"), _abstract_rates()
+        slots, count = ([alphas], [alphas]), abstract((), "int32")
+        found: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+            "architecture_mixing": (architecture_mixing, (alphas, seed, rates)),
+            "weights_mixing": (weights_mixing, (alphas, seed, rates)),
+            "architecture_update": (architecture_update, (alphas, slots, count, alphas, seed, rates)),
+        }
+        if what not in found:
+            return None
+        function, arguments = found[what]
+        return functools.partial(function, self.problem), arguments
+
+    def _of_weights(self, what: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        at, of, seed, rates = (
+            self._abstract_point(), derivatives(self.network), abstract((), "uint32"), _abstract_rates(),
+        )  # fmt: skip
+        if what in Derivatives._fields:
+            further = {"mixed": (at.params,), "curvature": (at.mixing,)}
+            return getattr(of, what), (at, *further.get(what, ()))
+        if what in ("search_step", "weights_step"):
+            step = functools.partial(search_step, self._stepping(what == "search_step"), of)
+            return step, (self._abstract_state(), at.batch, at.batch, rates, seed)
+        images = self._abstract_batch(self.shape.evaluate_batch_size).images
+        function, *arguments = {
+            "predict": (functools.partial(_predict, self.network), at.params, at.rest, at.mixing, images),
+            "weights_update": (weights_update, at.params, (at.params,), at.params, rates),
+            "unrolled": (unrolled, at.params, at.params, (at.params,), rates),
+            "difference_step": (difference_step, at.params),
+            "shifted": (shifted, at.params, at.params, abstract(())),
+        }[what]
+        return function, tuple(arguments)
 
     def _abstract_batch(self, size: int) -> Batch:
         images = abstract((size, *self.shape.image_shape), self.shape.dtype)

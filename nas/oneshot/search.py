@@ -52,6 +52,8 @@ class _Stage(NamedTuple):
     end: int
     layout: Layout
     search: Search
+    initial: State
+    """which the first step consumes"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ class SupernetSearch:
         state: Any = None  # a State, of the stage under way
         stage, compile_seconds = timed(lambda: self._stage(max(epoch - 1, 0), known))
         if epoch and checkpoints is not None:
-            found = checkpoints.restore(stage.search.init(self.seed))
+            found = checkpoints.restore(stage.initial)
             if found is None:
                 epoch = 0
                 stage, compile_seconds = timed(lambda: self._stage(0, known))
@@ -123,7 +125,7 @@ class SupernetSearch:
                 stage, seconds = timed(functools.partial(self._stage, epoch, repeated))
                 compile_seconds, state = compile_seconds + seconds, None
             if state is None:
-                state = stage.search.init(self.seed + stage.number)
+                state = stage.initial
             (state, shown), train_seconds = timed(functools.partial(self._epoch, stage, state, epoch))
             seen, evaluate_seconds = timed(functools.partial(self._look, stage, state, epoch, repeated))
             measurement = dataclasses.replace(
@@ -180,8 +182,8 @@ class SupernetSearch:
         )
         network = self._as_run(self.supernet.build(layout.opened(), self.num_classes, **sizes))
         search = Search(network, problem, shape, self.config.formulation)
-        search.compile(curvature=self._curved)
-        return _Stage(number, bounds[number], bounds[number + 1], layout, search)
+        initial = search.prepare(self.seed + number, curvature=self._curved)
+        return _Stage(number, bounds[number], bounds[number + 1], layout, search, initial)
 
     def _as_run(self, network: Any) -> Any:
         """``network`` run as the settings say (`search_spaces.graph.Graph`). Raises InputError where it cannot be."""
