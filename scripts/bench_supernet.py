@@ -51,7 +51,7 @@ class Config:
     """this code's: auto, program or pieces"""
     batched: bool = False
     """this code runs equal operations on one input side by side"""
-    rematerialise: bool = False
+    remat: bool = False
     """this code computes what is inside an operation again for gradients"""
     rounds: int = 3
     """steps that each side makes, after one that is not counted"""
@@ -240,7 +240,7 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
     def prepare() -> Step:
         layout = darts.layout()
         network = darts.supernet(layout, 10, channels=config.channels, cells=config.cells).clone(
-            batched=config.batched, rematerialise=config.rematerialise
+            batched=config.batched, remat=config.remat
         )
         shape = Shape((32, 32, 3), 10, config.batch_size, config.batch_size, "momentum")
         search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, config.formulation)

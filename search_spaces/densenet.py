@@ -18,10 +18,9 @@ needs it (Pleiss et al. 2017); the numbers are the same. Such networks have reve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -50,38 +49,20 @@ BOTTLENECK = 4  # channels of the 1x1 convolution, in growth rates (section 3)
 Weights: TypeAlias = tuple[Array, Array, Array]  # normalisation's scale and bias, the convolution's kernel
 
 
-def norm_act_conv(maps: Sequence[Array], weights: Weights) -> tuple[Array, Array, Array]:
+def norm_act_conv(weights: Weights, maps: Sequence[Array]) -> tuple[Array, Array, Array]:
     """Concatenation, BN-ReLU-Conv of ``maps`` [B, H, W, C_i]; with the mean and variance of the batch."""
     scale, bias, kernel = weights
     y, mean, var = ops.batch_norm_act(ops.concatenate(maps), scale, bias, activation="relu", eps=EPSILON)
     return ops.conv2d(y.astype(maps[0].dtype), kernel), mean, var
 
 
-@jax.custom_vjp
-def norm_act_conv_again(maps: Sequence[Array], weights: Weights) -> tuple[Array, Array, Array]:
-    """`norm_act_conv` that keeps its arguments alone for the gradient and computes all else anew."""
-    return norm_act_conv(maps, weights)
-
-
-def _forward(maps: Sequence[Array], weights: Weights) -> tuple[Any, Any]:
-    return norm_act_conv(maps, weights), (maps, weights)
-
-
-def _backward(kept: tuple[Sequence[Array], Weights], cotangents: tuple[Array, Array, Array]) -> Any:
-    """The vector-Jacobian product, of arguments that XLA cannot know to be those of the forward pass.
-
-    jax.checkpoint's barriers are gone on CPU when XLA merges equal computations, which undoes it: measured,
-    not a byte is saved. A zero that follows from the cotangent also puts the second pass after it.
-    """
-    (*others, last), (scale, bias, kernel) = kept
-    dy = cotangents[0]
-    zero = jnp.minimum(jnp.abs(dy[(0,) * dy.ndim]), 0).astype(jnp.float32)
-    if others:  # else there is nothing to concatenate
-        last = ops.scale_shift_act(last, None, jnp.broadcast_to(zero, last.shape[-1:])).astype(last.dtype)
-    return jax.vjp(norm_act_conv, (*others, last), (scale, bias + zero, kernel))[1](cotangents)
-
-
-norm_act_conv_again.defvjp(_forward, _backward)
+@ops.recomputed
+def norm_act_conv_again(
+    waiting: tuple[Weights, Array], others: Sequence[Array]
+) -> tuple[Array, Array, Array]:
+    """`norm_act_conv`. The last map waits with the weights: the concatenation would be kept, needing none of them."""
+    weights, last = waiting
+    return norm_act_conv(weights, (*others, last))
 
 
 class NormActConv(nn.Module):
@@ -112,8 +93,11 @@ class NormActConv(nn.Module):
             if not self.remat:  # what training keeps beside the output, for `nas.training.network.outline`
                 self.sow("intermediates", "kept", (joined, y) if len(maps) > 1 else y)
             return ops.conv2d(y, kernel)
-        run = norm_act_conv_again if self.remat else norm_act_conv
-        y, batch_mean, batch_var = run(maps, (scale, bias, kernel))
+        weights = (scale, bias, kernel)
+        if self.remat:
+            y, batch_mean, batch_var = norm_act_conv_again((weights, maps[-1]), maps[:-1])
+        else:
+            y, batch_mean, batch_var = norm_act_conv(weights, maps)
         if not self.is_initializing():
             mean.value, var.value = ops.ema_update(
                 (mean.value, var.value), (batch_mean, batch_var), STATISTICS_MOMENTUM

@@ -108,14 +108,14 @@ class Graph(nn.Module):
     loss: they and what only they need exist in training alone (see `nas.training.network.Extra`).
 
     Two ways to run a supernet, which change neither values nor variables. ``batched``: equal nodes on one input
-    run as one, side by side in its channels, where their module has a `side_by_side`. ``rematerialise``: of a node
+    run as one, side by side in its channels, where their module has a `side_by_side`. ``remat``: of a node
     with parameters no more than its output is kept for the gradient, which computes the rest again.
     """
 
     nodes: tuple[Node, ...]
     auxiliary: tuple[tuple[str, float], ...] = ()
     batched: bool = False
-    rematerialise: bool = False
+    remat: bool = False
 
     if TYPE_CHECKING:  # Flax makes one of the fields, which the checker does not see
 
@@ -183,7 +183,7 @@ class Graph(nn.Module):
         many equals, and Python would take longer over them than XLA.
         """
         mutable = tuple(name for name in own if self.is_mutable_collection(name))
-        again = self.rematerialise and "params" in own
+        again = self.remat and "params" in own
         value, updated = _program(node.module, train, mutable, again)(own, inputs, noise)
         for name, tree in updated.items():
             self.put_variable(name, node.name, tree)
@@ -206,7 +206,7 @@ class Graph(nn.Module):
         trees = [params[self.nodes[k].name] for k in batch]
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), *trees)
         module: Any = self.nodes[batch[0]].module
-        program = _program(module.side_by_side(len(batch)), train, (), self.rematerialise)
+        program = _program(module.side_by_side(len(batch)), train, (), self.remat)
         value, _ = program({"params": joined}, inputs, noise)
         leaves, tree = jax.tree.flatten(value)
         apart = zip(*(jnp.split(leaf, len(batch), -1) for leaf in leaves), strict=True)
@@ -233,15 +233,13 @@ class Graph(nn.Module):
 
 
 @functools.lru_cache(maxsize=4096)
-def _program(
-    module: nn.Module, train: bool, mutable: tuple[str, ...], rematerialise: bool
-) -> Callable[..., Any]:
+def _program(module: nn.Module, train: bool, mutable: tuple[str, ...], remat: bool) -> Callable[..., Any]:
     """``(variables, inputs, noise) -> output, updated collections`` of a node, jitted."""
 
     def call(variables: dict[str, Any], inputs: tuple[Array, ...], noise: dict[str, Any]) -> Any:
         return module.apply(variables, *inputs, train=train, mutable=list(mutable), **noise)
 
-    return jax.jit(jax.checkpoint(call) if rematerialise else call)
+    return jax.jit(ops.recomputed(call) if remat else call)
 
 
 class Term(NamedTuple):

@@ -105,7 +105,11 @@ class Derivatives(NamedTuple):
 def derivatives(network: Any) -> Derivatives:
     """Those of ``network``, called as ``network.apply(variables, images, train=True, mixing=…)``."""
 
-    def loss_of(params: Tree, mixing: Array, at: Point) -> tuple[Array, Loss]:
+    # What is computed again has no forward mode on CPU (`ops.recomputed`).
+    kept = getattr(network, "remat", False) and jax.default_backend() == "cpu"
+    forward = network.clone(remat=False) if kept else network
+
+    def loss_of(params: Tree, mixing: Array, at: Point, network: Any = network) -> tuple[Array, Loss]:
         variables = {"params": params, **at.rest}
         logits, rest, extra = apply_train(network, variables, (at.batch.images,), at.noise, mixing=mixing)
         total = _mean_loss(logits, at.batch.target)
@@ -125,7 +129,7 @@ def derivatives(network: Any) -> Derivatives:
         return loss, *found
 
     def gradient(params: Tree, mixing: Array, at: Point) -> Array:
-        return jax.grad(lambda mixing: loss_of(params, mixing, at)[0])(mixing)
+        return jax.grad(lambda mixing: loss_of(params, mixing, at, forward)[0])(mixing)
 
     def mixed(at: Point, along: Tree) -> Array:
         return jax.jvp(lambda params: gradient(params, at.mixing, at), (at.params,), (along,))[1]

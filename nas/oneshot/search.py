@@ -187,7 +187,7 @@ class SupernetSearch:
 
     def _as_run(self, network: Any) -> Any:
         """``network`` run as the settings say (`search_spaces.graph.Graph`). Raises InputError where it cannot be."""
-        ways = {name: True for name in ("batched", "rematerialise") if getattr(self.settings, name)}
+        ways = {name: True for name in ("batched", "remat") if getattr(self.settings, name)}
         for name in ways:
             if not hasattr(network, name):
                 raise InputError(f"supernet: {name}=True needs a Graph, not {type(network).__name__}")

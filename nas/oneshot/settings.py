@@ -60,8 +60,9 @@ class Settings:
     augmentation: str = "crop+flip"
     batched: bool = False
     """run equal operations on one input side by side in its channels; changes no value"""
-    rematerialise: bool = False
-    """compute again for gradients what is inside an operation: less memory, more time; changes no value"""
+    remat: bool = False
+    """compute again for gradients what is inside an operation: less memory, more time; changes no value. On CPU
+    not for the products of order exact"""
 
     def __post_init__(self) -> None:
         for name, choices in (

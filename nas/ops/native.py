@@ -68,6 +68,7 @@ _TARGETS = (
     "nas_optimiser",
     "nas_global_norm",
     "nas_lerp",
+    "nas_after",
     "nas_gather_images",
     "nas_gather_targets",
 )

@@ -219,6 +219,20 @@ def test_a_second_process_traces_only_what_has_no_name_on_disk(monkeypatch):
         assert np.isfinite(metrics.valid_loss)
 
 
+def test_what_is_computed_again_is_not_kept():
+    layout = darts.layout(2, ("none", "sep_conv_3x3"))
+    shape, kept, losses = Shape((8, 8, 3), 10, 16, 16, "momentum"), [], []
+    for remat in (False, True):
+        network = darts.supernet(layout, 10, channels=8, cells=1).clone(remat=remat)
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), shape, "pieces")
+        function, arguments = search.traced("by_weights", "by_weights")
+        kept.append(function.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
+        batches = [random_batch(k, 16, (8, 8, 3), 10) for k in range(2)]
+        losses.append(search.step(search.init(0), *batches, Rates(), np.uint32(0))[1].valid_loss)
+    assert kept[1] < 0.8 * kept[0]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("order", "dtype"), [("difference", "float32"), ("exact", "bfloat16")])
 def test_one_program_lowers_for_accelerators(order, dtype):
     layout = darts.layout(1)

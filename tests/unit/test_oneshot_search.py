@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -231,6 +232,19 @@ def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeyp
     monkeypatch.setattr(Search, "run", None)
     run(tmp_path / "b", resume=True)
     assert record_difference(tmp_path / "a", tmp_path / "b") is None
+
+
+def test_how_a_supernet_is_run_changes_no_result():
+    plain, other = (
+        list(planted_search("darts_first", epochs=2, **ways).run(2))
+        for ways in ({}, {"batched": True, "remat": True})
+    )
+    assert [m.derived for m in other] == [m.derived for m in plain]
+    np.testing.assert_allclose([m.train_loss for m in other], [m.train_loss for m in plain], rtol=1e-4)
+    not_a_graph = dataclasses.replace(hook(SPACE), build=lambda operations, classes: nn.Dense(classes))
+    search = dataclasses.replace(planted_search("darts_first", remat=True), supernet=not_a_graph)
+    with pytest.raises(InputError, match="supernet: remat=True needs a Graph, not Dense"):
+        next(search.run(1))
 
 
 def test_a_measurement_survives_json():

@@ -1564,6 +1564,19 @@ ffi::Error lerp(Call call) {
   return ffi::Error::Success();
 }
 
+// ------------------------------------------------------------------------------------------ recomputation
+
+// leaves, and an array they wait for -> the leaves
+ffi::Error after(Call call) {
+  const int64_t leaves = call.in.size() - 1;
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+    if (call.result(leaf) != call.arg(leaf)) {
+      std::memcpy(call.result(leaf), call.arg(leaf), call.size(leaf) * sizeof(float));
+    }
+  }
+  return ffi::Error::Success();
+}
+
 // ------------------------------------------------------------------------------------------ input pipeline
 
 // images u8 [N, H, W, C], index [B], mean [C], inverse deviation [C] [, shift [B, 2], flip [B], cutout [B, 3]]
@@ -1677,5 +1690,6 @@ HANDLER(count_correct);
 HANDLER(optimiser);
 HANDLER(global_norm);
 HANDLER(lerp);
+HANDLER(after);
 HANDLER(gather_images);
 HANDLER(gather_targets);
