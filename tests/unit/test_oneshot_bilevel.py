@@ -227,8 +227,8 @@ def test_what_is_computed_again_is_not_kept():
         search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), shape, "pieces")
         function, arguments = search.traced("by_weights", "by_weights")
         kept.append(function.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
-        batches = [random_batch(k, 16, (8, 8, 3), 10) for k in range(2)]
-        losses.append(search.step(search.init(0), *batches, Rates(), np.uint32(0))[1].valid_loss)
+        train, valid = (random_batch(k, 16, (8, 8, 3), 10) for k in range(2))
+        losses.append(search.step(search.init(0), train, valid, Rates(), np.uint32(0))[1].valid_loss)
     assert kept[1] < 0.8 * kept[0]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
