@@ -106,10 +106,10 @@ def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
         theirs = Side(torch_side, config, order, cache) if torch else None
         pairs = [(here.step(), theirs.step() if theirs else None) for _ in range(config.rounds)]
         peak, torch_peak = here.close(), theirs.close() if theirs else None
-        warm = None
+        warm, warm_steps = [], []
         if config.warm:
             again = Side(jax_side, config, order, cache)
-            warm = again.prepared
+            warm, warm_steps = [again.prepared], [again.step()]
             again.close()
     steps = [a for a, _ in pairs]
     theirs_too = [b for _, b in pairs if b]
@@ -124,7 +124,7 @@ def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
         "ratio": _median(wall for wall, _ in ratios),
         "cpu_ratio": _median(cpu for _, cpu in ratios),
         **_took("compile_cold", [here.prepared], steps),
-        **_took("compile_warm", [warm] if warm else [], steps),
+        **_took("compile_warm", warm, warm_steps),
         "peak_mib": peak,
         "torch_peak_mib": torch_peak,
     }
