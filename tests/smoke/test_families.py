@@ -16,7 +16,9 @@ FIXED = {"darts": ("cells=1", "channels=4")}  # compiling the whole networks tak
 SLOW = ("cuda_convnet",)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "natssize" else name for name in SPACES]
+)
 def test_a_random_search(name, tmp_path):
     options = SearchOptions(
         space=name,

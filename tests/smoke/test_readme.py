@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.slow), "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_the_space_of_the_readme_is_searched(tmp_path, engine):
     (code,) = re.findall(r"```python\n(# my_space.py\n.*?)```", README, re.DOTALL)
     (tmp_path / "my_space.py").write_text(code)

@@ -244,6 +244,7 @@ def test_final_trainings_come_in_order_with_failures_as_values(tmp_path: Path) -
     assert [final.test_accuracy for final in finals[::3]] == [0.0, 0.3]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_whole_trainings_come_as_they_finish_with_failures_as_values(tmp_path: Path) -> None:
     arch = SPACE.sample(0)

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nas.cache import cache_root
 from nas.data import load
 from nas.errors import InputError
 from nas.space import Architecture
-from nas.training import augment, optimiser
+from nas.training import augment, optimiser, stored
 from nas.training.checkpoint import Checkpoints
 from nas.training.hyper import SCHEDULES, Hyper, hyper_of, learning_rates
 from nas.training.loop import (
@@ -637,8 +638,19 @@ def test_an_outline_is_the_network(digits):
     assert found.training_bytes(64) > found.training_bytes(32) > 5 * 4 * found.params
 
 
+def test_a_program_from_jaxs_cache_is_one_of_its_own_thread():
+    before, hit = stored._hits(), "/jax/compilation_cache/cache_hits"
+    other = threading.Thread(target=jax.monitoring.record_event, args=(hit,))
+    other.start()
+    other.join()
+    assert stored._hits() == before
+    jax.monitoring.record_event(hit)
+    assert stored._hits() == before + 1
+
+
 STORED = """
 import sys
+import threading
 import jax, numpy as np
 from nas.data import load
 from nas.space import Architecture
@@ -699,6 +711,7 @@ def test_compiled_programs_are_shared_by_processes(tmp_path):
 
 PARALLEL = """
 import sys
+import threading
 import numpy as np, jax
 from nas.data import load
 from nas.training.hyper import Hyper
