@@ -57,7 +57,7 @@ from nas.data import Split, load_test
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
 from nas.results.plots import save
-from nas.results.record import Final, Record, Run, is_run
+from nas.results.record import Record, Run, is_run
 from nas.results.statistics import Experiments, efficiency_curve, experiments
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import Progress
@@ -65,7 +65,7 @@ from nas.space import Architecture, Categorical, LogUniform, SearchSpace, Unifor
 from nas.strategies import STRATEGIES, StrategyConfig
 from nas.training.programs import timed
 from nas.training.stored import use_compilation_cache
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 CLAIM = Claim(
     paper="Bergstra, Bengio: Random search for hyper-parameter optimization, JMLR 13, 2012",

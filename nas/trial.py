@@ -1,4 +1,4 @@
-"""Trial and Measurement: the frozen values that strategies, objectives and records pass around."""
+"""Trial, Measurement and Final: the frozen values that strategies, objectives and records pass around."""
 
 from __future__ import annotations
 
@@ -175,3 +175,31 @@ class Trial:
         if self.status == "failed" or not self.measurements:
             return math.nan
         return self.measurements[-1].valid_accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Final:
+    """One training of a chosen architecture to the end; beside a `MeasurementWithTest`, which it must be
+    told to make on its way, the only place where test results appear.
+
+    Accuracies are fractions in [0, 1]. A training that failed has its reason in ``error`` and NaN results.
+    """
+
+    arch: Architecture
+    seed: int
+    epochs: int
+    test_accuracy: float = math.nan
+    test_loss: float = math.nan
+    valid_accuracy: float = math.nan
+    valid_loss: float = math.nan
+    params: int | None = None
+    macs_per_image: int | None = None
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    error: str | None = None
+    evaluation: str = "centre"  # how test images were seen: nas.training.loop.EVALUATIONS
+
+    @property
+    def seconds(self) -> float:
+        return self.compile_seconds + self.train_seconds + self.evaluate_seconds

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nas.objectives.base import Trained, TrialFailed, trial_folder
-from nas.results.record import Final
 from nas.space import Architecture, Categorical, Integer, LogUniform, SearchSpace, When
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 SPACE = SearchSpace(
     "toy",

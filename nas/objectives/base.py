@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from nas.results.record import Final
 from nas.space import Architecture
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 
 class Objective(Protocol):

@@ -15,11 +15,10 @@ from nas.objectives.base import TrialFailed, trial_folder
 from nas.objectives.train import Size, TrainObjective, TrainSetup, reason, size_of
 from nas.oneshot.search import SupernetSearch
 from nas.oneshot.settings import METHODS, Settings, names, settings_of
-from nas.results.record import Final
 from nas.space import Architecture, Categorical, Range, SearchSpace, parse_assignments
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import TrainingFailed
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,9 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
-from nas.results.record import Final
 from nas.space import Architecture, SearchSpace
 from nas.tables import Column, Curve, Table
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 _KEPT = 2**19  # measurements made once and kept for the next search
 

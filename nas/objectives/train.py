@@ -16,7 +16,6 @@ from nas import ops
 from nas.data import Dataset, load, load_test
 from nas.errors import InputError
 from nas.objectives.base import Trained, TrialFailed, trial_folder
-from nas.results.record import Final
 from nas.space import Architecture, SearchSpace
 from nas.training.checkpoint import Checkpoints
 from nas.training.hyper import Hyper, hyper_of
@@ -31,7 +30,7 @@ from nas.training.loop import (
 from nas.training.network import outline
 from nas.training.programs import timed
 from nas.training.stored import use_compilation_cache
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 
 class Size(NamedTuple):

@@ -33,37 +33,9 @@ from typing import Any, NamedTuple
 from nas.errors import InputError
 from nas.results.lines import CONFIG, ENV, Lines, holds, parsed, plain, read, read_json
 from nas.space import Architecture
-from nas.trial import Measurement, Status, SupernetMeasurement, Trial, measurement_kind
+from nas.trial import Final, Measurement, Status, SupernetMeasurement, Trial, measurement_kind
 
 TRIALS = "trials.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Final:
-    """One training of a chosen architecture to the end; beside a `MeasurementWithTest`, which it must be
-    told to make on its way, the only place where test results appear.
-
-    Accuracies are fractions in [0, 1]. A training that failed has its reason in ``error`` and NaN results.
-    """
-
-    arch: Architecture
-    seed: int
-    epochs: int
-    test_accuracy: float = math.nan
-    test_loss: float = math.nan
-    valid_accuracy: float = math.nan
-    valid_loss: float = math.nan
-    params: int | None = None
-    macs_per_image: int | None = None
-    compile_seconds: float = 0.0
-    train_seconds: float = 0.0
-    evaluate_seconds: float = 0.0
-    error: str | None = None
-    evaluation: str = "centre"  # how test images were seen: nas.training.loop.EVALUATIONS
-
-    @property
-    def seconds(self) -> float:
-        return self.compile_seconds + self.train_seconds + self.evaluate_seconds
 
 
 class Observation(NamedTuple):

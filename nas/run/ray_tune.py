@@ -51,14 +51,14 @@ from ray.tune.stopper import NoopStopper, Stopper
 from nas.errors import InputError, one_of
 from nas.objectives.base import Finisher, Objective, Trained, Trainer, TrialFailed
 from nas.objectives.score import ScoreObjective, ScoreSetup
-from nas.results.record import Final, Record, Run
+from nas.results.record import Record, Run
 from nas.run.driver import Ledger, Listener, describe_error, evaluate, one_line
 from nas.run.filtering import Clocked, Filter
 from nas.space import FILE_MODULE, Architecture, SearchSpace
 from nas.strategies import STRATEGIES, asha, grid, hyperband, successive_halving
 from nas.strategies.base import Filtered, Strategy, StrategyConfig, drawn, filtered, new_trial, promote
 from nas.strategies.successive_halving import Bracket, Rung
-from nas.trial import Trial, measurement_of
+from nas.trial import Final, Trial, measurement_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan}

@@ -17,7 +17,7 @@ from nas.objectives.oneshot import SupernetObjective, SupernetSetup, settings_sp
 from nas.objectives.score import ScoreObjective, ScoreSetup, check_score
 from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup, check_devices
 from nas.oneshot.settings import METHODS
-from nas.results.record import Final, Record, Run
+from nas.results.record import Record, Run
 from nas.run import local
 from nas.run.filtering import Clocked, Filter
 from nas.run.progress import Progress
@@ -26,6 +26,7 @@ from nas.strategies import STRATEGIES, StrategyConfig, filtered, hyperband, succ
 from nas.strategies.successive_halving import Bracket
 from nas.training.hyper import Hyper
 from nas.training.loop import TrainingConfig
+from nas.trial import Final
 
 # Every strategy by name, those with shared weights last: each of their trials is a whole search.
 NAMES = (*STRATEGIES, *METHODS)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import TRIALS, Final, Record
+from nas.results.record import TRIALS, Record
 from nas.results.report import write_report
 from nas.space import Architecture
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 ROOT = Path(__file__).parents[2]
 FIGURES = {

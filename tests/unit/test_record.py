@@ -26,7 +26,6 @@ from nas.results.record import (
     CONFIG,
     ENV,
     TRIALS,
-    Final,
     Record,
     find_runs,
     is_run,
@@ -36,7 +35,7 @@ from nas.results.record import (
     without_times,
 )
 from nas.space import Architecture
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 ROOT = Path(__file__).parents[2]
 CONFIG_VALUES = {"space": "chain", "strategy": "random", "seed": 0, "epochs": 3, "fix": (), "rate": 0.1}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import Final, Record, Run, read_run
+from nas.results.record import Record, Run, read_run
 from nas.results.tables import (
     comparison,
     format_count,
@@ -24,7 +24,7 @@ from nas.results.tables import (
     to_markdown,
 )
 from nas.space import Architecture
-from nas.trial import Measurement, Trial
+from nas.trial import Final, Measurement, Trial
 
 ARCH = Architecture(depth=2)
 

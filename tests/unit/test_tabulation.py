@@ -14,13 +14,13 @@ from nas.errors import InputError
 from nas.objectives.base import Trained
 from nas.objectives.table import TableObjective
 from nas.objectives.train import DataConfig, TrainObjective, TrainSetup
-from nas.results.record import Final, read_run
+from nas.results.record import read_run
 from nas.run.tabulation import listed, narrowing, notes_of, table_of, tabulate
 from nas.space import Integer, SearchSpace
 from nas.tables import Column, Table, read_table, write_table
 from nas.tables.shipped import read, write_sheet
 from nas.training.loop import TrainingConfig
-from nas.trial import Trial
+from nas.trial import Final, Trial
 from search_spaces import SPACES
 
 SPACE = SPACES["minichain"].restrict(
