@@ -27,14 +27,11 @@ from collections.abc import (
     Sequence,
     ValuesView,
 )
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard, cast
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, cast
 
 import numpy as np
 
 from nas.errors import InputError, one_of
-
-if TYPE_CHECKING:
-    from nas.layout import Supernet
 
 Scalar: TypeAlias = str | int | float | bool | None
 Key: TypeAlias = int | Sequence[int] | np.random.Generator
@@ -646,7 +643,7 @@ class SearchSpace:
         ``narrow``: a family that holds a 1,202-layer network need not draw such at random. See ``searched``.
       features: what a model of the space should see of an architecture, float64 of one shape, where that is
         something better than ``encode``; see ``path_encoding``.
-      supernet: how a supernet searches the space, called with it as narrowed; see ``nas.layout.Supernet``.
+      supernet: from the space as narrowed to a ``nas.nn.supernet.Supernet``: how a supernet searches it.
       cells: the cells of an architecture by name, where its networks are made of cells.
 
     ``key``, wherever it is asked for, is a whole number, a sequence of them such as ``(seed, i)``, or a NumPy
@@ -662,7 +659,7 @@ class SearchSpace:
     parse: Callable[[str], Mapping[str, Any]] | None = None
     search_within: Sequence[str] = ()
     features: Callable[[Architecture], np.ndarray] | None = None
-    supernet: Callable[[SearchSpace], Supernet] | None = None
+    supernet: Callable[[SearchSpace], Any] | None = None
     cells: Callable[[Architecture], Mapping[str, Cell]] | None = None
 
     def __post_init__(self) -> None:
@@ -1203,14 +1200,14 @@ class SearchSpace:
                 values[step.name] = given[step.name] if step.name in given else fill(step)
         return values
 
-    def settled(self, but: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of all choices ``but`` some, which something else decides.
+    def resolve_fixed(self, open_choices: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of all choices except ``open_choices``, which are left open.
 
-        The only value that a choice has left, else its default (``"width"`` means every ``width_<i>``), or the
-        number nearest to that which the choice has.
-        Raises ``InputError`` where there is none, and for choices on which others depend among ``but``.
+        A choice has the only value that is left to it, else its default (``"width"`` means every ``width_<i>``), or
+        the number nearest to its default that it can have. Raises ``InputError`` where a choice has no default, and
+        where another choice depends on an open one.
         """
-        decided = frozenset(but)
+        decided = frozenset(open_choices)
         named = {member: value for name, value in defaults.items() for member in self._members(name)}
         for name in self.choices:
             if name in decided and name in self._parents:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas.layout import Supernet, supernet_of
+from nas.nn.supernet import Supernet, supernet_of
 from nas.space import Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.graph import Builder, Graph
 from search_spaces.layers import CellAverage, Concat, Conv, Dense, NormAct, Pool
@@ -86,7 +86,7 @@ def searched_by_supernet(space: SearchSpace) -> Supernet:
     All candidates must give maps of one size. The other choices are as fixed, else `DEFAULTS`.
     """
     kernels = [name for name in space.choices if name.startswith("kernel_")]
-    depth = space.settled(kernels, DEFAULTS)["depth"]
+    depth = space.resolve_fixed(kernels, DEFAULTS)["depth"]
     groups = [[name] for name in kernels[:depth]]
     if not space.choices["pooling"].accepts("none"):
         groups.append(["pooling"])

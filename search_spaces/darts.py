@@ -23,7 +23,8 @@ from jax.typing import ArrayLike
 
 from nas import ops
 from nas.errors import InputError, one_of
-from nas.layout import Layout, Open, Supernet, with_fewer
+from nas.nn.layout import Layout, Open
+from nas.nn.supernet import Supernet, limit_skips
 from nas.space import (
     Architecture,
     Categorical,
@@ -506,12 +507,13 @@ def layout(
     steps: int = 4,
     primitives: Sequence[str] | Mapping[str, Sequence[str]] = PRIMITIVES,
     *,
-    part: int = 1,
+    partial_channels: int = 1,
     edge_weights: bool = False,
 ) -> Layout:
     """The open choices of the supernet: of each kind of cell an operation ``KIND_NODE_INPUT`` an edge.
 
-    ``primitives`` are those of all edges, or by the kind of cell. PC-DARTS has ``part=4, edge_weights=True``.
+    ``primitives`` are those of all edges, or by the kind of cell. PC-DARTS has ``partial_channels=4`` and
+    ``edge_weights``.
     """
     if not isinstance(primitives, Mapping):
         primitives = dict.fromkeys(KINDS, primitives)
@@ -519,9 +521,11 @@ def layout(
         kind: {node: [f"{kind}_{node}_{j}" for j in range(node)] for node in range(2, 2 + steps)}
         for kind in KINDS
     }
-    meeting = [tuple(group) for groups in names.values() for group in groups.values()]
-    choices = {name: tuple(primitives[name.split("_")[0]]) for group in meeting for name in group}
-    return Layout.of(choices, meeting=tuple(meeting) if edge_weights else (), part=part)
+    node_inputs = tuple(tuple(group) for groups in names.values() for group in groups.values())
+    choices = {name: tuple(primitives[name.split("_")[0]]) for group in node_inputs for name in group}
+    return Layout.of(
+        choices, node_inputs=node_inputs if edge_weights else (), partial_channels=partial_channels
+    )
 
 
 def supernet(layout: Layout, num_classes: int, **others: Any) -> Graph:
@@ -574,7 +578,7 @@ def derived(layout: Layout, weights: Any, most_skips: int | None = None) -> Geno
     count here too. ``none`` is never the strongest. With ``most_skips`` the weakest skip connections of the
     normal cell beyond so many are taken for others (Chen et al. 2019, section 3.3.2).
     """
-    found = with_fewer(
+    found = limit_skips(
         SKIP,
         most_skips,
         CELLS["normal"],
@@ -609,14 +613,14 @@ def searched_by_supernet(space: SearchSpace) -> Supernet:
     """
     decided = [name for name in space.choices if name.startswith(tuple(CELLS.values()))]
     decided = [name for name in decided if not name.endswith("_concat")]
-    rest = space.settled(decided, DEFAULTS)
+    rest = space.resolve_fixed(decided, DEFAULTS)
     primitives = {kind: ("none", *_operations(space, kind, rest["steps"])) for kind in KINDS}
     for kind in KINDS:
         if rest[concat := f"{kind}_concat"] != "all":
             raise InputError(f"{space.name}: a supernet's cells give out all their nodes: --fix {concat}=all")
 
-    def make_layout(part: int = 1, edge_weights: bool = False) -> Layout:
-        return layout(rest["steps"], primitives, part=part, edge_weights=edge_weights)
+    def make_layout(partial_channels: int = 1, edge_weights: bool = False) -> Layout:
+        return layout(rest["steps"], primitives, partial_channels=partial_channels, edge_weights=edge_weights)
 
     def derive(layout: Layout, weights: Any, most_skips: int | None = None) -> Architecture:
         return space.canonical(architecture_of(derived(layout, weights, most_skips), **rest))

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from nas import ops
-from nas.layout import Open
+from nas.nn.layout import Open
 from search_spaces.layers import EPSILON
 
 
@@ -292,7 +292,7 @@ class Builder:
         if not isinstance(choice, Open):
             made = make(choice, source, 1)
             return [] if made is None else [Term(made)]
-        part, x = choice.part, source
+        part, x = choice.partial_channels, source
         if part > 1:
             x = self.once(f"{name}_sampled", Sampled(part), source)
         terms = [

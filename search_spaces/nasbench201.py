@@ -31,7 +31,7 @@ from jax import Array
 
 from nas import ops
 from nas.errors import InputError
-from nas.layout import Supernet, supernet_of
+from nas.nn.supernet import Supernet, supernet_of
 from nas.space import Architecture, Categorical, Cell, SearchSpace, path_encoding
 from search_spaces.graph import Builder, First, Graph, Term
 from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool

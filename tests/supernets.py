@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nas.layout import Layout
+from nas.nn.layout import Layout
 from nas.training.programs import Batch
 from search_spaces.graph import Builder, Graph, Term
 from search_spaces.layers import CellAverage, Conv, Dense, NormAct

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from nas.errors import InputError, one_of
-from nas.layout import Supernet
+from nas.nn.supernet import Supernet
 from nas.objectives.base import TrialFailed, trial_folder
 from nas.objectives.train import Size, TrainObjective, TrainSetup, reason, size_of
 from nas.oneshot.search import SupernetSearch
@@ -93,7 +93,7 @@ def sizes_of(supernet: Supernet, settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _layout_options(settings: Settings) -> dict[str, int | bool]:
-    return {"part": settings.part, "edge_weights": settings.edge_weights}
+    return {"partial_channels": settings.partial_channels, "edge_weights": settings.edge_weights}
 
 
 def settings_space(method: str, supernet: Supernet, texts: tuple[str, ...], repetitions: int) -> SearchSpace:

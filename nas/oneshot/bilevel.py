@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 from nas import ops
 from nas.errors import one_of
-from nas.layout import Layout
+from nas.nn.layout import Layout
 from nas.oneshot.relaxation import Relaxation, initial
 from nas.training.network import Noise, Tree, abstract, abstract_noise, apply_train, initialise, outline
 from nas.training.programs import Batch, Shape, copied, named

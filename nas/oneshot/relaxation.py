@@ -1,6 +1,6 @@
 """Relaxations: from architecture parameters to the weights with which a supernet mixes its candidates.
 
-A relaxation is a tuple of pure functions over a vector ``alphas`` float32 [layout.size] (see `nas.layout`): the
+A relaxation is a tuple of pure functions over a vector ``alphas`` float32 [layout.size] (see `nas.nn.layout`): the
 entries of a choice's values are its alphas, those of its edge weight, where the layout has them, its beta
 (Xu et al. 2020). ``progress`` in [0, 1] is the share of the search that is done; ``key`` a `jax.random.key`.
 All values but ``layout`` may be traced.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas.layout import Layout
+from nas.nn.layout import Layout
 
 Relax = Callable[[Layout, Array, Array, ArrayLike], Array]
 """``(layout, alphas, key, progress) -> mixing`` float32 [layout.size]; differentiable in ``alphas``."""
@@ -62,7 +62,7 @@ def by_choice(layout: Layout, alphas: Array, function: Callable[[Array], Array])
     candidates = jnp.zeros(layout.candidates, alphas.dtype)
     for positions in layout.blocks:
         candidates = candidates.at[positions].set(function(alphas[positions]).astype(alphas.dtype))
-    if not layout.meeting:
+    if not layout.node_inputs:
         return candidates
     return _with_edges(layout, alphas, candidates)
 
@@ -138,7 +138,7 @@ def _jointly(layout: Layout, alphas: Array, noise: Array, function: Callable[[Ar
     for positions in layout.blocks:
         both = jnp.stack([alphas[positions], noise[positions]], -1)
         candidates = candidates.at[positions].set(function(both).astype(alphas.dtype))
-    return _with_edges(layout, alphas, candidates) if layout.meeting else candidates
+    return _with_edges(layout, alphas, candidates) if layout.node_inputs else candidates
 
 
 def dirichlet(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:

@@ -15,7 +15,8 @@ import numpy as np
 from jax import Array
 
 from nas.errors import InputError
-from nas.layout import Layout, Supernet
+from nas.nn.layout import Layout
+from nas.nn.supernet import Supernet
 from nas.oneshot import monitor
 from nas.oneshot.bilevel import Metrics, Point, Problem, Rates, Search, State
 from nas.oneshot.relaxation import RELAXATIONS, entropy, given
@@ -60,7 +61,7 @@ class _Stage(NamedTuple):
 class SupernetSearch:
     """What one search is about.
 
-    ``sizes`` are those of the supernet (`nas.layout.Supernet.sizes`). The training images are halved: weights
+    ``sizes`` are those of the supernet (`nas.nn.supernet.Supernet.sizes`). The training images are halved: weights
     step on one half, alphas on the other (Liu et al. 2019, section 3.1); a selection by accuracy reads the second.
     ``valid`` are images that neither saw. Raises InputError where settings do not fit the space or the data.
     """
@@ -152,7 +153,9 @@ class SupernetSearch:
         count = max(1, len(kept))
         bounds = [round(k * self.epochs / count) for k in range(count + 1)]
         number = next(k for k in range(count) if epoch < bounds[k + 1])
-        layout = self.supernet.layout(part=settings.part, edge_weights=settings.edge_weights)
+        layout = self.supernet.layout(
+            partial_channels=settings.partial_channels, edge_weights=settings.edge_weights
+        )
         for k in range(number + 1 if kept else 0):
             if k:
                 layout = layout.strongest(_vector(layout, measured[bounds[k] - 1]), kept[k])
@@ -220,7 +223,7 @@ class SupernetSearch:
         for k in range(steps):
             train, valid = (self._batch({name: of[k] for name, of in plan.items()}) for plan in plans)
             if settings.selection != "strongest":
-                state = state._replace(alphas=jnp.asarray(self._vertex(stage, self._drawn(stage, rng))))
+                state = state._replace(alphas=jnp.asarray(self._one_hot(stage, self._drawn(stage, rng))))
             progress = (epoch + k / steps) / self.epochs
             state, metrics = stage.search.step(
                 state, train, valid, rates._replace(progress=progress), seeds[k], learn=learns
@@ -274,10 +277,10 @@ class SupernetSearch:
             mixing = jax.jit(problem.relaxation.expected, static_argnums=0)(layout, state.alphas)
             derived = self.supernet.derive(layout, np.asarray(mixing), most_skips=most)
             evenness = float(entropy(layout, mixing))
-            judged = jnp.asarray(self._vertex(stage, derived)) if problem.relaxation.samples else mixing
+            judged = jnp.asarray(self._one_hot(stage, derived)) if problem.relaxation.samples else mixing
         else:
             derived = self._selected(stage, state, epoch)
-            mixing = judged = jnp.asarray(self._vertex(stage, derived))
+            mixing = judged = jnp.asarray(self._one_hot(stage, derived))
             evenness = math.nan
         checked = self._accuracy(stage, state, judged, self.valid, np.arange(len(self.valid.labels)))
         skips, eigenvalue = self._skips(derived), math.nan
@@ -289,7 +292,7 @@ class SupernetSearch:
         }
         if self.settings.edge_weights:
             edges = np.asarray(mixing, np.float64)[layout.candidates :]
-            names = itertools.chain(*layout.meeting)
+            names = itertools.chain(*layout.node_inputs)
             weights["edges"] = {
                 name: round(float(weight), 6) for name, weight in zip(names, edges, strict=True)
             }
@@ -361,8 +364,8 @@ class SupernetSearch:
         """The architecture that random numbers, one a candidate, are strongest for."""
         return self.supernet.derive(stage.layout, genes)
 
-    def _vertex(self, stage: _Stage, arch: Architecture) -> np.ndarray:
-        return stage.layout.vertex(self.supernet.operations(arch))
+    def _one_hot(self, stage: _Stage, arch: Architecture) -> np.ndarray:
+        return stage.layout.one_hot(self.supernet.operations(arch))
 
     def _selected(self, stage: _Stage, state: State, epoch: int) -> Architecture:
         """The best architecture with shared weights, by accuracy on the architecture's half of the images."""
@@ -370,7 +373,7 @@ class SupernetSearch:
         known: dict[Architecture, float] = {}
 
         def accuracy(arch: Architecture, batches: int | None) -> float:
-            mixing = jnp.asarray(self._vertex(stage, arch))
+            mixing = jnp.asarray(self._one_hot(stage, arch))
             return self._accuracy(stage, state, mixing, self.train, self._halves[1], batches).accuracy
 
         def judge(genes: np.ndarray) -> float:

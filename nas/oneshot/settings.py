@@ -30,8 +30,8 @@ class Settings:
     """strongest candidates by the alphas, or the best of random or of evolved architectures with shared weights"""
     candidates: int = 1000
     """selections random and evolution: architectures judged, at the end of the search"""
-    part: int = 1
-    """candidates see one in so many channels (PC-DARTS)"""
+    partial_channels: int = 1
+    """candidates see one in so many channels (K of PC-DARTS)"""
     edge_weights: bool = False
     """edges into a node are weighted, too (PC-DARTS)"""
     warmup: float = 0.0
@@ -77,7 +77,7 @@ class Settings:
                 )
         for name, low in (
             ("candidates", 1),
-            ("part", 1),
+            ("partial_channels", 1),
             ("batch_size", 1),
             ("deeper", 0),
             ("most_skips", -1),
@@ -99,8 +99,8 @@ class Settings:
                 raise InputError(
                     f"supernet: {name}={getattr(self, name)} is not a finite number of at least 0"
                 )
-        if self.part > 1 and not self.edge_weights:
-            raise InputError(f"supernet: part={self.part} needs edge_weights=True")
+        if self.partial_channels > 1 and not self.edge_weights:
+            raise InputError(f"supernet: partial_channels={self.partial_channels} needs edge_weights=True")
         if self.stop == "curvature" and not self.eigenvalue:
             raise InputError("supernet: stop=curvature needs eigenvalue=True")
         if self.stop != "none" and (self.kept or self.selection != "strongest"):
@@ -121,7 +121,13 @@ class Settings:
 
 
 _FIRST = {"order": "first"}
-_PARTIAL = {"part": 4, "edge_weights": True, "warmup": 0.3, "batch_size": 256, "learning_rate": 0.1}
+_PARTIAL = {
+    "partial_channels": 4,
+    "edge_weights": True,
+    "warmup": 0.3,
+    "batch_size": 256,
+    "learning_rate": 0.1,
+}
 _PARTIAL |= {"learning_rate_min": 0.0, "alpha_learning_rate": 6e-4}
 
 METHODS: Mapping[str, tuple[Mapping[str, Any], str]] = {

@@ -43,7 +43,7 @@ def supernet(part=1):
     if part == 1:
         layout = chain_layout(2, (1, 3))
         return layout, chain_network(layout.opened(), "tanh")
-    layout = cell_layout(("none", "skip", "conv_1"), meeting=EDGE_WEIGHTS, part=part)
+    layout = cell_layout(("none", "skip", "conv_1"), node_inputs=EDGE_WEIGHTS, partial_channels=part)
     return layout, cell_network(layout.opened(), cells=1)
 
 
@@ -123,7 +123,7 @@ def test_architecture_gradients_in_float64(order, relaxation, part):
             np.testing.assert_allclose(found @ along, slope, rtol=2e-5, atol=1e-8)
 
 
-def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_vertex():
+def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_one_hot():
     with jax.enable_x64(True):
         network, problem, state = problem_state("first", "gumbel")
         rates, valid = Rates(progress=0.5), wide(random_batch(2))
@@ -280,7 +280,7 @@ def test_weights_follow_the_published_update():
 @pytest.mark.parametrize("variant", [*RELAXATIONS, "partial", "progressive"])
 def test_every_relaxation_finds_the_planted_operation(variant):
     name = variant if variant in RELAXATIONS else "softmax"
-    others = {"meeting": (("op_1", "op_2"),), "part": 2} if variant == "partial" else {}
+    others = {"node_inputs": (("op_1", "op_2"),), "partial_channels": 2} if variant == "partial" else {}
     layout = planted_layout(**others)
     good = {"op_1": "good", "op_2": "good"}
     shape = Shape((4, 4, 4), 2, 32, 32, "momentum")

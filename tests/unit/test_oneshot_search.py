@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.layout import supernet_of
+from nas.nn.supernet import supernet_of
 from nas.objectives import oneshot
 from nas.objectives.oneshot import settings_space
 from nas.oneshot import search as searching
@@ -55,7 +55,7 @@ def data(seed: int, count: int = 640) -> Data:
 def planted_search(method: str, *, epochs: int = 10, **changes) -> SupernetSearch:
     given = {"batch_size": 32, "learning_rate": 0.05, "weight_decay": 0.0, "augmentation": "none"}
     given |= {"alpha_learning_rate": 0.05, "candidates": 20}
-    given |= {"part": 2} if method == "pc_darts" else {}
+    given |= {"partial_channels": 2} if method == "pc_darts" else {}
     given |= {"stages": "3-2", "deeper": 0} if method == "p_darts" else {}
     settings = settings_of(dict(METHODS[method][0]) | given | changes)
     return SupernetSearch(
@@ -151,7 +151,7 @@ def test_evaluation_counts_every_image_once():
     search = planted_search("darts_first")
     stage = search._stage(0, [])
     state = stage.search.init(0)
-    mixing = jax.numpy.asarray(stage.layout.vertex(GOOD))
+    mixing = jax.numpy.asarray(stage.layout.one_hot(GOOD))
     found = search._accuracy(stage, state, mixing, search.valid, np.arange(90))
     correct = loss = 0.0
     for chosen, count in ((range(40), 40), (range(40, 80), 40), ([*range(80, 90), *range(30)], 10)):
@@ -272,7 +272,7 @@ def test_settings_are_a_grid_of_searches():
         ("darts", ("batch_size=0",), "supernet: batch_size=0 is below 1"),
         ("darts", ("learning_rate=0..1",), "supernet: learning_rate needs values"),
         ("darts", ("edge_weights=perhaps",), "supernet: edge_weights"),
-        ("darts", ("part=4",), "supernet: part=4 needs edge_weights=True"),
+        ("darts", ("partial_channels=4",), "supernet: partial_channels=4 needs edge_weights=True"),
         ("p_darts", ("stages=3-5",), "supernet: stages=3-5 do not fall"),
         ("p_darts", ("stages=x",), "supernet: stages=x is neither all nor of the form 8-5-3"),
         ("robust_darts", ("eigenvalue=false",), "supernet: stop=curvature needs eigenvalue=True"),

@@ -13,7 +13,7 @@ from jax import lax
 
 from nas import ops
 from nas.errors import InputError
-from nas.layout import Layout
+from nas.nn.layout import Layout
 from nas.oneshot import monitor
 from nas.oneshot.monitor import Epoch
 from nas.oneshot.relaxation import RELAXATIONS, entropy
@@ -181,24 +181,24 @@ ARCHES = [
 
 
 @pytest.mark.parametrize("relaxation", [*RELAXATIONS, "exactly"])
-def test_at_a_vertex_a_supernet_is_the_derived_network(relaxation):
+def test_with_one_hot_weights_a_supernet_is_the_derived_network(relaxation):
     layout, network, variables = darts_supernet()
     rng = np.random.default_rng(len(relaxation))
     arch = {name: values[rng.integers(len(values))] for name, values in layout.choices}
     for name in ("normal_2_0", "normal_3_1", "reduce_2_0", "reduce_3_1"):  # every node has an input
         arch[name] = "sep_conv_3x3"
-    mixing = layout.vertex(arch)
+    mixing = layout.one_hot(arch)
     if relaxation != "exactly":
-        # Alphas as far towards the vertex as they go.
+        # Alphas as far towards the one-hot weights as they go.
         alphas = jnp.where(jnp.asarray(mixing) > 0, 60.0, -60.0)
         of = RELAXATIONS[relaxation]
-        if not of.learns:  # its own draw is a vertex, of another architecture
+        if not of.learns:  # its own draw is one-hot, of another architecture
             mixing = of.relax(layout, alphas, jax.random.key(4), 0.5)
             arch = layout.best(mixing)
         else:
             mixing = of.relax(layout, alphas, jax.random.key(3), 0.5)
             assert layout.best(of.expected(layout, alphas)) == arch
-        np.testing.assert_allclose(mixing, layout.vertex(arch), atol=1e-6)
+        np.testing.assert_allclose(mixing, layout.one_hot(arch), atol=1e-6)
     discrete = darts.search_network(arch, 5, channels=4, cells=3)
     wanted = jax.eval_shape(lambda: initialised(discrete))
     own = {name: {node: variables[name][node] for node in tree} for name, tree in wanted.items()}
@@ -215,14 +215,14 @@ def test_any_space_leaves_its_choices_open(kind):
     discrete = build(arch)
     wanted = jax.eval_shape(lambda: initialised(discrete))
     own = {name: {node: variables[name][node] for node in tree} for name, tree in wanted.items()}
-    found = trained_forward(network, variables, images(), layout.vertex(arch))
+    found = trained_forward(network, variables, images(), layout.one_hot(arch))
     np.testing.assert_allclose(found, trained_forward(discrete, own, images()), rtol=1e-5, atol=1e-5)
     assert not any("mix" in node.name and hasattr(node.module, "positions") for node in discrete.nodes)
 
 
 def test_partial_channels_and_edge_weights():
     """Equations 1 and 2 of Xu et al. 2020, edge by edge, with the shuffle at the end of each."""
-    layout = cell_layout(("skip", "conv_3"), meeting=EDGE_WEIGHTS, part=2)
+    layout = cell_layout(("skip", "conv_3"), node_inputs=EDGE_WEIGHTS, partial_channels=2)
     network = cell_network(layout.opened(), cells=1)
     variables = initialised(network)
     params: Any = variables["params"]
@@ -231,7 +231,7 @@ def test_partial_channels_and_edge_weights():
     betas = {name: alphas[layout.open(name).edge] for name in layout.names}
     betas = {
         name: np.exp(betas[name]) / sum(np.exp(betas[other]) for other in group)
-        for group in layout.meeting
+        for group in layout.node_inputs
         for name in group
     }
 
@@ -277,25 +277,28 @@ def test_evaluation_uses_running_statistics_and_dropout_of_skips_is_for_training
 
 
 def test_a_layout_numbers_candidates_and_edges():
-    layout = Layout.of({"a": (1, 3), "b": ("x", "y", "z")}, meeting=(("b", "a"),), part=4)
+    layout = Layout.of({"a": (1, 3), "b": ("x", "y", "z")}, node_inputs=(("b", "a"),), partial_channels=4)
     assert (layout.candidates, layout.size) == (5, 7)
     assert layout.open("b") == layout.opened()["b"]
     assert (layout.open("b").first, layout.open("b").edge, layout.open("a").edge) == (2, 5, 6)
-    np.testing.assert_array_equal(layout.vertex({"a": 3, "b": "x"}), [0, 1, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(layout.one_hot({"a": 3, "b": "x"}), [0, 1, 1, 0, 0, 1, 1])
     assert layout.best([0.1, 0.2, 3, 2, 1, 0, 0], without=("x",)) == {"a": 3, "b": "y"}
     narrow = layout.strongest([1, 2, 5, 1, 7, 0, 0], 2)
     assert narrow.choices == (("a", (1, 3)), ("b", ("x", "z")))
-    np.testing.assert_array_equal(narrow.taken([1, 2, 5, 1, 7, 8, 9], layout), [1, 2, 5, 7, 8, 9])
+    np.testing.assert_array_equal(narrow.transferred([1, 2, 5, 1, 7, 8, 9], layout), [1, 2, 5, 7, 8, 9])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: cell_layout().open("edge_9_9"), "layout: 'edge_9_9'"),
-        (lambda: cell_layout(meeting=(("edge_0_1",),)), "layout: meeting does not have every choice once"),
-        (lambda: cell_layout(part=4), "layout: part=4 needs edge weights"),
         (
-            lambda: chain_layout().vertex({f"kernel_{i}": 9 for i in range(3)}),
+            lambda: cell_layout(node_inputs=(("edge_0_1",),)),
+            "layout: node_inputs does not have every choice once",
+        ),
+        (lambda: cell_layout(partial_channels=4), "layout: partial_channels=4 needs edge weights"),
+        (
+            lambda: chain_layout().one_hot({f"kernel_{i}": 9 for i in range(3)}),
             "layout: kernel_0: 9 is not one of 1, 3, 5",
         ),
     ],
@@ -325,7 +328,7 @@ def test_darts_cells_are_derived_by_their_two_strongest_inputs():
     assert [op for op, _ in kept].count("skip_connect") == 2
     assert kept[4:6] == (("skip_connect", 0), ("max_pool_3x3", 1))
     genotype = darts.derived(layout, weights)
-    assert darts.derived(layout, layout.vertex(darts.discrete(genotype))) == genotype
+    assert darts.derived(layout, layout.one_hot(darts.discrete(genotype))) == genotype
 
 
 # ------------------------------------------------------------------------------------------- relaxations
@@ -376,10 +379,10 @@ def test_perturbations_stay_near_and_raise_the_loss():
     assert slope @ moved["adversarial"] > slope @ moved["perturbed"]
 
 
-def test_entropy_is_one_when_even_and_zero_at_a_vertex():
+def test_entropy_is_one_when_even_and_zero_when_one_hot():
     layout = Layout.of({"a": ("x", "y", "z"), "b": (1, 2)})
     np.testing.assert_allclose(entropy(layout, jnp.asarray([1 / 3] * 3 + [0.5] * 2)), 1, rtol=1e-6)
-    np.testing.assert_allclose(entropy(layout, jnp.asarray(layout.vertex({"a": "y", "b": 1}))), 0, atol=1e-6)
+    np.testing.assert_allclose(entropy(layout, jnp.asarray(layout.one_hot({"a": "y", "b": 1}))), 0, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- monitors

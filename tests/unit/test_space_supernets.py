@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.layout import supernet_of
+from nas.nn.supernet import supernet_of
 from nas.space import Categorical, LogUniform, SearchSpace, When
 from search_spaces import SPACES, chain, darts, nasbench201
 from search_spaces.nasbench201 import nasbench201_space
@@ -66,7 +66,7 @@ def drawn(name: str, seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SPACE_OF)
-def test_a_supernet_at_a_vertex_is_the_network_of_those_operations(name):
+def test_a_supernet_with_one_hot_weights_is_the_network_of_those_operations(name):
     of, (network, variables) = supernet(name), initialised(name)
     for seed in range(2):
         operations = drawn(name, seed)
@@ -74,7 +74,7 @@ def test_a_supernet_at_a_vertex_is_the_network_of_those_operations(name):
         own = {
             kind: {node: variables[kind][node] for node in tree} for kind, tree in shapes_of(discrete).items()
         }
-        mixing = jnp.asarray(of.layout().vertex(operations))
+        mixing = jnp.asarray(of.layout().one_hot(operations))
         found = logits(network, variables, mixing=mixing)
         np.testing.assert_allclose(found, logits(discrete, own), rtol=1e-4, atol=2e-5)
 
@@ -86,7 +86,7 @@ def test_that_network_is_the_spaces_own(name):
     operations = drawn(name, 3)
     if name == "nasbench201":
         operations |= {"edge_0_1": "nor_conv_3x3", "edge_0_3": "nor_conv_1x1"}
-    arch = of.derive(of.layout(), of.layout().vertex(operations))
+    arch = of.derive(of.layout(), of.layout().one_hot(operations))
     assert of.operations(arch) == operations
     assert space.build is not None
     plain = space.build(arch, 5)
@@ -101,7 +101,7 @@ def test_that_network_is_the_spaces_own(name):
         else:
             params[node] = variables["params"][renamed[node] if name == "chain" and node in renamed else node]
     statistics = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes_of(plain)["batch_stats"])
-    found = logits(network, variables, mixing=jnp.asarray(of.layout().vertex(operations)))
+    found = logits(network, variables, mixing=jnp.asarray(of.layout().one_hot(operations)))
     expected = logits(plain, {"params": params, "batch_stats": statistics})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
@@ -132,7 +132,7 @@ def test_what_is_derived_is_a_point_of_the_narrowed_space(name):
             arch = of.derive(layout, np.random.default_rng(seed).random(layout.size))
             space.validate(arch)
             operations = of.operations(arch)
-            assert of.derive(layout, layout.vertex(operations)) == arch
+            assert of.derive(layout, layout.one_hot(operations)) == arch
             for kind, prefix in of.cells.items():
                 assert any(choice.startswith(prefix) for choice in arch), kind
                 assert any(choice.startswith(prefix) for choice in operations), kind
@@ -148,7 +148,7 @@ def test_narrowing_narrows_the_candidates():
     of_darts = dict(supernet("darts").layout().choices)
     assert of_darts["normal_4_2"] == ("none", "skip_connect", "sep_conv_3x3")
     assert of_darts["reduce_4_2"] == darts.PRIMITIVES
-    assert supernet("nasbench201").layout(edge_weights=True).meeting[-1] == (
+    assert supernet("nasbench201").layout(edge_weights=True).node_inputs[-1] == (
         "edge_0_3",
         "edge_1_3",
         "edge_2_3",
@@ -179,7 +179,7 @@ def test_skips_can_be_held_down(name):
         arch = of.derive(layout, weights, most_skips=1)
         assert arch[places[max(layout.positions(of.skip), key=weights.__getitem__)]] == of.skip
     only = layout.strongest(weights, 1)  # nothing but skips: there they stay
-    assert skips(only, only.taken(weights, layout), 0) == every
+    assert skips(only, only.transferred(weights, layout), 0) == every
 
 
 # ----------------------------------------------------------------------------------- what is not searched
@@ -232,8 +232,10 @@ def test_what_cannot_be_searched_is_one_line(space, fix, narrow, says):
 
 
 def test_a_chains_candidates_see_all_channels():
-    with pytest.raises(InputError, match="chain: part=4: its candidates change the number of channels"):
-        supernet("chain").layout(part=4, edge_weights=True)
+    with pytest.raises(
+        InputError, match="chain: partial_channels=4: its candidates change the number of channels"
+    ):
+        supernet("chain").layout(partial_channels=4, edge_weights=True)
 
 
 def test_choices_that_cannot_be_open_are_refused():

@@ -151,8 +151,8 @@ def test_values_that_a_stage_drops_have_no_weight_from_there_on(tmp_path):
 
 
 def test_where_one_value_at_a_time_is_taken_nothing_is_mixed(tmp_path):
-    vertex = {name: {"none": 0.0, "skip": 1.0, "conv": 0.0} for name in CHOICES}
-    (search,) = searches(record(tmp_path / "a", [({}, [epoch(1, weights=vertex, entropy=math.nan)])]))
+    one_hot = {name: {"none": 0.0, "skip": 1.0, "conv": 0.0} for name in CHOICES}
+    (search,) = searches(record(tmp_path / "a", [({}, [epoch(1, weights=one_hot, entropy=math.nan)])]))
     assert supernet_plots.weights_figure(search) is None
     assert supernet_plots.derived_figure(search) is not None
 

@@ -1,0 +1,1 @@
+"""Networks whose structure the engine needs to see: supernets with choices left open, and their layouts."""
