@@ -103,6 +103,13 @@ def test_a_library_has_one_home(library: str, home: tuple[str, ...]) -> None:
     assert [line for folder in HOUSE for line in offenders(folder, library, but_for=home)] == []
 
 
+@pytest.mark.parametrize("folder", ["scripts", "experiments"])
+def test_a_script_has_no_other_modules_name(folder: str) -> None:
+    """Python puts a script's folder first on the path: a `profile.py` there is what cProfile would import."""
+    installed = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
+    assert {path.stem for path in sources(folder)} & installed - {"__init__"} == set()
+
+
 def requirements(file: str) -> Iterator[Requirement]:
     """The lines of a requirements file and of those it includes."""
     for line in (ROOT / file).read_text().splitlines():
