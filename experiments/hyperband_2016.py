@@ -6,7 +6,7 @@ times sooner than random search, because most settings can be told to be bad lon
 
 Two experiments, each recorded so that it can be killed and resumed:
 
-``table``: the shipped table ``minichain``, 360 networks trained completely (`scripts/tabulate.py`; its curves are
+``table``: the shipped table ``minichain``, 360 networks trained completely (`scripts/make_table.py`; its curves are
 those of real trainings, from two seeds). Hyperband, successive halving with the most halvings and ASHA (R = 27
 epochs, eta = 3) against random search at equal simulated cost, from hundreds of seeds: what it costs until the
 incumbent, chosen by validation, has a given test regret, and how many times less that is than for random search.

@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
-# This folder goes behind the standard library, which has a `profile` too (and cProfile imports it).
-SCRIPTS = str(ROOT / "scripts")
-sys.path[:] = [path for path in sys.path if path != SCRIPTS] + [SCRIPTS]
 
 from nas.errors import InputError, one_of  # noqa: E402  (the path has to be set first)
 
@@ -42,11 +39,7 @@ def keep_buffers() -> None:
 
 
 def import_torch() -> Any:
-    """PyTorch, set to all cores. Raises InputError where it is not installed.
-
-    Without this folder on the path: PyTorch looks for a package tabulate, and would run our script.
-    """
-    sys.path[:] = [path for path in sys.path if path != SCRIPTS]
+    """PyTorch, set to all cores. Raises InputError where it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:

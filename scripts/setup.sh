@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the tested versions (constraints.txt) into it; at once when nothing changed.
+# Makes .venv and installs this project (editable) with the tested versions (constraints.txt) into it; at once when
+# nothing changed.
 #   ./scripts/setup.sh                         what searches need
 #   ./scripts/setup.sh requirements-gpu.txt    for an NVIDIA GPU (-tpu, -dev and -bench likewise)
 # PYTHON=/path/to/python chooses the Python that .venv is made with.
@@ -32,13 +33,14 @@ fi
 
 # A stamp is what was installed, so that a change to a requirement or a version installs again.
 stamp=.venv/installed-$requirements
-wanted=$(cat requirements.txt "$requirements" constraints.txt)
+wanted=$(cat pyproject.toml requirements.txt "$requirements" constraints.txt)
 if [ ! -f "$stamp" ] || [ "$wanted" != "$(cat "$stamp")" ]; then
     echo "installing $requirements into .venv (a minute or two, once)" >&2
     # Most of the modules are never imported: Python compiles the others at their first import, where it may.
     compile=--no-compile
     [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
-    .venv/bin/python -m pip --disable-pip-version-check install --quiet $compile -r "$requirements" -c constraints.txt ||
+    .venv/bin/python -m pip --disable-pip-version-check install --quiet $compile \
+        --editable . -r "$requirements" -c constraints.txt ||
         fail "setup: pip could not install $requirements; it says why above"
     echo "$wanted" >"$stamp"
 fi

@@ -30,7 +30,7 @@ def test_it_is_the_file_that_was_made_and_small(table: Table) -> None:
     sheet = json.loads((FOLDER / "minichain.json").read_text())
     assert sheet["sha256"] == SHA256  # `load_table` holds the file to its sheet
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3e6
-    assert sheet["command"].startswith("python scripts/tabulate.py --space minichain --dataset mnist5k ")
+    assert sheet["command"].startswith("python scripts/make_table.py --space minichain --dataset mnist5k ")
     assert {"data", "hyperparameters", "hardware", "versions", "wall_seconds"} <= set(sheet)
 
 

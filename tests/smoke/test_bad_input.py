@@ -23,8 +23,10 @@ WRONG = {
     "unknown option": (("search", "--sapce", "chain"), "Unrecognized options: --sapce"),
     "not a number": (("search", "--epochs", "many"), "--epochs"),
     "a table of a space without end": (
-        ("tabulate", "--space", "chain", "--dataset", "digits"), "space chain: dropout is continuous: --fix dropout="),
-    "a table of no seeds": (("tabulate", "--dataset", "digits", "--seeds", "0"), "seeds: 0 is below 1"),
+        ("make_table", "--space", "chain", "--dataset", "digits"),
+        "space chain: dropout is continuous: --fix dropout=",
+    ),
+    "a table of no seeds": (("make_table", "--dataset", "digits", "--seeds", "0"), "seeds: 0 is below 1"),
     "unknown engine": (("search", "--engine", "spark"), "'spark'"),
     "unknown space": (("search", "--space", "chian"), "space: 'chian' is not one of chain"),
     "unknown strategy": (("search", *SEARCH, "--strategy", "rnadom"), "strategy: 'rnadom' is not one of grid"),

@@ -3,9 +3,15 @@
 import ast
 import contextlib
 import importlib.metadata
+import os
+import shutil
+import subprocess
 import sys
+import sysconfig
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -101,6 +107,51 @@ def test_a_search_space_value_needs_no_network_library() -> None:
 )
 def test_a_library_has_one_home(library: str, home: tuple[str, ...]) -> None:
     assert [line for folder in HOUSE for line in offenders(folder, library, but_for=home)] == []
+
+
+@pytest.mark.parametrize("folder", ["scripts", "experiments"])
+def test_a_script_has_no_other_modules_name(folder: str) -> None:
+    """Python puts a script's folder first on the path: a `profile.py` there is what cProfile would import."""
+    installed = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
+    assert {path.stem for path in sources(folder)} & installed - {"__init__"} == set()
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_an_installation_has_every_package_and_every_file_that_they_read() -> None:
+    """The packages are those that `HOUSE` names but for the scripts; what is not Python is package data."""
+    packages = project()["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert packages == [f"{name}*" for name in HOUSE if name != "scripts"]
+    data = project()["tool"]["setuptools"]["package-data"]
+    shipped = {path for name, patterns in data.items() for p in patterns for path in (ROOT / name).glob(p)}
+    others = {
+        path
+        for name in ("nas", "search_spaces", "experiments")
+        for path in (ROOT / name).rglob("*.*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    assert others == shipped
+
+
+@pytest.mark.slow
+def test_it_installs_and_is_imported_from_anywhere(tmp_path: Path) -> None:
+    """In an environment of its own, from a copy: installing leaves a folder beside the sources."""
+    copy, environment = tmp_path / "copy", tmp_path / "environment"
+    for name in ("nas", "search_spaces", "experiments"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", copy], check=True)
+    program = "import nas.space, search_spaces.zoo, experiments; print(nas.__file__)"
+    dependencies = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")}
+    done = subprocess.run(
+        [python, "-c", program], cwd=tmp_path, env=dependencies, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == copy / "nas" / "__init__.py"
 
 
 def requirements(file: str) -> Iterator[Requirement]:

@@ -53,7 +53,9 @@ class Clone:
         shutil.copytree(
             ROOT / "scripts", self.root / "scripts", ignore=shutil.ignore_patterns("*.py", "__pycache__")
         )
-        for path in [*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt", ROOT / ".gitignore"]:
+        for name in ("constraints.txt", "pyproject.toml", ".gitignore"):
+            shutil.copy(ROOT / name, self.root)
+        for path in ROOT.glob("requirements*.txt"):
             shutil.copy(path, self.root)
         self.bin.mkdir()
         self.vm.mkdir()
@@ -121,8 +123,8 @@ def test_pip_runs_again_only_when_something_changed(clone: Clone) -> None:
     for _ in range(2):
         assert clone.run("setup.sh").returncode == 0
         assert len(clone.calls) == 1
-    assert clone.calls[0].endswith("-r requirements.txt -c constraints.txt")
-    for name in ("constraints.txt", "requirements.txt"):
+    assert clone.calls[0].endswith("--editable . -r requirements.txt -c constraints.txt")
+    for name in ("constraints.txt", "requirements.txt", "pyproject.toml"):
         with (clone.root / name).open("a") as file:
             file.write("added\n")
         before = len(clone.calls)

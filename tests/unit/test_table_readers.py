@@ -47,7 +47,7 @@ def small_table() -> Table:
         costs={("digits", 4): Cost(np.ones((3, 2), np.float32), np.full((3, 1), 0.5, np.float32))},
         tasks={"digits": Task(VALID, TEST)},
         within=("a=1..3",),
-        notes={"command": "tabulate"},
+        notes={"command": "make_table"},
     )
 
 

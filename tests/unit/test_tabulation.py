@@ -143,11 +143,13 @@ def test_narrowing_says_what_was_fixed() -> None:
 
 
 def test_sheet_and_sum_guard_a_shipped_table(table: Table, out: Path, tmp_path: Path) -> None:
-    noted = dataclasses.replace(table, notes=notes_of(read_run(out), "python scripts/tabulate.py --epochs 2"))
+    noted = dataclasses.replace(
+        table, notes=notes_of(read_run(out), "python scripts/make_table.py --epochs 2")
+    )
     path = tmp_path / "small.npz"
     sheet = write_sheet(noted, path, write_table(noted, path))
     assert same(read("small", tmp_path), table)
-    assert read_table(path).notes["command"] == "python scripts/tabulate.py --epochs 2"
+    assert read_table(path).notes["command"] == "python scripts/make_table.py --epochs 2"
     assert '"batch_size": 128' in read_table(path).notes["hyperparameters"]
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"^table small: .*small\.npz is damaged: its sha256 is"):

@@ -1,4 +1,4 @@
-"""scripts/profile.py as it is started: one object, one picture, one line for what is wrong, soon."""
+"""scripts/describe.py as it is started: one object, one picture, one line for what is wrong, soon."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "profile.py"
+SCRIPT = ROOT / "scripts" / "describe.py"
 
 
 @pytest.fixture
-def profile(script):
-    """``profile("resnet20", "--static")`` -> exit code, standard output, standard error; in this process."""
-    return functools.partial(script, "profile")
+def describe(script):
+    """``describe("resnet20", "--static")`` -> exit code, standard output, standard error; in this process."""
+    return functools.partial(script, "describe")
 
 
 PROGRAM = """
@@ -57,8 +57,10 @@ def test_a_network_of_60_million_parameters_is_described_at_once_and_by_one_obje
     assert not [name for name in said if name.endswith("_seconds")]
 
 
-def test_what_is_measured_is_in_the_object_too(profile):
-    code, out, err = profile("lenet5_dense", "--json", "--batch", "4", "--classes", "7", "--input", "28x28x1")
+def test_what_is_measured_is_in_the_object_too(describe):
+    code, out, err = describe(
+        "lenet5_dense", "--json", "--batch", "4", "--classes", "7", "--input", "28x28x1"
+    )
     assert (code, err) == (0, "")
     said = json.loads(out)
     assert (said["num_classes"], said["batch_size"], said["input_shape"]) == (7, 4, [28, 28, 1])
@@ -68,29 +70,29 @@ def test_what_is_measured_is_in_the_object_too(profile):
         assert said[f"{name}_seconds"] > 0
 
 
-def test_the_report_has_a_table_that_folds(profile):
-    code, out, _ = profile("resnet56", "--static")
+def test_the_report_has_a_table_that_folds(describe):
+    code, out, _ = describe("resnet56", "--static")
     assert code == 0
     assert "853,018" in out
     assert "conv_1_1_1  × 9" in out
     assert f"{9 * 2304:,}" in out
     assert "estimated" in out
-    code, full, _ = profile("resnet56", "--static", "--full")
+    code, full, _ = describe("resnet56", "--static", "--full")
     assert "×" not in full
     assert "conv_1_9_2" in full
 
 
-def test_an_architecture_of_a_space_at_cifars_shape(profile):
+def test_an_architecture_of_a_space_at_cifars_shape(describe):
     from search_spaces import SPACES
 
     arch = SPACES["chain"].to_string(SPACES["chain"].sample(3))
-    code, out, _ = profile(f"chain:{arch}", "--static", "--json")
+    code, out, _ = describe(f"chain:{arch}", "--static", "--json")
     assert code == 0
     said = json.loads(out)
     assert (said["input_shape"], said["num_classes"], said["space"]) == ([32, 32, 3], 10, "chain")
 
 
-def test_a_run_at_the_shape_of_its_data(profile, tmp_path):
+def test_a_run_at_the_shape_of_its_data(describe, tmp_path):
     from nas.results.record import Record
     from nas.trial import Measurement, Trial
     from search_spaces import SPACES
@@ -102,7 +104,7 @@ def test_a_run_at_the_shape_of_its_data(profile, tmp_path):
         record.start(Trial(0, arch, 1, 0))
         record.measure(0, Measurement(1, 0.5, 1.0, 0.5, 1.0))
         record.end(0, "completed")
-    code, out, _ = profile("run", "--static", "--json")
+    code, out, _ = describe("run", "--static", "--json")
     assert code == 0
     said = json.loads(out)
     assert (said["input_shape"], said["num_classes"]) == ([8, 8, 1], 10)
@@ -110,8 +112,8 @@ def test_a_run_at_the_shape_of_its_data(profile, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_a_drawing_beside_the_object(profile, ending):
-    code, out, _ = profile("lenet5", "--static", "--json", "--draw", f"net.{ending}")
+def test_a_drawing_beside_the_object(describe, ending):
+    code, out, _ = describe("lenet5", "--static", "--json", "--draw", f"net.{ending}")
     assert code == 0
     json.loads(out)
     assert Path(f"net.{ending}").stat().st_size > 5000
@@ -149,11 +151,11 @@ SPACE = SearchSpace(name="small", choices={"a": Categorical((1, 2))}, conditions
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_one_line(profile, case):
+def test_one_line(describe, case):
     Path("bare.py").write_text(BARE)
     Path("small.py").write_text(SMALL)
     arguments, says = WRONG[case]
-    code, out, err = profile(*arguments)
+    code, out, err = describe(*arguments)
     assert (code, out) == (2, "")
     assert len(err.strip().splitlines()) == 1, err
     assert err.startswith("error: ")
@@ -161,24 +163,14 @@ def test_one_line(profile, case):
     assert not list(Path().glob("net*"))
 
 
-def test_the_standard_librarys_profile_is_still_found():
-    """cProfile imports `profile`, and torch imports cProfile: this folder must not come first."""
-    program = (
-        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import _cli, cProfile, profile; "
-        "assert hasattr(profile, 'Profile')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-def test_cells_are_drawn_where_there_are_some(profile, tmp_path):
-    code, out, err = profile("nasbench201_best", "--static", "--json", "--draw-cells", "cells.png")
+def test_cells_are_drawn_where_there_are_some(describe, tmp_path):
+    code, out, err = describe("nasbench201_best", "--static", "--json", "--draw-cells", "cells.png")
     assert (code, err) == (0, "")
     assert json.loads(out)["params"] == 1_073_466
     assert (tmp_path / "cells.png").read_bytes().startswith(b"\x89PNG")
-    code, _, err = profile("lenet5", "--static", "--draw-cells", "cells.png")
+    code, _, err = describe("lenet5", "--static", "--draw-cells", "cells.png")
     assert (code, err) == (2, "error: draw-cells: the networks of lenet are not made of cells\n")
-    code, _, err = profile("nasbench201_best", "--static", "--draw-cells", "cells.gif")
+    code, _, err = describe("nasbench201_best", "--static", "--draw-cells", "cells.gif")
     assert (code, err) == (
         2,
         "error: draw-cells: cells.gif: its ending: '.gif' is not one of .png, .svg, .pdf\n",

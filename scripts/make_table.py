@@ -1,4 +1,4 @@
-"""Train every network of a finite space into a table: python scripts/tabulate.py --space minichain --dataset mnist5k"""
+"""Train every network of a finite space into a table: scripts/make_table.py --space minichain --dataset mnist5k"""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def main(config: Config) -> None:
 def command() -> str:
     """The line that makes this table from nothing: however often it was resumed."""
     words = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["python", "scripts/tabulate.py", *words])
+    return shlex.join(["python", "scripts/make_table.py", *words])
 
 
 if __name__ == "__main__":

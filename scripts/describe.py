@@ -1,10 +1,10 @@
 """What a network is and costs, without training it.
 
-    python scripts/profile.py resnet20
-    python scripts/profile.py resnet152 --static --json
-    python scripts/profile.py googlenet --static --draw googlenet.png
-    python scripts/profile.py darts_v2 --static --draw-cells cells.png
-    python scripts/profile.py runs/my-search --batch 128
+    python scripts/describe.py resnet20
+    python scripts/describe.py resnet152 --static --json
+    python scripts/describe.py googlenet --static --draw googlenet.png
+    python scripts/describe.py darts_v2 --static --draw-cells cells.png
+    python scripts/describe.py runs/my-search --batch 128
 
 Parameters, multiply-adds, memory and a table of its layers; unless --static also how long this device takes
 for a forward pass and a training step, compilation apart.

@@ -1,4 +1,4 @@
-"""scripts/tabulate.py as it is started from a shell: killed, resumed, and its table used."""
+"""scripts/make_table.py as it is started from a shell: killed, resumed, and its table used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIX = ("depth=1..2", "width=4", "kernel=3", "learning_rate=0.02")
 def command(out: Path, *options: str) -> list[str]:
     space = ("--space", "minichain", "--dataset", "digits", "--narrow", *FIX, "--hyper", "batch_size=128")
     wanted = (*space, "--epochs", "2", "--name", "small", "--out", str(out), *options)
-    return [sys.executable, str(ROOT / "scripts" / "tabulate.py"), *wanted]
+    return [sys.executable, str(ROOT / "scripts" / "make_table.py"), *wanted]
 
 
 def started(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ def started(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tabulate") / "run"
+    folder = tmp_path_factory.mktemp("make_table") / "run"
     ended = started(folder, "--engine", "local")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("12 architectures from 2 seeds: ")
@@ -51,7 +51,7 @@ def test_a_narrowed_space_becomes_a_table_of_it(out: Path) -> None:
     assert sorted(table.archs) == sorted(map(space.to_string, space.enumerate()))
     assert not np.isnan(table.at(objective.test)).any()
     sheet = json.loads((out / "small.json").read_text())
-    assert sheet["command"].startswith("python scripts/tabulate.py --space minichain --dataset digits ")
+    assert sheet["command"].startswith("python scripts/make_table.py --space minichain --dataset digits ")
     assert "batch_size" in sheet["hyperparameters"]
     again = started(out)
     assert again.returncode == 2
