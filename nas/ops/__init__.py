@@ -39,8 +39,9 @@ from nas.ops.fused import (
     weighted_sum,
 )
 from nas.ops.local import local2d
-from nas.ops.native import available as native_available
-from nas.ops.native import native_status, processor
+from nas.cpu import available as native_available
+from nas.cpu import native_status, processor, register
+register()
 from nas.ops.noise import node_seed, noise_taken
 from nas.ops.pool import avg_pool, max_pool
 

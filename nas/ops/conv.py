@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nas.errors import InputError
-from nas.ops import native, portable
+from nas.cpu import native
 from nas.ops.bilinear import by_member, close
 from nas.ops.geometry import Padding, Pair, Windows, windows
 from nas.ops.primitive import primitive, use_primitives

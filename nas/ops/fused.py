@@ -20,9 +20,22 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from nas.errors import InputError, one_of
-from nas.ops import native, noise
+import os
+from nas.cpu import native
+from nas.ops import noise
 from nas.ops.conv import Convolution, conv2d, conv_dw_p, conv_dx_p, conv_p
 from nas.ops.geometry import Padding, Pair, Windows, windows
+
+OFF = os.environ.get("NAS_ABLATE", "").split(",")
+
+
+def off(name):
+    return "all" in OFF and "+" + name not in OFF or name in OFF
+
+
+def _geometry(value):
+    return value.numbers()
+
 
 Tree = Any
 Results = Sequence[Array]
@@ -100,7 +113,7 @@ def _primitive(
         return [ShapedArray(one.shape, one.dtype) for one in results(*avals, **parameters)]
 
     def on_cpu(context: Any, *arrays: Any, **parameters: Any) -> Any:
-        if not native.available():
+        if not native.available() or off(name):
             return portable(context, *arrays, **parameters)
         call = jax.ffi.ffi_lowering(name, operand_output_aliases=aliases(*context.avals_in, **parameters))
         return call(context, *arrays, **{key: _attribute(key, value) for key, value in parameters.items()})
@@ -157,10 +170,15 @@ def _attribute(key: str, value: Any) -> Any:
     if key == "activation":
         return np.int64(_CODES[value])
     if isinstance(value, Windows):
-        return native.geometry(value)
+        return value_numbers(value)
     if isinstance(value, tuple):
         return np.array(value, np.int64)
     return np.float64(value) if isinstance(value, float) else np.int64(value)
+
+
+def value_numbers(v):
+    from nas.cpu.geometry import Windows as W
+    return W(v.image, v.kernel, v.strides, v.padding, v.dilation).numbers()
 
 
 def _dots(tangents: Any) -> list[Array | None]:
@@ -245,7 +263,7 @@ def _differentiate(
             primals, outs, some = split(arrays, given)
             rest = list(some)
             dots = [rest.pop(0) if one else None for one in given]
-            found = quick(primals, outs, dots, **parameters) if native.available() else None
+            found = quick(primals, outs, dots, **parameters) if native.available() and not off(new.name) else None
             return tangent(*arrays, given=given, **parameters) if found is None else found
 
         return mlir.lower_fun(run, multiple_results=False)(context, *arrays)
@@ -347,6 +365,9 @@ def batch_norm_act(
     flow through the first result alone: mean and var are there for running statistics. ``InputError`` for an
     unknown activation or shapes that disagree.
     """
+    if os.environ.get("NAS_SPLIT") and (activation != "identity" or residual is not None):
+        y, mean, var = batch_norm_act(x, scale, bias, eps=eps)
+        return ACTIVATIONS[activation](y if residual is None else y + residual), mean, var
     activation = _activation("batch_norm_act", activation)
     _check_channels("batch_norm_act", x, residual, scale=scale, bias=bias)
     arrays = _present(x, scale, bias, residual)
@@ -378,6 +399,8 @@ def batch_norm_inference(
     eps: float = 1e-5,
 ) -> Array:
     """``batch_norm_act``'s first result with given statistics, such as running ones."""
+    if os.environ.get("NAS_SPLIT"):
+        return _batch_norm_inference(x, scale, bias, mean, var, *_present(residual), activation=activation, eps=eps)[0]
     activation = _activation("batch_norm_inference", activation)
     _check_channels("batch_norm_inference", x, residual, scale=scale, bias=bias, mean=mean, var=var)
     arrays = _present(x, scale, bias, mean, var, residual)
@@ -674,6 +697,9 @@ def layer_norm_act(
 
     ``x``, ``residual`` and the result [..., C]; ``scale`` and ``bias`` [C].
     """
+    if os.environ.get("NAS_SPLIT") and (activation != "identity" or residual is not None):
+        y = layer_norm_act(x, scale, bias, eps=eps)
+        return ACTIVATIONS[activation](y if residual is None else y + residual)
     activation = _activation("layer_norm_act", activation)
     _check_channels("layer_norm_act", x, residual, scale=scale, bias=bias)
     arrays = _present(x, scale, bias, residual)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nas.errors import InputError
-from nas.ops import native
+from nas.cpu import native
 from nas.ops.bilinear import by_member, close
 from nas.ops.geometry import Padding, Pair, Windows, windows
 from nas.ops.primitive import primitive, use_primitives

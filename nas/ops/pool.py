@@ -12,7 +12,7 @@ from jax import lax
 from jax.interpreters import ad, batching
 
 from nas.errors import InputError
-from nas.ops import native, portable
+from nas.cpu import native
 from nas.ops.geometry import Padding, Pair, Windows, windows
 from nas.ops.primitive import primitive, use_primitives
 

@@ -9,7 +9,7 @@ from jax.core import ShapedArray
 from jax.extend import core
 from jax.interpreters import mlir
 
-from nas.ops import native
+from nas.cpu import native
 
 Function = Callable[..., jax.Array]
 
@@ -52,5 +52,6 @@ def use_primitives(*arrays: jax.Array) -> bool:
 
     XLA partitions its own ops over a mesh, but would gather a custom call's operands on every device.
     """
+    return False
     small = all(array.dtype in (jax.numpy.float32, jax.numpy.bfloat16, jax.numpy.float16) for array in arrays)
     return small and all(array.size for array in arrays) and jax.device_count() == 1

@@ -233,6 +233,7 @@ inline void max_pool_gather(const Pool& pool, const Geometry& at, const float* x
 
 // One over the pixels that window `at` counts along an axis.
 inline float portion(const Axis& axis, Index at, Index whole) {
+  if (whole == 2) return 1.0f;
   return 1.0f / static_cast<float>(whole ? axis.taps : axis.last(at) - axis.first(at));
 }
 

@@ -19,12 +19,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from nas.cache import cache_root
-from nas.ops.geometry import Windows
 
 _SOURCES = Path(__file__).parent / "kernels"
 _TARGETS = (
@@ -40,6 +39,7 @@ _TARGETS = (
     "nas_max_pool_dx",
     "nas_max_pool_gather",
     "nas_avg_pool",
+    "nas_sum_pool",
     "nas_avg_pool_dx",
     "nas_moments",
     "nas_batch_norm",
@@ -99,34 +99,9 @@ def available() -> bool:
     return _native().library is not None
 
 
-def call(
-    target: str,
-    result: jax.ShapeDtypeStruct,
-    *arrays: jax.Array,
-    windows: Windows,
-    groups: int = 1,
-    members: int = 1,
-    whole: bool = False,
-) -> jax.Array:
-    """Call a kernel on arrays, which become float32."""
-    at = geometry(windows, groups, members, whole)
-    return jax.ffi.ffi_call(target, result)(*(array.astype(np.float32) for array in arrays), at=at)
-
-
-def geometry(windows: Windows, groups: int = 1, members: int = 1, whole: bool = False) -> np.ndarray:
-    """What kernels are told of windows: int64, in the order of Geometry in common.h."""
-    numbers = [
-        *windows.image,
-        *windows.kernel,
-        *windows.strides,
-        *windows.padding[0],
-        *windows.padding[1],
-        *windows.dilation,
-        groups,
-        members,
-        whole,
-    ]
-    return np.array(numbers, np.int64)
+def call(target: str, shape: tuple[int, ...], *arrays: jax.Array, **attributes: Any) -> jax.Array:
+    """The kernel ``target`` on float32 arrays: its one result, of this shape."""
+    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, np.float32))(*arrays, **attributes)
 
 
 def _native() -> _Native:
@@ -137,14 +112,14 @@ def _native() -> _Native:
 @functools.cache
 def _found() -> _Native:
     if os.environ.get("NAS_NATIVE") == "0":
-        return _Native(None, "portable kernels: NAS_NATIVE=0")
+        return _Native(None, "XLA's own operations: NAS_NATIVE=0")
     try:
         path, library = _load(_compiler())
         for target in _TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except (_BuildError, OSError, ImportError, AttributeError, subprocess.SubprocessError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        return _Native(None, f"portable kernels: {first_line}")
+        return _Native(None, f"XLA's own operations: {first_line}")
     return _Native(path, f"native kernels: {path.name}")
 
 
@@ -186,7 +161,7 @@ def _cached(compiler: list[str], path: Path) -> ctypes.CDLL:
 
 
 def _cache_folder() -> Path:
-    return cache_root() / "native"
+    return Path(os.environ.get("NAS_CACHE_DIR") or Path.home() / ".cache" / "nas").expanduser() / "native"
 
 
 def _key(compiler: list[str]) -> str:
