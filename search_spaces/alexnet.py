@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import CellAverage, Dense, NormAct, Pool, conv
 from nas.space import Architecture, Categorical, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
 
 MAX_DEPTH = 8
@@ -37,14 +37,14 @@ def build(arch: Architecture, num_classes: int) -> Graph:
     bias, normalised = (NormAct(kind, arch["activation"]) for kind in ("none", arch["normalisation"]))
     x = 0
     for i in range(1, arch["depth"] + 1):
-        conv = Conv(
+        convolution = conv(
             arch[f"width_{i}"],
             arch[f"kernel_{i}"],
             stride=arch["stride"] if i == 1 else 1,
             groups=1 if i in UNGROUPED else arch["groups"],
             padding=stem_padding if i == 1 else "SAME",
         )
-        x = b.add(f"conv_{i}", conv, x)
+        x = b.add(f"conv_{i}", convolution, x)
         x = b.add(f"norm_{i}", normalised if everywhere or i <= 2 else bias, x)
         if arch[f"pool_{i}"]:
             x = b.add(f"pool_{i}", pool, x)

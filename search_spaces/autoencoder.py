@@ -30,10 +30,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas import ops
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import Dense, average_pool, conv2d, he_normal, local2d
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import Dense, he_normal
 from search_spaces.named import Named
 
 MAX_STAGES = 3
@@ -92,8 +91,8 @@ class Stage(nn.Module):
 
     def _filter(self, kernel: Array, x: Array) -> Array:
         """W' x: [B, H, W, C] -> [B, OH, OW, maps]."""
-        layer = ops.local2d if self.weights == "unshared" else ops.conv2d
-        return layer(x, kernel, strides=(self.stride, self.stride), padding="VALID")
+        layer = local2d if self.weights == "unshared" else conv2d
+        return layer(x, kernel, "VALID", self.stride)
 
     def _rebuild(self, kernel: Array, filtered: Array, x: Array) -> Array:
         """W times the filters' outputs, summed where fields overlap: of the shape of ``x``."""
@@ -119,7 +118,7 @@ class Readout(nn.Module):
 def l2_pool(x: Array, size: int) -> Array:
     """sqrt(eps + sum of squares) over ``size`` x ``size`` locations of a map, at every location: [B, H, W, C]."""
     rows, columns = (min(size, side) for side in x.shape[1:3])
-    squares = ops.avg_pool(jnp.square(x), (rows, columns), (1, 1), "VALID")
+    squares = average_pool(jnp.square(x), (rows, columns), 1, "VALID")
     return jnp.sqrt(squares * (rows * columns) + EPSILON)
 
 
@@ -134,7 +133,7 @@ def contrast_normalise(x: Array) -> Array:
     def mean(z: Array) -> Array:
         average = jnp.mean(z, axis=-1, keepdims=True)
         kernel = jnp.asarray(window[..., None, None], x.dtype)
-        return ops.conv2d(average, kernel) * jnp.asarray(1 / mass, x.dtype)
+        return conv2d(average, kernel) * jnp.asarray(1 / mass, x.dtype)
 
     centred = x - mean(x)
     # The root of the larger square: at 0 its gradient is finite.

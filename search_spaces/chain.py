@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import CellAverage, Concat, Dense, NormAct, Pool, conv
 from nas.nn.supernet import Supernet, supernet_of
 from nas.space import Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import CellAverage, Concat, Conv, Dense, NormAct, Pool
 
 
 def chain_space(
@@ -115,7 +115,7 @@ def build(arch: Mapping[str, Any], num_classes: int, *, searching: bool = False)
             size: int, x: int, part: int, i: int = i, features: int = features, stride: int = stride
         ) -> int:
             own = f"conv_{i}_{size}" if searching else f"conv_{i}"
-            return b.add(own, Conv(features // part, size, stride), x)
+            return b.add(own, conv(features // part, size, stride), x)
 
         def pool(kind: str, x: int, part: int, i: int = i) -> int:
             return b.add(f"pool_{i}_{kind}" if searching else f"pool_{i}", Pool(kind), x)
@@ -125,7 +125,7 @@ def build(arch: Mapping[str, Any], num_classes: int, *, searching: bool = False)
         norm = NormAct(arch["normalisation"], arch["activation"])
         if arch["connections"] == "residual" and i > 1:
             same = stride == 1 and width == features
-            shortcut = x if same else b.add(f"shortcut_{i}", Conv(features, 1, stride), x)
+            shortcut = x if same else b.add(f"shortcut_{i}", conv(features, 1, stride), x)
             x, width = b.add(f"norm_{i}", norm, y, shortcut), features
         elif arch["connections"] == "dense" and i > 1:
             y = b.add(f"norm_{i}", norm, y)

@@ -13,47 +13,26 @@ Different from the authors' Caffe: biases have the learning rate of the weights,
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from nas import ops
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import Dense, Flatten, NormAct, Pool, average_pool, conv, gaussian
 from nas.space import Architecture, Categorical, LogUniform, SearchSpace, Uniform
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import NormAct, Pool, drawn, zeros
 from search_spaces.named import Named
 
 PIXEL_STD = 64.0
 
 
-class GaussianConv(nn.Module):
-    """Convolution of ``scale`` times the input by 5x5 kernels drawn from N(0, ``std``²): [B, H, W, features]."""
+class Scale(nn.Module):
+    """Multiplies by a constant."""
 
-    features: int
-    std: float
-    scale: float = 1.0
+    by: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        kernel = self.param("kernel", gaussian(self.std), (5, 5, x.shape[-1], self.features))
-        return ops.conv2d(x * self.scale if self.scale != 1 else x, kernel.astype(x.dtype), padding="SAME")
-
-
-class GaussianDense(nn.Module):
-    """Fully connected layer of the flattened map, drawn from N(0, ``std``²): [B, H, W, C] -> [B, features]."""
-
-    features: int
-    std: float
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        x = x.reshape(x.shape[0], -1)
-        kernel = self.param("kernel", gaussian(self.std), (x.shape[-1], self.features))
-        bias = self.param("bias", zeros, (self.features,))
-        return ops.dense(x, kernel.astype(x.dtype), bias.astype(x.dtype))
+    def __call__(self, x: Array) -> Array:
+        return x * self.by
 
 
 class WithinChannelNorm(nn.Module):
@@ -66,18 +45,9 @@ class WithinChannelNorm(nn.Module):
     power: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        around = ops.avg_pool(jnp.square(x), 3, 1, "SAME", count_include_pad=True)
+    def __call__(self, x: Array) -> Array:
+        around = average_pool(jnp.square(x), 3, 1, count_include_pad=True)
         return x * jnp.power(1 + self.scale * around, -self.power).astype(x.dtype)
-
-
-def gaussian(std: float) -> Any:
-    """An initialiser: normal with mean 0 and ``std``."""
-
-    def initial(key: Array, shape: tuple[int, ...]) -> Array:
-        return drawn(key, shape, lambda rng: rng.standard_normal(shape, np.float32) * std)
-
-    return initial
 
 
 def build(arch: Architecture, num_classes: int) -> Graph:
@@ -89,13 +59,13 @@ def build(arch: Architecture, num_classes: int) -> Graph:
         "none", "relu"
     )  # with the convolution's bias; it commutes with the maximum behind the first
     average = Pool("average", window=3)
-    x = b.add("conv_1", GaussianConv(width, 1e-4, PIXEL_STD), 0)
+    x = b.add("conv_1", conv(width, 5, init=gaussian(1e-4)), b.add("pixels", Scale(PIXEL_STD), 0))
     x = b.add("pool_1", Pool("max", window=3), b.add("relu_1", relu, x))
-    x = b.add("conv_2", GaussianConv(width, 0.01), b.add("norm_1", response, x))
+    x = b.add("conv_2", conv(width, 5, init=gaussian(0.01)), b.add("norm_1", response, x))
     x = b.add("pool_2", average, b.add("relu_2", relu, x))
-    x = b.add("conv_3", GaussianConv(2 * width, 0.01), b.add("norm_2", response, x))
+    x = b.add("conv_3", conv(2 * width, 5, init=gaussian(0.01)), b.add("norm_2", response, x))
     x = b.add("pool_3", average, b.add("relu_3", relu, x))
-    b.add("dense", GaussianDense(num_classes, 0.01), x)
+    b.add("dense", Dense(num_classes, rate=0.0, init=gaussian(0.01)), b.add("flatten", Flatten(), x))
     return b.graph()
 
 

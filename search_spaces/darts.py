@@ -21,8 +21,22 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas import ops
+from nas.cpu.edges import Unnormalised, separable_conv2d
 from nas.errors import InputError, one_of
+from nas.nn import noise
+from nas.nn.graph import Builder, First, Graph, Term
+from nas.nn.layers import (
+    Activation,
+    BatchNorm,
+    CellAverage,
+    Concat,
+    Dense,
+    average_pool,
+    conv,
+    conv2d,
+    he_normal,
+    max_pool,
+)
 from nas.nn.layout import Layout, Open
 from nas.nn.supernet import Supernet, limit_skips
 from nas.space import (
@@ -37,8 +51,6 @@ from nas.space import (
     Uniform,
     When,
 )
-from search_spaces.graph import Builder, First, Graph, Term
-from search_spaces.layers import BatchNorm, CellAverage, Concat, Dense, he_normal
 from search_spaces.named import Named
 
 KINDS = ("normal", "reduce")
@@ -154,30 +166,20 @@ def cells_of(arch: Mapping[str, Any]) -> dict[str, Cell]:
 # -------------------------------------------------------------------------------------------------- modules
 
 
-class Kernel(nn.Module):
+def kernel(
+    features: int, size: tuple[int, int] = (3, 3), stride: int | tuple[int, int] = 1, **others: Any
+) -> nn.Conv:
     """A convolution padded as if on all sides alike: [B, H, W, C] -> [B, ceil(H / stride), …, features]."""
+    padding = tuple(((k - 1) // 2,) * 2 for k in size)
+    return conv(features, size, stride, padding=padding, **others)
 
-    features: int
-    kernel: tuple[int, int] = (3, 3)
-    stride: int | tuple[int, int] = 1
-    dilation: int = 1
-    depthwise: bool = False
-    groups: int = 1
+
+class Weights(nn.Module):
+    """The kernel of a convolution that another layer carries out."""
 
     @nn.compact
-    def weights(self, x: Array) -> Array:
-        """The kernel with which it sees x."""
-        channels = 1 if self.depthwise else x.shape[-1] // self.groups
-        return self.param("kernel", he_normal, (*self.kernel, channels, self.features)).astype(x.dtype)
-
-    @property
-    def windows(self) -> dict[str, Any]:
-        padding = tuple((self.dilation * (k - 1) // 2,) * 2 for k in self.kernel)
-        return {"strides": self.stride, "padding": padding, "dilation": self.dilation}
-
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        groups = x.shape[-1] if self.depthwise else self.groups
-        return ops.conv2d(x, self.weights(x), groups=groups, **self.windows)
+    def __call__(self, shape: tuple[int, ...]) -> Array:
+        return self.param("kernel", he_normal, shape)
 
 
 def _norm(affine: bool, **others: Any) -> BatchNorm:
@@ -204,27 +206,25 @@ class SeparableConv(nn.Module):
         return self.clone(count=count)
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array | ops.Deferred:
-        window = (self.kernel, self.kernel)
+    def __call__(self, x: Array, *, train: bool = False) -> Array | Unnormalised:
         if self.count > 1:
-            x = ops.concatenate([x] * self.count)
+            x = jnp.concatenate([x] * self.count, -1)
         for k in range(1, self.repeats):
-            x = _norm(self.affine, activation="relu", name=f"norm_{k}")(
-                self.convolved(x, k, window), train=train
-            )
-        x = self.convolved(x, self.repeats, window)
+            norm = _norm(self.affine, activation="relu", name=f"norm_{k}")
+            x = norm(self.convolved(x, k), train=train)
+        x = self.convolved(x, self.repeats)
         norm = _norm(self.affine, deferred=self.deferred, name=f"norm_{self.repeats}")
         return norm(x, train=train)
 
-    def convolved(self, x: Array, k: int, window: tuple[int, int]) -> Array:
+    def convolved(self, x: Array, k: int) -> Array:
         """The k-th pair of convolutions."""
-        stride = 1 if k > 1 else self.stride
-        features = self.features * self.count if k == self.repeats else x.shape[-1]
-        depthwise = Kernel(x.shape[-1], window, stride, self.dilation, True, name=f"depthwise_{k}")
-        pointwise = Kernel(features, (1, 1), groups=self.count, name=f"pointwise_{k}")
-        if self.count > 1:
-            return pointwise(depthwise(x))
-        return ops.separable_conv2d(x, depthwise.weights(x), pointwise.weights(x), **depthwise.windows)
+        channels, stride = x.shape[-1], 1 if k > 1 else self.stride
+        features = self.features * self.count if k == self.repeats else channels
+        depthwise = Weights(name=f"depthwise_{k}")((self.kernel, self.kernel, 1, channels)).astype(x.dtype)
+        pointwise = Weights(name=f"pointwise_{k}")((1, 1, channels // self.count, features)).astype(x.dtype)
+        pad = self.dilation * (self.kernel - 1) // 2
+        at = {"strides": (stride, stride), "dilation": (self.dilation, self.dilation)}
+        return separable_conv2d(x, depthwise, pointwise, padding=((pad, pad), (pad, pad)), groups=self.count, **at)
 
 
 class PoolNorm(nn.Module):
@@ -236,8 +236,8 @@ class PoolNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        pool = ops.max_pool if self.kind == "max" else ops.avg_pool
-        x = pool(x, (3, 3), strides=(self.stride, self.stride), padding=((1, 1), (1, 1)))
+        pool = max_pool if self.kind == "max" else average_pool
+        x = pool(x, 3, self.stride, 1)
         return _norm(False, name="norm")(x, train=train) if self.normalised else x
 
 
@@ -249,15 +249,15 @@ class FactorizedReduce(nn.Module):
     deferred: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array | ops.Deferred:
+    def __call__(self, x: Array, *, train: bool = False) -> Array | Unnormalised:
         further = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
         half = self.features // 2
         parts = (
-            Kernel(half, (1, 1), 2, name="even")(x),
-            Kernel(self.features - half, (1, 1), 2, name="odd")(further),
+            kernel(half, (1, 1), 2, name="even")(x),
+            kernel(self.features - half, (1, 1), 2, name="odd")(further),
         )
         norm = _norm(self.affine, deferred=self.deferred, name="norm")
-        return norm(ops.concatenate(parts), train=train)
+        return norm(jnp.concatenate(parts, -1), train=train)
 
 
 class PointwiseNorm(nn.Module):
@@ -266,14 +266,8 @@ class PointwiseNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        x = Kernel(self.features, (1, 1), name="pointwise")(x)
+        x = kernel(self.features, (1, 1), name="pointwise")(x)
         return _norm(self.affine, name="norm")(x, train=train)
-
-
-class Relu(nn.Module):
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return ops.activate(x, "relu")
 
 
 class SeparateKernels(nn.Module):
@@ -285,8 +279,8 @@ class SeparateKernels(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        rows = Kernel(self.features, (1, 7), (1, self.stride), name="rows")(x)
-        columns = Kernel(self.features, (7, 1), (self.stride, 1), name="columns")(rows)
+        rows = kernel(self.features, (1, 7), (1, self.stride), name="rows")(x)
+        columns = kernel(self.features, (7, 1), (self.stride, 1), name="columns")(rows)
         return _norm(self.affine, name="norm")(columns, train=train)
 
 
@@ -297,7 +291,7 @@ class Dropout(nn.Module):
     def __call__(
         self, x: Array, *, train: bool = False, dropout: ArrayLike = 0.0, seed: ArrayLike = 0
     ) -> Array:
-        return ops.dropout(x, jnp.asarray(dropout), jnp.asarray(seed)) if train else x
+        return noise.dropout(x, dropout, seed) if train else x
 
 
 class DropPath(nn.Module):
@@ -309,10 +303,7 @@ class DropPath(nn.Module):
     ) -> Array:
         if not train:
             return x
-        mask = ops.dropout(
-            jnp.ones((x.shape[0], 1, 1, 1), x.dtype), jnp.asarray(drop_path), jnp.asarray(seed)
-        )
-        return x * mask
+        return x * noise.dropout(jnp.ones((x.shape[0], 1, 1, 1), x.dtype), drop_path, seed)
 
 
 class AuxiliaryFeatures(nn.Module):
@@ -321,13 +312,12 @@ class AuxiliaryFeatures(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         window = (min(5, x.shape[1]), min(5, x.shape[2]))
-        x = ops.avg_pool(x, window, strides=(3, 3), padding="VALID")
-        x = BatchNorm(activation="relu", name="norm_1")(Kernel(128, (1, 1), name="pointwise")(x), train=train)
-        kernel = self.param("kernel", he_normal, (2, 2, 128, 768)).astype(x.dtype)
-        x = ops.conv2d(x, kernel, padding="VALID" if min(x.shape[1:3]) > 1 else "SAME")
+        x = average_pool(x, window, 3, "VALID")
+        x = BatchNorm(activation="relu", name="norm_1")(kernel(128, (1, 1), name="pointwise")(x), train=train)
+        weights = self.param("kernel", he_normal, (2, 2, 128, 768))
+        x = conv2d(x, weights, "VALID" if min(x.shape[1:3]) > 1 else "SAME")
         x = BatchNorm(activation="relu", name="norm_2")(x, train=train)
-        whole = (x.shape[1], x.shape[2])
-        return ops.avg_pool(x, whole, strides=whole, padding="VALID").reshape(x.shape[0], -1)
+        return x.mean((1, 2))
 
 
 def operation(
@@ -346,7 +336,9 @@ def operation(
         return SeparateKernels(features, stride, affine)
     if name.endswith("pool_3x3"):
         return PoolNorm("max" if name.startswith("max") else "average", stride, normalised=not affine)
-    return FactorizedReduce(features, affine, deferred) if stride > 1 else None  # skip_connect
+    if name != SKIP:
+        raise one_of("operation", name, OPERATIONS)
+    return FactorizedReduce(features, affine, deferred) if stride > 1 else None
 
 
 def takes_relu(name: str) -> bool:
@@ -368,8 +360,8 @@ class Body:
         """The cell's two inputs, brought to its channels and to one resolution."""
         self.width *= 2 if reduction else 1
         first = FactorizedReduce if self.reduced else PointwiseNorm
-        before = self.b.once(f"{at}_relu_previous", Relu(), self.previous)
-        last = self.b.once(f"{at}_relu_current", Relu(), self.current)
+        before = self.b.once(f"{at}_relu_previous", Activation("relu"), self.previous)
+        last = self.b.once(f"{at}_relu_current", Activation("relu"), self.current)
         return [
             self.b.add(f"{at}_input_0", first(self.width, self.affine), before),
             self.b.add(f"{at}_input_1", PointwiseNorm(self.width, self.affine), last),
@@ -398,7 +390,7 @@ class Body:
             elif not takes_relu(primitive):
                 out = self.b.once(f"{state}_{primitive}", module, x)
             else:
-                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Relu(), x))
+                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Activation("relu"), x))
             if dropped:
                 out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
             # What is passed on as it is is not dropped.
@@ -416,16 +408,16 @@ class Body:
 
 
 def small_stem(b: Builder, width: int) -> tuple[int, int]:
-    stem = b.add("stem_norm", BatchNorm(), b.add("stem", Kernel(width), 0))
+    stem = b.add("stem_norm", BatchNorm(), b.add("stem", kernel(width), 0))
     return stem, stem
 
 
 def imagenet_stem(b: Builder, width: int) -> tuple[int, int]:
     x = b.add(
-        "stem_norm_1", BatchNorm(activation="relu"), b.add("stem_1", Kernel(width // 2, stride=(2, 2)), 0)
+        "stem_norm_1", BatchNorm(activation="relu"), b.add("stem_1", kernel(width // 2, stride=(2, 2)), 0)
     )
-    first = b.add("stem_norm_2", BatchNorm(), b.add("stem_2", Kernel(width, stride=(2, 2)), x))
-    second = b.add("stem_3", Kernel(width, stride=(2, 2)), b.add("stem_relu", Relu(), first))
+    first = b.add("stem_norm_2", BatchNorm(), b.add("stem_2", kernel(width, stride=(2, 2)), x))
+    second = b.add("stem_3", kernel(width, stride=(2, 2)), b.add("stem_relu", Activation("relu"), first))
     return first, b.add("stem_norm_3", BatchNorm(), second)
 
 
@@ -491,7 +483,7 @@ def network(
         unused = [state for j, state in enumerate(states) if j not in read]
         body.close(at, [states[j] for j in concat[kind]], unused, reduction)
         if auxiliary and cell == 2 * cells // 3:
-            relu = b.once(f"{at}_auxiliary_relu", Relu(), body.current)
+            relu = b.once(f"{at}_auxiliary_relu", Activation("relu"), body.current)
             head = {"auxiliary": AUXILIARY_WEIGHT}
             b.add("auxiliary", Dense(num_classes), b.add("auxiliary_features", AuxiliaryFeatures(), relu))
     b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))

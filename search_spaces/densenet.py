@@ -26,22 +26,25 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas import ops
-from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import (
+from nas.cpu.normalisation import batch_norm_act, batch_norm_inference
+from nas.nn import noise
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import (
     EPSILON,
-    STATISTICS_MOMENTUM,
     CellAverage,
     Concat,
-    Conv,
     Dense,
     NormAct,
     Pool,
+    conv,
+    conv2d,
     he_normal,
     ones,
+    running,
     zeros,
 )
+from nas.nn.recompute import recomputed
+from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.named import Named
 
 BOTTLENECK = 4  # channels of the 1x1 convolution, in growth rates (section 3)
@@ -52,11 +55,12 @@ Weights: TypeAlias = tuple[Array, Array, Array]  # normalisation's scale and bia
 def norm_act_conv(weights: Weights, maps: Sequence[Array]) -> tuple[Array, Array, Array]:
     """Concatenation, BN-ReLU-Conv of ``maps`` [B, H, W, C_i]; with the mean and variance of the batch."""
     scale, bias, kernel = weights
-    y, mean, var = ops.batch_norm_act(ops.concatenate(maps), scale, bias, activation="relu", eps=EPSILON)
-    return ops.conv2d(y.astype(maps[0].dtype), kernel), mean, var
+    joined = jnp.concatenate(maps, -1)
+    y, mean, var = batch_norm_act(joined, scale, bias, activation="relu", eps=EPSILON)
+    return conv2d(y.astype(joined.dtype), kernel), mean, var
 
 
-@ops.recomputed
+@recomputed
 def norm_act_conv_again(
     waiting: tuple[Weights, Array], others: Sequence[Array]
 ) -> tuple[Array, Array, Array]:
@@ -86,23 +90,21 @@ class NormActConv(nn.Module):
         mean = self.variable("batch_stats", "mean", lambda: jnp.asarray(np.zeros(channels, np.float32)))
         var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
         if not train:
-            joined = ops.concatenate(maps)
-            y = ops.batch_norm_inference(
+            joined = jnp.concatenate(maps, -1)
+            y = batch_norm_inference(
                 joined, scale, bias, mean.value, var.value, activation="relu", eps=EPSILON
             ).astype(joined.dtype)
             if not self.remat:  # what training keeps beside the output, for `nas.training.network.outline`
                 self.sow("intermediates", "kept", (joined, y) if len(maps) > 1 else y)
-            return ops.conv2d(y, kernel)
+            return conv2d(y, kernel)
         weights = (scale, bias, kernel)
         if self.remat:
             y, batch_mean, batch_var = norm_act_conv_again((weights, maps[-1]), maps[:-1])
         else:
             y, batch_mean, batch_var = norm_act_conv(weights, maps)
         if not self.is_initializing():
-            mean.value, var.value = ops.ema_update(
-                (mean.value, var.value), (batch_mean, batch_var), STATISTICS_MOMENTUM
-            )
-        return ops.dropout(y, jnp.asarray(dropout), jnp.asarray(seed)) if self.drops else y
+            mean.value, var.value = running((mean.value, var.value), (batch_mean, batch_var))
+        return noise.dropout(y, dropout, seed) if self.drops else y
 
 
 class DenseLayer(nn.Module):
@@ -119,7 +121,7 @@ class DenseLayer(nn.Module):
     ) -> Array:
         if self.bottleneck:
             squeeze = NormActConv(BOTTLENECK * self.growth, 1, self.drops, self.remat, name="squeeze")
-            other = ops.node_seed(jnp.asarray(seed), 0)
+            other = noise.node_seed(jnp.asarray(seed), 0)
             maps = (squeeze(*maps, train=train, dropout=dropout, seed=other),)
         grow = NormActConv(self.growth, 3, self.drops, self.remat, name="grow")
         return grow(*maps, train=train, dropout=dropout, seed=seed)
@@ -133,9 +135,9 @@ def build(arch: Architecture, num_classes: int) -> Graph:
     relu = NormAct("batch", "relu")
     channels = arch["width"]
     if arch["stem"] == "small":
-        x = b.add("conv_0", Conv(channels), 0)
+        x = b.add("conv_0", conv(channels), 0)
     else:
-        x = b.add("norm_0", relu, b.add("conv_0", Conv(channels, 7, 2, padding=3), 0))
+        x = b.add("norm_0", relu, b.add("conv_0", conv(channels, 7, 2, padding=3), 0))
         x = b.add("pool_0", Pool("max", window=3, padding=1), x)
     maps = [x]
     for stage in range(1, arch["stages"] + 1):

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from jax import Array
 
-from nas import ops
+from nas.nn import layers
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import CellAverage, Concat, Dense, NormAct, Pool
 from nas.space import (
     Architecture,
     Categorical,
@@ -39,8 +41,6 @@ from nas.space import (
     Uniform,
     When,
 )
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import CellAverage, Concat, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
 
 STAGES = (1, 2, 3)
@@ -81,8 +81,8 @@ class ResponseNorm(nn.Module):
     """Local response normalisation of a map, with the constants of Krizhevsky et al. 2012."""
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return ops.local_response_norm(x)
+    def __call__(self, x: Array) -> Array:
+        return layers.local_response_norm(x)
 
 
 def widths_of(arch: Architecture, stage: int, module: int) -> Widths:
@@ -116,7 +116,7 @@ def build(arch: Architecture, num_classes: int) -> Graph:
     norm = NormAct(kind, arch["activation"], EPSILON)
 
     def conv(name: str, x: int, features: int, kernel: int = 1, **options: Any) -> int:
-        y = b.add(f"conv_{name}", Conv(features, kernel, **options), x)
+        y = b.add(f"conv_{name}", layers.conv(features, kernel, **options), x)
         return b.add(f"norm_{name}", norm, y)
 
     def response(name: str, x: int) -> int:

@@ -25,10 +25,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas import ops
+from nas.cpu.function import ACTIVATIONS as FUNCTIONS
+from nas.nn import noise
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import Dense, Flatten, NormAct, Pool, average_pool, conv2d, drawn, zeros
 from nas.space import Architecture, Categorical, Choice, LogUniform, SearchSpace, Uniform
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import Dense, NormAct, Pool, drawn, zeros
 from search_spaces.named import Named
 
 FIELD = 32  # pixels a side at least
@@ -109,7 +110,7 @@ class Maps(nn.Module):
     framed: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         taps, channels = self.kernel**2, x.shape[-1]
         if self.rows is None:
             shape = (self.kernel, self.kernel, channels, self.features)
@@ -120,7 +121,7 @@ class Maps(nn.Module):
             fan_in = taps * np.repeat(counts, counts)
             kernel = spread(self.param("kernel", draw, shape, fan_in, self.activation), self.rows, channels)
         padding = (margins(x.shape[1]), margins(x.shape[2])) if self.framed else "VALID"
-        return ops.conv2d(x, kernel.astype(x.dtype), padding=padding)
+        return conv2d(x, kernel, padding)
 
 
 def spread(kernel: Array, rows: Sequence[Sequence[int]], channels: int) -> Array:
@@ -141,30 +142,20 @@ class Subsampling(nn.Module):
     activation: str
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         start = np.full(x.shape[-1], 0.25, np.float32)
         coefficient = self.param("coefficient", lambda key: jnp.asarray(start))
         bias = self.param("bias", zeros, x.shape[-1:])
-        mean = ops.avg_pool(x, 2, 2, "SAME", count_include_pad=True)
-        return ops.scale_shift_act(mean, 4 * coefficient, bias, activation=self.activation).astype(x.dtype)
+        mean = average_pool(x, 2, 2, count_include_pad=True)
+        return FUNCTIONS[self.activation](mean * (4 * coefficient) + bias).astype(x.dtype)
 
 
 class ScaledTanh(nn.Module):
     """``1.7159 tanh(2x/3)`` (appendix A)."""
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        slope, amplitude = (jnp.asarray(np.full(x.shape[-1], c, np.float32)) for c in (SLOPE, AMPLITUDE))
-        y = ops.scale_shift_act(x, slope, activation="tanh").astype(x.dtype)
-        return ops.scale_shift_act(y, amplitude).astype(x.dtype)
-
-
-class Flatten(nn.Module):
-    """[B, H, W, C] -> [B, H W C]."""
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return x.reshape(x.shape[0], -1)
+    def __call__(self, x: Array) -> Array:
+        return AMPLITUDE * jnp.tanh(SLOPE * x)
 
 
 class Units(nn.Module):
@@ -180,8 +171,8 @@ class Units(nn.Module):
         inputs = x.shape[-1]
         kernel = self.param("kernel", draw, (inputs, self.features), inputs, self.activation)
         if train:
-            x = ops.dropout(x, jnp.asarray(dropout), jnp.asarray(seed))
-        return ops.dense(x, kernel.astype(x.dtype))
+            x = noise.dropout(x, dropout, seed)
+        return x @ kernel.astype(x.dtype)
 
 
 class RadialBasis(nn.Module):
@@ -195,11 +186,11 @@ class RadialBasis(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.float32)
         code = codes(self.num_classes, x.shape[-1])
         squares = jnp.square(wide).sum(-1, keepdims=True) + x.shape[-1]
-        return (2 * ops.dense(wide, jnp.asarray(code.T)) - squares).astype(x.dtype)
+        return (2 * wide @ jnp.asarray(code.T) - squares).astype(x.dtype)
 
 
 def build(arch: Architecture, num_classes: int) -> Graph:

@@ -7,9 +7,9 @@ matters where it exists: no two architectures are the same network. `nas.tables`
 
 from __future__ import annotations
 
+from nas.nn.graph import Graph
 from nas.space import Architecture, Categorical, Integer, SearchSpace, When
 from search_spaces import chain
-from search_spaces.graph import Graph
 
 
 def build(arch: Architecture, num_classes: int) -> Graph:

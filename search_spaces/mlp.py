@@ -37,10 +37,9 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from nas import ops
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import Activation, Dense, Flatten, NormAct, conv, he_normal, local2d
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import Dense, NormAct, he_normal
 from search_spaces.named import Named, variants
 
 BORDERS = ("cut", "zeros")
@@ -55,7 +54,7 @@ class Local(nn.Module):
     border: str = "cut"
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         places, taps = x.shape[1:3], _taps(self.field, self.dimensions)
         channels = (x.shape[3], self.maps)
         draw = functools.partial(he_normal, fan_in=math.prod(taps) * x.shape[3])
@@ -69,20 +68,7 @@ class Local(nn.Module):
             for axis in (1, 0):
                 kernel = _whole(kernel, axis, places[axis], taps[axis])
             kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
-        return ops.local2d(x, kernel.astype(x.dtype))
-
-
-class Convolution(nn.Module):
-    """Units that share the weights of their map, without biases: [B, H, W, C] -> [B, H, W, maps]."""
-
-    maps: int
-    field: int
-    dimensions: int = 2
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        shape = (*_taps(self.field, self.dimensions), x.shape[3], self.maps)
-        return ops.conv2d(x, self.param("kernel", he_normal, shape).astype(x.dtype))
+        return local2d(x, kernel)
 
 
 class Units(nn.Module):
@@ -99,18 +85,10 @@ class Units(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         if self.normalisation == "none" and not self.bias:
-            return ops.activate(x, self.activation)
+            return Activation(self.activation)(x)
         apart = self.normalisation == "layer" or (self.normalisation == "none" and not self.shared)
         norm = NormAct(self.normalisation, self.activation, name="norm")
         return norm(x.reshape(len(x), -1) if apart else x, train=train).reshape(x.shape)
-
-
-class Flatten(nn.Module):
-    """[B, …] -> [B, features]."""
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return x.reshape(len(x), -1)
 
 
 class Arrange(nn.Module):
@@ -119,7 +97,7 @@ class Arrange(nn.Module):
     dimensions: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         features = math.prod(x.shape[1:])
         rows = 1 if self.dimensions == 1 else _rows_of_grid(features)
         return x.reshape(len(x), rows, features // rows, 1)
@@ -129,7 +107,7 @@ class FirstIsZero(nn.Module):
     """Logits of all classes from those of all but the first: [B, K - 1] -> [B, K]."""
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         return jnp.pad(x, ((0, 0), (1, 0)))
 
 
@@ -182,7 +160,7 @@ def build(arch: Architecture, num_classes: int) -> Graph:
             if edges == "local":
                 module = Local(maps, field, dimensions, arch["border"])
             else:
-                module = Convolution(maps, field, dimensions)
+                module = conv(maps, _taps(field, dimensions))
             shape = "maps"
         x = b.add(f"edges_{i}", module, x)
         units = Units(arch["normalisation"], arch["activation"], arch["bias"], edges == "convolution")

@@ -29,12 +29,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from nas import ops
 from nas.errors import InputError
+from nas.nn.graph import Builder, First, Graph, Term
+from nas.nn.layers import Activation, BatchNorm, CellAverage, Dense, NormAct, Pool, Sum, conv
 from nas.nn.supernet import Supernet, supernet_of
 from nas.space import Architecture, Categorical, Cell, SearchSpace, path_encoding
-from search_spaces.graph import Builder, First, Graph, Term
-from search_spaces.layers import BatchNorm, CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -55,14 +54,6 @@ _SHUFFLE_SEED = 88  # of Python's generator, by which the benchmark's authors pu
 # --------------------------------------------------------------------------------------------------- networks
 
 
-class Relu(nn.Module):
-    """max(x, 0)."""
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return ops.activate(x, "relu")
-
-
 class ReluConvNorm(nn.Module):
     """ReLU, convolution, batch normalisation, plus ``total`` if given: [B, H, W, C] -> [B, H', W', features]."""
 
@@ -72,8 +63,8 @@ class ReluConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, total: Array | None = None, *, train: bool = False) -> Array:
-        x = Relu(name="relu")(x)
-        x = Conv(self.features, self.kernel, self.stride, padding=self.kernel // 2, name="conv")(x)
+        x = Activation("relu")(x)
+        x = conv(self.features, self.kernel, self.stride, padding=self.kernel // 2, name="conv")(x)
         return NormAct("batch", "identity", name="norm")(x, total, train=train)
 
 
@@ -84,15 +75,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        return NormAct("batch", "identity", name="norm")(Conv(self.features, 1, name="conv")(x), train=train)
-
-
-class Sum(nn.Module):
-    """The sum of maps of one shape."""
-
-    @nn.compact
-    def __call__(self, *maps: Array, train: bool = False) -> Array:
-        return ops.add(*maps)
+        return NormAct("batch", "identity", name="norm")(conv(self.features, 1, name="conv")(x), train=train)
 
 
 class SearchedConv(nn.Module):
@@ -109,7 +92,7 @@ class SearchedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
-        x = Conv(self.features, self.kernel, padding=self.kernel // 2, name="conv")(x)
+        x = conv(self.features, self.kernel, padding=self.kernel // 2, name="conv")(x)
         return BatchNorm(affine=False, tracked=False, name="norm")(x, train=train)
 
 
@@ -117,7 +100,7 @@ class Zero(nn.Module):
     """Zeros in the shape of ``x``; not a constant, which XLA would carry through the next layers by hand."""
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         return x * jnp.zeros((), x.dtype)
 
 
@@ -169,7 +152,7 @@ def add_searched_cell(b: Builder, name: str, x: int, operations: Sequence[Any], 
                 if operation == "avg_pool_3x3":
                     return b.once(f"{state}_pool", Pool("average", 3, 1), x)
                 convolution = SearchedConv(features // part, KERNELS[operation])
-                return b.add(f"{edge}_{operation}", convolution, b.once(f"{state}_relu", Relu(), x))
+                return b.add(f"{edge}_{operation}", convolution, b.once(f"{state}_relu", Activation("relu"), x))
 
             terms += b.choose(of_edge[source, to], make, values[source], name=state)
         values.append(b.mix(f"{name}_node_{to}", terms) if terms else b.add(f"{name}_zero_{to}", Zero(), x))
@@ -182,14 +165,14 @@ def _from_input(operations: Sequence[str]) -> set[str]:
 
 def add_reduction(b: Builder, name: str, x: int, features: int) -> int:
     """Two 3x3 convolutions, the first of stride 2; the shortcut is averaged over 2x2 and projected."""
-    shortcut = b.add(f"{name}_project", Conv(features, 1), b.add(f"{name}_shrink", Pool("average"), x))
+    shortcut = b.add(f"{name}_project", conv(features, 1), b.add(f"{name}_shrink", Pool("average"), x))
     y = b.add(f"{name}_conv_1", ReluConvNorm(features, 3, 2), x)
     return b.add(f"{name}_conv_2", ReluConvNorm(features, 3), y, shortcut)
 
 
 def add_stem(b: Builder, channels: int) -> int:
     """3x3 convolution of the image and normalisation."""
-    return b.add("norm_0", NormAct("batch", "identity"), b.add("conv_0", Conv(channels, padding=1), 0))
+    return b.add("norm_0", NormAct("batch", "identity"), b.add("conv_0", conv(channels, padding=1), 0))
 
 
 def add_head(b: Builder, x: int, num_classes: int) -> int:

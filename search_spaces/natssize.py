@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.errors import InputError
+from nas.nn.graph import Builder, Graph
 from nas.space import Architecture, Categorical, SearchSpace
-from search_spaces.graph import Builder, Graph
 from search_spaces.nasbench201 import (
     EDGES,
     KERNELS,

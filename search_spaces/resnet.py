@@ -23,10 +23,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from nas import ops
+from nas.nn.graph import Builder, Graph
+from nas.nn.layers import CellAverage, Dense, NormAct, Pool, Sum, conv
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.graph import Builder, Graph
-from search_spaces.layers import CellAverage, Conv, Dense, NormAct, Pool
 from search_spaces.named import Named, variants
 
 STAGES = 4
@@ -40,17 +39,9 @@ class PadShortcut(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         more = self.features - x.shape[-1]
         return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (0, more)))
-
-
-class Sum(nn.Module):
-    """The sum of maps of one shape."""
-
-    @nn.compact
-    def __call__(self, *maps: Array, train: bool = False) -> Array:
-        return ops.add(*maps)
 
 
 def build(arch: Architecture, num_classes: int) -> Graph:
@@ -82,10 +73,10 @@ def build(arch: Architecture, num_classes: int) -> Graph:
                     shortcut = b.add(f"project_{name}", _conv(features, 1, stride), wide)
                     if not before:
                         shortcut = b.add(f"shortcut_{name}", linear, shortcut)
-            for i, conv in enumerate(convs, 1):
+            for i, convolution in enumerate(convs, 1):
                 if before and i > 1:
                     y = b.add(f"norm_{name}_{i}", relu, y)
-                y = b.add(f"conv_{name}_{i}", conv, y)
+                y = b.add(f"conv_{name}_{i}", convolution, y)
                 if not before:
                     joined = (y, shortcut) if residual and i == len(convs) else (y,)
                     y = b.add(f"norm_{name}_{i}", relu, *joined)
@@ -98,12 +89,12 @@ def build(arch: Architecture, num_classes: int) -> Graph:
     return b.graph()
 
 
-def _conv(features: int, kernel: int, stride: int) -> Conv:
+def _conv(features: int, kernel: int, stride: int) -> nn.Conv:
     """Padded by half a kernel on every side, also where a stride leaves the last row and column unread."""
-    return Conv(features, kernel, stride, padding=kernel // 2)
+    return conv(features, kernel, stride, padding=kernel // 2)
 
 
-def _convolutions(arch: Architecture, features: int, stride: int) -> tuple[Conv, ...]:
+def _convolutions(arch: Architecture, features: int, stride: int) -> tuple[nn.Conv, ...]:
     """Those of a block, in order."""
     if arch["block"] == "basic":
         return _conv(features, 3, stride), _conv(features, 3, 1)

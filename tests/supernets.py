@@ -13,8 +13,8 @@ from jax import Array
 
 from nas.nn.layout import Layout
 from nas.training.programs import Batch
-from search_spaces.graph import Builder, Graph, Term
-from search_spaces.layers import CellAverage, Conv, Dense, NormAct
+from nas.nn.graph import Builder, Graph, Term
+from nas.nn.layers import CellAverage, conv, Dense, NormAct
 
 OPERATIONS = ("none", "skip", "conv_1", "conv_3")
 EDGES = ((0, 1), (0, 2), (1, 2))
@@ -31,7 +31,7 @@ EDGE_WEIGHTS = (("edge_0_1",), ("edge_0_2", "edge_1_2"))
 def cell_network(arch: Mapping[str, Any], classes: int = 3, channels: int = 4, cells: int = 2) -> Graph:
     """Cells as in NAS-Bench-201, with three nodes; their edges are single operations or left open."""
     b = Builder()
-    x = b.add("stem", Conv(channels), 0)
+    x = b.add("stem", conv(channels), 0)
     for cell in range(cells):
         states = [x]
         for to in (1, 2):
@@ -44,7 +44,7 @@ def cell_network(arch: Mapping[str, Any], classes: int = 3, channels: int = 4, c
                         return None
                     if value == "skip":
                         return x
-                    conv = b.add(f"{name}_{value}", Conv(channels // part, int(value[-1])), x)
+                    conv = b.add(f"{name}_{value}", conv(channels // part, int(value[-1])), x)
                     return b.add(f"{name}_{value}_norm", NormAct("batch", "tanh"), conv)
 
                 shared = f"cell_{cell}_state_{source}"
@@ -68,7 +68,7 @@ def chain_network(
     for name, kernel in arch.items():
 
         def make(size: int, x: int, part: int, name: str = name) -> int:
-            conv = b.add(f"{name}_{size}", Conv(width, size), x)
+            conv = b.add(f"{name}_{size}", conv(width, size), x)
             return b.add(f"{name}_{size}_norm", NormAct("batch", activation), conv)
 
         x = b.mix(f"{name}_mix", b.choose(kernel, make, x, name=name))
@@ -99,7 +99,7 @@ def planted_layout(**others: Any) -> Layout:
 def planted_network(arch: Mapping[str, Any], classes: int = 2, channels: int = 4) -> Graph:
     """Two operations side by side, of which only ``good`` lets an image through to its own label."""
     b = Builder()
-    x = b.add("stem", Conv(channels, 1), 0)
+    x = b.add("stem", conv(channels, 1), 0)
     terms: list[Term] = []
     for name, choice in arch.items():
 

@@ -1,6 +1,6 @@
 """The C++ kernels for CPU: built by the system's compiler on first use, kept in a cache folder.
 
-``NAS_NATIVE=0`` does without them. They live under ``NAS_CACHE_DIR`` (or ~/.cache/nas), one shared library
+``NAS_NATIVE=0`` does without them, ``NAS_NATIVE=-convolution,-pooling`` without those named (`enabled`). They live under ``NAS_CACHE_DIR`` (or ~/.cache/nas), one shared library
 for each source, compiler, jaxlib and processor. XLA calls them through its foreign function interface.
 """
 
@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import numpy as np
-
 
 _SOURCES = Path(__file__).parent / "kernels"
 _TARGETS = (
@@ -97,6 +96,11 @@ def native_status() -> str:
 def available() -> bool:
     """Whether the native kernels are registered with XLA. Builds them if need be; never raises."""
     return _native().library is not None
+
+
+def enabled(name: str) -> bool:
+    """Whether the kernels called ``name`` are to be used: all but those that ``NAS_NATIVE=-name,-name`` leaves out."""
+    return f"-{name}" not in os.environ.get("NAS_NATIVE", "").split(",") and available()
 
 
 def call(target: str, shape: tuple[int, ...], *arrays: jax.Array, **attributes: Any) -> jax.Array:

@@ -12,7 +12,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas import ops
+from nas.cpu.function import plain
+from nas.nn.call import keywords
+from nas.nn.count import macs_of_jaxpr
 
 Tree = Any
 
@@ -53,11 +55,11 @@ def apply_train(
 
     It is called with what it takes of ``noise``, and with ``further``.
     """
-    keywords = further | {name: getattr(noise, name) for name in ops.noise_taken(network)}
+    given = keywords(network, train=True, **noise._asdict()) | further
     mutable = [*(name for name in variables if name != "params"), *Extra._fields]
     key = jax.random.key(noise.seed)  # for modules that use Flax's own dropout
     output, updated = network.apply(
-        variables, *inputs, train=True, mutable=mutable, rngs={"dropout": key}, **keywords
+        variables, *inputs, mutable=mutable, rngs={"dropout": key}, **given
     )
     updated = dict(updated)
     sown = {name: updated.pop(name, {}) for name in Extra._fields}
@@ -84,7 +86,7 @@ def sows(network: Any, image_shape: tuple[int, ...]) -> bool:
 
 
 def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Array]) -> Array:
-    return network.apply(variables, *inputs, train=False)
+    return network.apply(variables, *inputs, **keywords(network, train=False))
 
 
 def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str) -> dict[str, Tree]:
@@ -119,17 +121,20 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
     image = abstract((1, *image_shape))
 
     def build(key: Array, image: Array) -> tuple[Array, dict[str, Tree]]:
-        return network.init_with_output(key, image, train=False, capture_intermediates=True)
+        return network.init_with_output(
+            key, image, capture_intermediates=True, **keywords(network, train=False)
+        )
 
-    program, (_, made) = jax.make_jaxpr(build, return_shape=True)(
-        jax.eval_shape(lambda: jax.random.key(0)), image
-    )
-    made = _kept(made)
-    kept = made.pop("intermediates", {})
-    if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
-        program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(made, image)
+    with plain():  # a native kernel does not show what it multiplies
+        program, (_, made) = jax.make_jaxpr(build, return_shape=True)(
+            jax.eval_shape(lambda: jax.random.key(0)), image
+        )
+        made = _kept(made)
+        kept = made.pop("intermediates", {})
+        if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
+            program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(made, image)
 
     def size(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
 
-    return Outline(made, size(made["params"]), ops.macs_of_jaxpr(program.jaxpr), 4 * size(kept))
+    return Outline(made, size(made["params"]), macs_of_jaxpr(program.jaxpr), 4 * size(kept))

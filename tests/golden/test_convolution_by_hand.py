@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
-from nas import ops
+from nas.nn.layers import conv2d
 
 
 def slid(image, kernel, **arguments):
-    """`ops.conv2d` of one image and one filter, both lists of rows."""
+    """`conv2d` of one image and one filter, both lists of rows."""
     x = jnp.asarray(image, jnp.float32)[None, :, :, None]
     w = jnp.asarray(kernel, jnp.float32)[:, :, None, None]
-    return ops.conv2d(x, w, **arguments)[0, :, :, 0].tolist()
+    return conv2d(x, w, **arguments)[0, :, :, 0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def slid(image, kernel, **arguments):
             {"padding": ((0, 0), (2, 2))},
             [1, 1, 2, 1, 1, 0, 0],
         ),  # every overlap: 0+1, 0+1, 1+1, 1+0, 1+0, 0+0, 0+0
-        ({"padding": "VALID", "strides": (1, 2)}, [2, 1]),
-        ({"padding": ((0, 0), (1, 1)), "strides": (1, 2)}, [1, 1, 0]),
-        ({"padding": ((0, 0), (1, 1)), "strides": (1, 3)}, [1, 1]),
+        ({"padding": "VALID", "stride": 2}, [2, 1]),
+        ({"padding": ((0, 0), (1, 1)), "stride": 2}, [1, 1, 0]),
+        ({"padding": ((0, 0), (1, 1)), "stride": 3}, [1, 1]),
     ],
 )
 def test_one_dimension(arguments, expected):
@@ -55,7 +55,7 @@ def test_two_dimensions():
 
 def test_two_dimensions_strided():
     """Every other place of the answer without stride."""
-    assert slid(IMAGE, FILTER, padding="VALID", strides=(2, 2)) == [[4, 4], [2, 4]]
+    assert slid(IMAGE, FILTER, padding="VALID", stride=2) == [[4, 4], [2, 4]]
 
 
 def test_two_dimensions_padded():
@@ -76,5 +76,5 @@ def test_channels_add_up():
     """Two channels, each with its own filter, give one map: the sum of both answers."""
     x = jnp.stack([jnp.asarray(IMAGE, jnp.float32), jnp.ones((5, 5))], -1)[None]
     w = jnp.stack([jnp.asarray(FILTER, jnp.float32), jnp.full((3, 3), 2.0)], -1)[..., None]
-    y = ops.conv2d(x, w, padding="VALID")[0, :, :, 0]
+    y = conv2d(x, w, padding="VALID")[0, :, :, 0]
     assert y.tolist() == [[22, 21, 22], [20, 22, 21], [20, 21, 22]]

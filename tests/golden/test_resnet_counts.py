@@ -6,7 +6,9 @@ from collections import Counter
 import pytest
 
 from nas.objectives.train import build, size_of
-from search_spaces.layers import Conv, Dense
+import flax.linen as nn
+
+from nas.nn.layers import Dense
 from search_spaces.resnet import NAMED, SPACE
 
 CIFAR = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18, "resnet1202": 200}
@@ -100,7 +102,7 @@ def test_a_network_has_the_layers_it_is_named_for(name):
     """Convolutions and the classifier; projections do not count."""
     named = NAMED[name]
     nodes = build(SPACE, named.arch, named.num_classes).nodes
-    weighted = [n for n in nodes if isinstance(n.module, Conv | Dense) and not n.name.startswith("project")]
+    weighted = [n for n in nodes if isinstance(n.module, nn.Conv | Dense) and not n.name.startswith("project")]
     assert len(weighted) == int(re.sub(r"\D", "", name))
 
 

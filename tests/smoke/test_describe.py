@@ -140,11 +140,11 @@ SPACE = SearchSpace(name="bare", choices={"a": Categorical((1, 2))}, conditions=
 """
 SMALL = """
 from nas.space import Categorical, SearchSpace
-from search_spaces.graph import Builder
-from search_spaces.layers import Dense, CellAverage, Conv
+from nas.nn.graph import Builder
+from nas.nn.layers import Dense, CellAverage, conv
 def build(arch, num_classes):
     b = Builder()
-    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), b.add("conv", Conv(4, 5, padding=0), 0)))
+    b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), b.add("conv", conv(4, 5, padding=0), 0)))
     return b.graph()
 SPACE = SearchSpace(name="small", choices={"a": Categorical((1, 2))}, conditions={}, build=build)
 """

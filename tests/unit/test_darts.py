@@ -20,8 +20,8 @@ from nas.training.optimiser import Rates
 from nas.training.pieces import Pieces
 from nas.training.programs import Batch, Shape, make_runner
 from search_spaces import darts
-from search_spaces.graph import Builder
-from search_spaces.layers import CellAverage, Conv, Dense
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, conv, Dense
 
 SHAPE = Shape((8, 8, 3), 10, 16, 16, "momentum")
 SMALL = {"channels": 4, "cells": 3, "batch_size": 64}
@@ -51,7 +51,7 @@ def test_a_dropped_path_is_an_images_whole_map():
 
 def dropping() -> Any:
     b = Builder()
-    x = b.add("conv", Conv(4), 0)
+    x = b.add("conv", conv(4), 0)
     paths = [b.add(f"drop_{k}", darts.DropPath(), x) for k in range(2)]
     b.add("logits", Dense(10), b.add("average", CellAverage(1), b.mix("sum", [darts.Term(p) for p in paths])))
     return b.graph()

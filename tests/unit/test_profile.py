@@ -15,8 +15,8 @@ from nas.training.network import outline
 from nas.training.profile import Layer, dissect, measure, repeats
 from nas.training.programs import Shape, lower_step
 from search_spaces import SPACES
-from search_spaces.graph import Builder
-from search_spaces.layers import CellAverage, Concat, Conv, Dense, NormAct
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, Concat, conv, Dense, NormAct
 from search_spaces.zoo import ZOO
 
 QUICK = (
@@ -42,7 +42,7 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.relu(nn.Conv(8, (3, 3))(x))
+        x = nn.relu(nn.conv(8, (3, 3))(x))
         x = nn.BatchNorm(use_running_average=not train)(x)
         return x @ self.param("mix", nn.initializers.ones, (8, 4))
 
@@ -74,7 +74,7 @@ def test_one_trace_gives_what_outline_gives(name):
 
 def test_layers_by_hand():
     b = Builder()
-    x = b.add("conv", Conv(6, 5, 2), 0)
+    x = b.add("conv", conv(6, 5, 2), 0)
     x = b.add("norm", NormAct("batch", "relu"), x)
     b.add("head", Dense(3), b.add("head_average", CellAverage(1), x))
     b.add("logits", Dense(10), b.add("average", CellAverage(2), x))
@@ -130,7 +130,7 @@ def test_an_image_that_a_network_cannot_take_is_one_line():
     class Shrinks(nn.Module):
         @nn.compact
         def __call__(self, x, *, train=False):
-            return nn.Conv(4, (5, 5), padding="VALID")(x).reshape(x.shape[0], -1) @ jnp.ones((4, 10))
+            return nn.conv(4, (5, 5), padding="VALID")(x).reshape(x.shape[0], -1) @ jnp.ones((4, 10))
 
     with pytest.raises(InputError, match=r"^input 8x8x1: .+") as caught:
         dissect(Shrinks(), (8, 8, 1))
@@ -218,8 +218,8 @@ def test_no_box_of_a_drawing_lies_on_another(name):
 
 def test_a_drawing_has_every_layer_and_connection():
     b = Builder()
-    x = b.add("stem", Conv(4), 0)
-    branches = [b.add(f"branch_{k}", Conv(4, k), x) for k in (1, 3, 5)]
+    x = b.add("stem", conv(4), 0)
+    branches = [b.add(f"branch_{k}", conv(4, k), x) for k in (1, 3, 5)]
     y = b.add("join", Concat(), x, *branches)
     b.add("logits", Dense(10), b.add("average", CellAverage(1), y))
     figure = drawing.draw(dissect(b.graph(), (8, 8, 3)).layers, (8, 8, 3), "title")

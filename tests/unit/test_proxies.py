@@ -19,8 +19,8 @@ from nas.objectives.train import build, size_of
 from nas.proxies import PROXIES, Probe, ScoreError, kernels, patterns
 from nas.training.programs import Batch
 from search_spaces import nasbench201
-from search_spaces.graph import Builder
-from search_spaces.layers import CellAverage, Conv, Dense, NormAct
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, conv, Dense, NormAct
 from search_spaces.nasbench201 import First, ReluConvNorm
 
 BATCH, IMAGE, CLASSES = 4, (5, 6, 2), 3
@@ -80,8 +80,8 @@ class Plain(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.relu(nn.Conv(3, (3, 3), name="a")(x))
-        x = nn.relu(nn.Conv(4, (3, 3), name="b")(x))
+        x = nn.relu(nn.conv(3, (3, 3), name="a")(x))
+        x = nn.relu(nn.conv(4, (3, 3), name="b")(x))
         return nn.Dense(CLASSES, name="c")(x.mean((1, 2)))
 
 
@@ -96,7 +96,7 @@ class Normalised(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.Conv(3, (3, 3), use_bias=False, name="a")(x)
+        x = nn.conv(3, (3, 3), use_bias=False, name="a")(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, name="n")(x))
         x = nn.relu(nn.Dense(5, name="b")(x.reshape(len(x), -1)))
         return nn.Dense(CLASSES, name="c")(x)
@@ -111,7 +111,7 @@ def normalised(p, x, t: Trace):
 def graph():
     """Fused kernels, a shortcut, a branch that nothing comes of."""
     b = Builder()
-    x = b.add("stem", Conv(3, padding=1), 0)
+    x = b.add("stem", conv(3, padding=1), 0)
     x = b.add("norm", NormAct("batch", "relu"), x)
     unused = b.add("unused", ReluConvNorm(3, 1), x)
     y = b.add("inner", ReluConvNorm(3, 3), x, x)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nas.objectives.train import build
-from search_spaces.graph import Graph
+from nas.nn.graph import Graph
 from search_spaces.resnet import NAMED, SPACE
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]

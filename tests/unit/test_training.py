@@ -45,8 +45,8 @@ from nas.training.programs import (
     step_function,
 )
 from search_spaces import SPACES, chain, nasbench201
-from search_spaces.graph import Builder
-from search_spaces.layers import CellAverage, Conv, Dense
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, conv, Dense
 
 ROOT = Path(__file__).parents[2]
 BASE = {
@@ -402,7 +402,7 @@ def test_sown_losses_are_added_to_the_gradient_alone(digits):
 
 def graph_with_head():
     b = Builder()
-    x = b.add("conv_1", Conv(8), 0)
+    x = b.add("conv_1", conv(8), 0)
     head = b.add("head_average", CellAverage(1), x)
     b.add("head", Dense(10), head)
     b.add("logits", Dense(10), b.add("average", CellAverage(2), x))
@@ -418,7 +418,7 @@ def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
     params = jax.tree.map(np.array, state.variables["params"])
     assert set(params) == {"conv_1", "head", "logits"}
     b = Builder()
-    b.add("logits", Dense(10), b.add("average", CellAverage(2), b.add("conv_1", Conv(8), 0)))
+    b.add("logits", Dense(10), b.add("average", CellAverage(2), b.add("conv_1", conv(8), 0)))
     bare: Any = b.graph()
     with pytest.raises(ValueError, match="nowhere"):
         Builder().graph({"nowhere": 1.0})

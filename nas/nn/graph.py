@@ -1,8 +1,8 @@
 """Networks as data: a directed graph of Flax modules.
 
-A `Graph` is an ordinary Flax module (`init`, `apply`, parameter counts, tabulate); because its nodes are a
-tuple of hashable values, the same network can also be run node by node. That is what the ``pieces``
-formulation of ``nas.training`` does: equal nodes at equal shapes share one compiled program, across trials.
+A `Graph` is an ordinary Flax module (`init`, `apply`, parameter counts, tabulate). Its nodes are a tuple of hashable
+values, so that the engine can also run it node by node: training-free scores compile equal nodes at equal shapes once
+for all networks, and a supernet's many equal nodes are traced once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nas import ops
+from nas.cpu.edges import Unnormalised, fork, mixture
+from nas.nn import layers
+from nas.nn.call import NOISE, keywords
 from nas.nn.layout import Open
-from search_spaces.layers import EPSILON
+from nas.nn.noise import node_seed
+from nas.nn.recompute import recomputed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +46,15 @@ class Mix(nn.Module):
     positions: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, *maps: Array | ops.Deferred, weights: Array, train: bool = False) -> Array:
-        return ops.mixture(weights, maps, self.positions, eps=EPSILON)
-
-
-class Sum(nn.Module):
-    """The sum of maps of one shape."""
-
-    @nn.compact
-    def __call__(self, *maps: Array, train: bool = False) -> Array:
-        return ops.add(*maps)
+    def __call__(self, *maps: Array | Unnormalised, weights: Array) -> Array:
+        return mixture(weights, maps, self.positions, eps=layers.EPSILON)
 
 
 class First(nn.Module):
     """The first of its inputs: the others are what a cell computes and does not use."""
 
     @nn.compact
-    def __call__(self, x: Array, *unused: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, *unused: Array) -> Array:
         return x
 
 
@@ -69,7 +64,7 @@ class Sampled(nn.Module):
     part: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         return x[..., : x.shape[-1] // self.part]
 
 
@@ -80,9 +75,9 @@ class Bypassing(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Array) -> Array:
         rest = x[..., x.shape[-1] // self.part :]
-        return ops.max_pool(rest, (2, 2), (self.stride, self.stride)) if self.stride > 1 else rest
+        return layers.max_pool(rest, 2, self.stride) if self.stride > 1 else rest
 
 
 class Shuffled(nn.Module):
@@ -91,8 +86,8 @@ class Shuffled(nn.Module):
     part: int
 
     @nn.compact
-    def __call__(self, sampled: Array, rest: Array, *, train: bool = False) -> Array:
-        joined = ops.concatenate((sampled, rest))
+    def __call__(self, sampled: Array, rest: Array) -> Array:
+        joined = jnp.concatenate((sampled, rest), -1)
         *leading, channels = joined.shape
         apart = joined.reshape(*leading, self.part, channels // self.part)
         return jnp.swapaxes(apart, -1, -2).reshape(joined.shape)
@@ -101,8 +96,9 @@ class Shuffled(nn.Module):
 class Graph(nn.Module):
     """Applies ``nodes`` in order; the last one's output is the network's.
 
-    Every node module is called as ``module(*inputs, train=…)``, with those of ``rates`` that its call names:
-    traced numbers that do not change the program (``dropout``, ``drop_path``, and the ``seed`` of their masks).
+    A node is any Flax module. It is called as ``module(*inputs)`` with what its call names of the mode (``train``, or
+    Flax's ``use_running_average`` and ``deterministic``) and of ``rates``: traced numbers that do not change the
+    program (``dropout``, ``drop_path``, and the ``seed`` of their masks).
 
     ``auxiliary`` names nodes that are further classifiers, with the weights of their cross-entropies in the
     loss: they and what only they need exist in training alone (see `nas.training.network.Extra`).
@@ -134,12 +130,12 @@ class Graph(nn.Module):
         mixers = sum(isinstance(self.nodes[k].module, Mix) for k in used)
         if mixers and initial and "mixing" not in rates:
             rates["mixing"] = jnp.asarray(np.ones(self.mixing_size, np.float32))
-        mixing = list(ops.fork(rates["mixing"], mixers)) if mixers else []
+        mixing = list(fork(rates["mixing"], mixers)) if mixers else []
         values: list[tuple[Array, ...]] = []  # of each value, a copy for each reader still to come
 
         def keep(value: Array) -> None:
             # Forked, the readers' gradients are summed by one kernel rather than by code XLA has to generate.
-            values.append(ops.fork(value, max(1, readers[len(values)])))
+            values.append(fork(value, max(1, readers[len(values)])))
 
         def take(i: int) -> Array:
             value, *rest = values[i]
@@ -155,27 +151,27 @@ class Graph(nn.Module):
             if position in came:
                 keep(came.pop(position))
                 continue
-            noise = {name: rates[name] for name in ops.noise_taken(node.module) if name in rates}
+            given = keywords(node.module, train=train, **{n: rates[n] for n in NOISE if n in rates})
             if isinstance(node.module, Mix):
-                noise["weights"] = mixing.pop()
-            if "seed" in noise:
-                noise["seed"] = ops.node_seed(noise["seed"], position)
+                given["weights"] = mixing.pop()
+            if "seed" in given:
+                given["seed"] = node_seed(given["seed"], position)
             inputs = tuple(take(i) for i in node.inputs)
             if position in batches:
-                found = self._run_batch(batches[position], variables["params"], inputs, train, noise)
+                found = self._run_batch(batches[position], variables["params"], inputs, given)
                 came |= zip(batches[position], found, strict=True)
                 keep(came.pop(position))
             elif shared:
                 own = {name: tree[node.name] for name, tree in variables.items() if node.name in tree}
-                keep(self._run(node, own, inputs, train, noise))
+                keep(self._run(node, own, inputs, given))
             else:
-                keep(node.module.clone(parent=self, name=node.name)(*inputs, train=train, **noise))
+                keep(node.module.clone(parent=self, name=node.name)(*inputs, **given))
             if train and node.name in heads:
                 self.sow("auxiliary", f"{node.name}_logits", (heads[node.name], take(-1)))
         return take(-1)
 
     def _run(
-        self, node: Node, own: dict[str, Any], inputs: tuple[Array, ...], train: bool, noise: dict[str, Any]
+        self, node: Node, own: dict[str, Any], inputs: tuple[Array, ...], given: dict[str, Any]
     ) -> Array:
         """The output of a node with its ``own`` variables; what it changes is put among this module's.
 
@@ -184,7 +180,8 @@ class Graph(nn.Module):
         """
         mutable = tuple(name for name in own if self.is_mutable_collection(name))
         again = self.remat and "params" in own
-        value, updated = _program(node.module, train, mutable, again)(own, inputs, noise)
+        mode, numbers = _static(given)
+        value, updated = _program(node.module, mode, mutable, again)(own, inputs, numbers)
         for name, tree in updated.items():
             self.put_variable(name, node.name, tree)
         return value
@@ -200,14 +197,15 @@ class Graph(nn.Module):
         return {batch[0]: batch for batch in found.values() if len(batch) > 1}
 
     def _run_batch(
-        self, batch: list[int], params: Any, inputs: tuple[Array, ...], train: bool, noise: dict[str, Any]
+        self, batch: list[int], params: Any, inputs: tuple[Array, ...], given: dict[str, Any]
     ) -> Sequence[Any]:
         """The outputs of the nodes ``batch``, whose variables stand side by side in one of them."""
         trees = [params[self.nodes[k].name] for k in batch]
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), *trees)
         module: Any = self.nodes[batch[0]].module
-        program = _program(module.side_by_side(len(batch)), train, (), self.remat)
-        value, _ = program({"params": joined}, inputs, noise)
+        mode, numbers = _static(given)
+        program = _program(module.side_by_side(len(batch)), mode, (), self.remat)
+        value, _ = program({"params": joined}, inputs, numbers)
         leaves, tree = jax.tree.flatten(value)
         apart = zip(*(jnp.split(leaf, len(batch), -1) for leaf in leaves), strict=True)
         return [tree.unflatten(parts) for parts in apart]
@@ -232,14 +230,23 @@ class Graph(nn.Module):
         return frozenset(found)
 
 
+Mode = tuple[tuple[str, bool], ...]
+
+
+def _static(given: dict[str, Any]) -> tuple[Mode, dict[str, Any]]:
+    """A node's keywords: those of its mode, and those that are traced."""
+    mode = tuple((name, value) for name, value in given.items() if isinstance(value, bool))
+    return mode, {name: value for name, value in given.items() if not isinstance(value, bool)}
+
+
 @functools.lru_cache(maxsize=4096)
-def _program(module: nn.Module, train: bool, mutable: tuple[str, ...], remat: bool) -> Callable[..., Any]:
-    """``(variables, inputs, noise) -> output, updated collections`` of a node, jitted."""
+def _program(module: nn.Module, mode: Mode, mutable: tuple[str, ...], remat: bool) -> Callable[..., Any]:
+    """``(variables, inputs, numbers) -> output, updated collections`` of a node, jitted."""
 
-    def call(variables: dict[str, Any], inputs: tuple[Array, ...], noise: dict[str, Any]) -> Any:
-        return module.apply(variables, *inputs, train=train, mutable=list(mutable), **noise)
+    def call(variables: dict[str, Any], inputs: tuple[Array, ...], numbers: dict[str, Any]) -> Any:
+        return module.apply(variables, *inputs, mutable=list(mutable), **dict(mode), **numbers)
 
-    return jax.jit(ops.recomputed(call) if remat else call)
+    return jax.jit(recomputed(call) if remat else call)
 
 
 class Term(NamedTuple):
@@ -318,7 +325,7 @@ class Builder:
                 suffix = "_shuffle" if fixed else ""
                 mixed = self.add(f"{name}{suffix}", Shuffled(bypassing[0].part), mixed, rest)
             fixed.append(mixed)
-        return fixed[0] if len(fixed) == 1 else self.add(name, Sum(), *fixed)
+        return fixed[0] if len(fixed) == 1 else self.add(name, layers.Sum(), *fixed)
 
     def _weighted(self, name: str, terms: Sequence[Term]) -> int:
         positions = tuple(term.position for term in terms if term.position is not None)

@@ -1,0 +1,184 @@
+"""Plain functions of arrays that are one native kernel on CPU, and ``jnp`` on every other platform.
+
+Whether the kernel is called is decided when the function is traced: on CPU, for float32, in a program of one device.
+What a kernel computes is given by a reference in ``jnp``, of which derivatives that have no kernel are taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+from nas.cpu import native
+from nas.cpu.geometry import Windows
+
+Static = tuple[tuple[str, Any], ...]  # keyword arguments that are not traced, hashable
+Arrays = Sequence[Array]
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Within it functions are traced as their references: for programs that are compiled for another platform."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def use_kernel(name: str, *arrays: Any) -> bool:
+    """Whether a function of ``arrays`` calls its kernel; ``name`` as in `native.enabled`."""
+    suits = all(array.dtype == jnp.float32 and array.size for array in arrays)
+    alone = suits and not _plain.get() and jax.default_backend() == "cpu" and jax.device_count() == 1
+    return alone and native.enabled(name)
+
+
+def kernel(
+    target: str,
+    reference: Callable[..., Arrays],
+    *,
+    tangents: Callable[..., Arrays | None] | None = None,
+    vmap_method: str = "sequential",
+) -> Callable[..., Any]:
+    """``call(static, *arrays)``: the results of ``reference(*arrays, **static)`` by the kernel ``target``.
+
+    ``tangents(primals, outs, dots, **static)`` gives the results' tangents by other kernels, a dot being None where an
+    array does not change; None where it cannot: then those of the reference are taken. With it, derivatives of the
+    second order are the last: what is kept for them has no tangent.
+    """
+
+    @functools.lru_cache(maxsize=4096)
+    def shapes(static: Static, avals: tuple[Any, ...]) -> Any:
+        given = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in avals]
+        return tuple(jax.eval_shape(functools.partial(reference, **dict(static)), *given))
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def call(static: Static, *arrays: Array) -> tuple[Array, ...]:
+        results = shapes(static, tuple((array.shape, array.dtype) for array in arrays))
+        found = jax.ffi.ffi_call(target, results, vmap_method=vmap_method)(
+            *arrays, **{key: _attribute(value) for key, value in static}
+        )
+        return tuple(found)
+
+    def jvp(static: Static, primals: Arrays, given: Sequence[Any]) -> Any:
+        outs = call(static, *primals)
+        moving = [i for i, dot in enumerate(given) if not isinstance(dot, SymbolicZero)]
+
+        def spread(some: Sequence[Any], fill: Callable[[Any], Any]) -> list[Any]:
+            every = [fill(x) for x in primals]
+            for i, dot in zip(moving, some, strict=True):
+                every[i] = dot
+            return every
+
+        def along(kept: Any, some: Sequence[Array]) -> tuple[Array, ...]:
+            """The reference's tangents."""
+            primals, _ = kept
+            of = functools.partial(reference, **dict(static))
+            dots = spread(some, lambda x: jnp.zeros(x.shape, x.dtype))
+            return tuple(jax.jvp(lambda *arrays: tuple(of(*arrays)), tuple(primals), tuple(dots))[1])
+
+        def quick(kept: Any, some: Sequence[Array]) -> tuple[Array, ...]:
+            """The same by kernels."""
+            primals, outs = kept
+            found = tangents(primals, outs, spread(some, lambda x: None), **dict(static))
+            return along(kept, some) if found is None else tuple(found)
+
+        def transposed(kept: Any, cotangents: Any) -> list[Array]:
+            shapes = [jax.ShapeDtypeStruct(kept[0][i].shape, kept[0][i].dtype) for i in moving]
+            return list(jax.linear_transpose(lambda *some: along(kept, some), *shapes)(tuple(cotangents)))
+
+        some = [given[i] for i in moving]
+        if tangents is None:
+            return outs, along((primals, outs), some)
+        return outs, jax.custom_derivatives.linear_call(quick, transposed, (tuple(primals), outs), some)
+
+    call.defjvp(jvp, symbolic_zeros=True)
+    return call
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Which arrays a gradient is asked for."""
+
+    flags: tuple[bool, ...]
+
+
+def differentiated(
+    forward: Callable[..., Any], gradient: Callable[..., Sequence[Array | None]]
+) -> Callable[..., Any]:
+    """``forward`` with reverse mode by ``gradient(primals, outs, cotangent, asked, **static)``.
+
+    ``cotangent`` is the first result's: the others are for statistics, and nothing is differentiated through them.
+    ``asked`` has a flag for each array; the gradients of the others may be None.
+    """
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def call(static: Static, *arrays: Array) -> Any:
+        return forward(static, *arrays)
+
+    def run(static: Static, *given: Any) -> Any:
+        arrays = tuple(one.value for one in given)
+        outs = forward(static, *arrays)
+        return outs, (arrays, outs, Asked(tuple(one.perturbed for one in given)))
+
+    def back(static: Static, kept: Any, cotangents: Any) -> Any:
+        arrays, outs, asked = kept
+        if isinstance(cotangents[0], SymbolicZero):
+            return (None,) * len(arrays)
+        return tuple(gradient(arrays, outs, cotangents[0], asked.flags, **dict(static)))
+
+    call.defvjp(run, back, symbolic_zeros=True)
+    return call
+
+
+def static(**parameters: Any) -> Static:
+    return tuple(sorted(parameters.items()))
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, str):
+        return np.int64(tuple(ACTIVATIONS).index(value))
+    if isinstance(value, Windows):
+        return value.numbers()
+    if isinstance(value, tuple):
+        return np.array(value, np.int64)
+    return np.float64(value) if isinstance(value, float) else np.int64(value)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of with_activation in activations.h
+    "identity": lambda z: z,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "hard_swish": jax.nn.hard_swish,
+}
+
+# The slope of an activation as a function of its output, where there is one: its input need not be kept.
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "identity": jnp.ones_like,
+    "relu": lambda y: jnp.where(y > 0, 1.0, 0.0),
+    "relu6": lambda y: jnp.where((y > 0) & (y < 6), 1.0, 0.0),
+    "leaky_relu": lambda y: jnp.where(y < 0, 0.01, 1.0),
+    "elu": lambda y: jnp.where(y > 0, 1.0, y + 1),
+    "tanh": lambda y: 1 - y * y,
+    "sigmoid": lambda y: y * (1 - y),
+}
+PIECEWISE_LINEAR = ("identity", "relu")  # activations without a second derivative

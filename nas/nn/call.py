@@ -1,0 +1,37 @@
+"""How the engine calls a Flax module of anybody's: with what its signature names."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+NOISE = ("dropout", "drop_path", "seed")
+"""The traced numbers of one step that a module's call may take as keywords; they do not change the program."""
+
+
+def keywords(module: Any, *, train: bool, **numbers: Any) -> dict[str, Any]:
+    """The keywords to call ``module`` with: those of ``numbers`` that its call names, and in which mode it runs.
+
+    The mode is ``train``, or Flax's own ``use_running_average`` and ``deterministic``.
+    """
+    taken, every = _signature(module.nnx_class if hasattr(module, "nnx_class") else type(module))
+    offered = {"train": train, **numbers}
+    if every:
+        return offered
+    offered |= {"use_running_average": not train, "deterministic": not train}
+    return {name: value for name, value in offered.items() if name in taken}
+
+
+def takes_noise(module: Any) -> tuple[str, ...]:
+    """The names in ``NOISE`` that ``module``'s call takes."""
+    taken, every = _signature(type(module))
+    return tuple(name for name in NOISE if every or name in taken)
+
+
+@functools.cache
+def _signature(kind: type) -> tuple[frozenset[str], bool]:
+    """The names of a call's arguments, and whether it takes any keyword."""
+    parameters = inspect.signature(kind.__call__).parameters
+    every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return frozenset(parameters), every
