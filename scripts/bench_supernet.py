@@ -94,10 +94,10 @@ def main(config: Config) -> None:
 
 def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
     """One line of the table."""
-    from nas import ops
+    from nas import cpu
     from nas.cache import cache_root
 
-    ops.native_status()  # the kernels are built once for a machine, not once for a network
+    cpu.native_status()  # the kernels are built once for a machine, not once for a network
     with tempfile.TemporaryDirectory() as cache:
         kernels = cache_root() / "native"
         if kernels.is_dir():
@@ -221,7 +221,7 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
     import jax
     import numpy as np
 
-    from nas import ops
+    from nas import cpu
     from nas.oneshot.bilevel import Problem, Rates, Search
     from nas.oneshot.relaxation import RELAXATIONS
     from nas.training.programs import Batch, Shape
@@ -229,7 +229,7 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
     from search_spaces import darts
 
     use_compilation_cache()
-    ops.native_status()
+    cpu.native_status()
     batches = []
     for seed in (0, 1):
         pixels, labels = images(config, seed)

@@ -1,21 +1,28 @@
 """Training speed beside PyTorch's: python scripts/bench_training.py
 
-Trains the same 8 networks of `chain` (drawn from the whole space) and a ResNet-20 with this code and with
-plain PyTorch (channels_last, one thread pool of all cores) in one run, in turns, on the same shapes, and
-prints images a second and their ratio. A step is forward, backward and update; compilation, which is given
-apart, and data loading are left out on both sides. PyTorch: pip install -r requirements-bench.txt.
+Trains the same networks of `chain` (drawn from the whole space), a ResNet-20, and a network of Flax's own modules
+alone (`PlainFlax` below) with this code and with plain PyTorch (channels_last, one thread pool of all cores) in one
+run, in turns, on the same shapes, and prints images a second and their ratio. A step is forward, backward and update;
+compilation, which is given apart, and data loading are left out on both sides. PyTorch runs in a process of its own
+for each network, which is ended after ``--limit`` seconds: on some processors its kernel for the gradient of a 1x1
+convolution never returns. PyTorch: pip install -r requirements-bench.txt.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from _cli import import_torch, run
+import flax.linen as nn
+
+from _cli import run
 from nas.errors import InputError
 from search_spaces import SPACES
 from search_spaces.resnet import NAMED
@@ -35,59 +42,143 @@ class Config:
     """length of a turn"""
     resnet: bool = True
     """ResNet-20 too"""
-    formulation: str = "auto"
-    """this code's formulation: auto, program or pieces"""
+    plain: bool = True
+    """a network of plain Flax too"""
+    torch: bool = True
+    """PyTorch beside it (pip install -r requirements-bench.txt)"""
+    limit: float = 120
+    """seconds after which PyTorch's process for a network is given up"""
     json: Path | None = None
     """write the figures there too"""
 
 
-def main(config: Config) -> None:
-    import_torch()
-    if config.networks < 0 or config.rounds < 1 or config.seconds <= 0:
-        raise InputError("bench: --networks is at least 0, --rounds at least 1 and --seconds above 0")
-    from nas.objectives.train import size_of
+class PlainFlax(nn.Module):
+    """As in the README: nothing but Flax's own modules."""
 
+    widths: tuple[int, ...] = (32, 64)
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        for width in self.widths:
+            x = nn.relu(nn.Conv(width, (3, 3))(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
+class Job(NamedTuple):
+    """One network to train."""
+
+    name: str
+    space: str | None  # of which it is `arch`; None: `PlainFlax`
+    arch: Any
+    image_shape: tuple[int, int, int]
+    batch_size: int
+
+    def network(self) -> Any:
+        return SPACES[self.space].build(self.arch, 10) if self.space else PlainFlax()  # type: ignore[misc]
+
+
+def jobs_of(config: Config) -> list[Job]:
     jobs = []
     for i in range(config.networks):
         arch = SPACES["chain"].sample((config.seed, i))
-        jobs.append((f"chain {i}", "chain", arch, (28, 28, 1), arch["batch_size"]))
+        jobs.append(Job(f"chain {i}", "chain", arch, (28, 28, 1), arch["batch_size"]))
     if config.resnet:
         named = NAMED["resnet20"]
-        jobs.append(("ResNet-20", named.space, named.arch, named.image_shape, named.arch["batch_size"]))
+        jobs.append(Job("ResNet-20", named.space, named.arch, named.image_shape, named.arch["batch_size"]))
+    if config.plain:
+        jobs.append(Job("plain Flax", None, {}, (28, 28, 1), 64))
+    return jobs
+
+
+def main(config: Config) -> None:
+    if config.torch and importlib.util.find_spec("torch") is None:
+        raise InputError("torch: not installed; pip install -r requirements-bench.txt, or --no-torch")
+    if config.networks < 0 or config.rounds < 1 or config.seconds <= 0 or config.limit <= 0:
+        raise InputError(
+            "bench: --networks is at least 0, --rounds at least 1, --seconds and --limit above 0"
+        )
+    from nas.objectives.train import size_of
+
     print(
         f"{'network':10} {'batch':>5} {'MMACs':>7} {'here':>9} {'torch':>9} {'ratio':>6} {'compile s':>9}  images/s"
     )
     rows = []
-    for name, space, arch, image_shape, batch_size in jobs:
-        network = SPACES[space].build(arch, 10)  # type: ignore[misc]
-        ours, compile_seconds = jax_step(network, image_shape, batch_size, config.formulation)
-        theirs = torch_step(network, image_shape, batch_size)
-        speeds = [(images_a_second(ours, batch_size, config), images_a_second(theirs, batch_size, config))
-                  for _ in range(config.rounds)]  # fmt: skip
-        ratios = sorted(a / b for a, b in speeds)
-        here, torch = (sorted(column)[len(speeds) // 2] for column in zip(*speeds, strict=True))
+    for job in jobs_of(config):
+        network = job.network()
+        ours, compile_seconds = jax_step(network, job.image_shape, job.batch_size)
+        theirs = Torch(job, config) if config.torch else None
+        speeds = []
+        for _ in range(config.rounds):
+            here = images_a_second(ours, job.batch_size, config)
+            speeds.append((here, theirs.images_a_second() if theirs else None))
+        if theirs:
+            theirs.close()
+        here = statistics.median(a for a, _ in speeds)
+        both = [(a, b) for a, b in speeds if b]
         row = {
-            "network": name,
-            "arch": dict(arch),
-            "batch_size": batch_size,
-            "macs_per_image": size_of(network, image_shape).macs_per_image,
+            "network": job.name,
+            "arch": dict(job.arch),
+            "batch_size": job.batch_size,
+            "macs_per_image": size_of(network, job.image_shape).macs_per_image,
             "images_per_second": here,
-            "torch_images_per_second": torch,
-            "ratio": ratios[len(ratios) // 2],
+            "torch_images_per_second": statistics.median(b for _, b in both) if both else None,
+            "ratio": statistics.median(a / b for a, b in both) if both else None,
             "compile_seconds": compile_seconds,
         }
         rows.append(row)
+        theirs_text, ratio = (
+            (f"{row['torch_images_per_second']:9.0f}", f"{row['ratio']:6.2f}")
+            if both
+            else (f"{'over ' + format(config.limit, 'g') + ' s' if config.torch else '-':>9}", f"{'-':>6}")
+        )
         macs = row["macs_per_image"] / 1e6
-        print(f"{name:10} {batch_size:5} {macs:7.2f} {here:9.0f} {torch:9.0f} {row['ratio']:6.2f} "
+        print(f"{job.name:10} {job.batch_size:5} {macs:7.2f} {here:9.0f} {theirs_text} {ratio} "
               f"{compile_seconds:9.2f}", flush=True)  # fmt: skip
-    chains = [row["ratio"] for row in rows if row["network"].startswith("chain")]
+    measured = [row["ratio"] for row in rows if row["ratio"] and row["network"] != "plain Flax"]
+    if measured:
+        print(
+            f"geometric mean of the {len(measured)} ratios, plain Flax apart: "
+            f"{statistics.geometric_mean(measured):.2f}, least {min(measured):.2f}"
+        )
+    chains = [row["compile_seconds"] for row in rows if row["network"].startswith("chain")]
     if chains:
-        mean = 1.0
-        for ratio in chains:
-            mean *= ratio ** (1 / len(chains))
-        print(f"chain: geometric mean of the ratios {mean:.2f}, least {min(chains):.2f}")
+        print(f"compile seconds of chain: median {statistics.median(chains):.2f}")
     if config.json:
         config.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+class Torch:
+    """PyTorch's steps in a process of its own."""
+
+    def __init__(self, job: Job, config: Config) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._limit = config.limit
+        self._pipe, there = context.Pipe()
+        self._process = context.Process(target=_torch_turns, args=(there, job, config), daemon=True)
+        self._process.start()
+
+    def images_a_second(self) -> float | None:
+        """Throughput over one turn; None where it did not end in time."""
+        if not self._process.is_alive():
+            return None
+        self._pipe.send(True)
+        if self._pipe.poll(self._limit):
+            return self._pipe.recv()
+        self._process.kill()
+        self._process.join()
+        return None
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _torch_turns(pipe: Any, job: Job, config: Config) -> None:
+    step = torch_step(job.network(), job.image_shape, job.batch_size)
+    while pipe.recv():
+        pipe.send(images_a_second(step, job.batch_size, config))
 
 
 def images_a_second(step: Callable[[], Any], batch_size: int, config: Config) -> float:
@@ -99,21 +190,17 @@ def images_a_second(step: Callable[[], Any], batch_size: int, config: Config) ->
     return count * batch_size / passed
 
 
-def jax_step(
-    network: Any, image_shape: tuple[int, int, int], batch_size: int, formulation: str
-) -> tuple[Callable[[], None], float]:
+def jax_step(network: Any, image_shape: tuple[int, int, int], batch_size: int) -> tuple[Callable[[], None], float]:
     """A training step of ``network`` in this code, and the seconds that compiling it took."""
     import jax
     import numpy as np
 
     from nas.training.network import Noise
     from nas.training.optimiser import Rates
-    from nas.training.programs import Batch, Shape, make_runner, timed
-    from nas.training.stored import use_compilation_cache
+    from nas.training.programs import Batch, Runner, Shape, timed
 
-    use_compilation_cache()
     shape = Shape(image_shape, 10, batch_size, batch_size, "nesterov")
-    runner = make_runner(network, shape, formulation)
+    runner = Runner(network, shape)
     _, compile_seconds = timed(runner.compile)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch_size, *image_shape), np.float32)
@@ -137,7 +224,8 @@ def torch_step(network: Any, image_shape: tuple[int, int, int], batch_size: int)
     import torch
 
     height, width, channels = image_shape
-    model = torch_graph(network, image_shape).to(memory_format=torch.channels_last)
+    made = torch_plain if isinstance(network, PlainFlax) else torch_graph
+    model = made(network, image_shape).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-4)
     images = torch.randn(batch_size, channels, height, width).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch_size,))
@@ -151,8 +239,20 @@ def torch_step(network: Any, image_shape: tuple[int, int, int], batch_size: int)
     return step
 
 
+def torch_plain(network: PlainFlax, image_shape: tuple[int, int, int]) -> Any:
+    """`PlainFlax` in PyTorch."""
+    from torch import nn as torch_nn
+
+    channels, layers = image_shape[-1], []
+    for width in network.widths:
+        layers += [torch_nn.Conv2d(channels, width, 3, padding=1), torch_nn.ReLU(), torch_nn.MaxPool2d(2)]
+        channels = width
+    pooled = [torch_nn.AdaptiveAvgPool2d(1), torch_nn.Flatten(), torch_nn.Linear(channels, network.num_classes)]
+    return torch_nn.Sequential(*layers, *pooled)
+
+
 def torch_graph(network: Any, image_shape: tuple[int, int, int]) -> Any:
-    """``network`` (a `search_spaces.graph.Graph`) with PyTorch's own modules, node by node.
+    """``network`` (a `nas.nn.graph.Graph`) with PyTorch's own modules, node by node.
 
     Equal in arithmetic, not in value: padding of strided layers is symmetric here, as PyTorch has it.
     """
@@ -191,7 +291,7 @@ def torch_graph(network: Any, image_shape: tuple[int, int, int]) -> Any:
 
 
 def torch_module(module: Any, channels: int, size: tuple[int, ...]) -> Any:
-    """One layer of `search_spaces.layers` or `resnet` as a PyTorch module."""
+    """One layer of Flax, `nas.nn.layers` or `resnet` as a PyTorch module."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -251,8 +351,8 @@ def torch_module(module: Any, channels: int, size: tuple[int, ...]) -> Any:
 
     kind = type(module).__name__
     if kind == "Conv":
-        k = module.kernel
-        return nn.Conv2d(channels, module.features, k, module.stride, k // 2, bias=False)
+        k = module.kernel_size[0]
+        return nn.Conv2d(channels, module.features, k, module.strides, k // 2, bias=False)
     if kind == "NormAct":
         return Normalised()
     if kind == "Dense":

@@ -20,8 +20,8 @@ __all__ = ["available", "native_status", "processor", "register"]
 @functools.cache
 def register() -> None:
     """Lower convolution, pooling and their derivatives on CPU to the native kernels, wherever JAX is used."""
-    _register(lax.conv_general_dilated_p, convolution.choose)
-    _register(lax.reduce_window_max_p, pooling.choose_max)
-    _register(lax.reduce_window_sum_p, pooling.choose_sum)
-    _register(lax.select_and_scatter_add_p, pooling.choose_scatter)
-    _register(lax.select_and_gather_add_p, pooling.choose_gather)
+    _register(lax.conv_general_dilated_p, convolution.choose, "convolution")
+    _register(lax.reduce_window_max_p, pooling.choose_max, "pooling")
+    _register(lax.reduce_window_sum_p, pooling.choose_sum, "pooling")
+    _register(lax.select_and_scatter_add_p, pooling.choose_scatter, "pooling")
+    _register(lax.select_and_gather_add_p, pooling.choose_gather, "pooling")

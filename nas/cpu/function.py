@@ -7,10 +7,9 @@ What a kernel computes is given by a reference in ``jnp``, of which derivatives 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,24 +24,32 @@ from nas.cpu.geometry import Windows
 Static = tuple[tuple[str, Any], ...]  # keyword arguments that are not traced, hashable
 Arrays = Sequence[Array]
 
-_plain = contextvars.ContextVar("plain", default=False)
+_mode = jax.make_user_context(default_value="kernels")  # part of the key of every jitted function
 
 
-@contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Within it functions are traced as their references: for programs that are compiled for another platform."""
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
+def plain() -> contextlib.AbstractContextManager[Any]:
+    """Within it functions are traced as their references: for programs of another platform, to count what they do."""
+    return _mode("plain")
+
+
+def visible_activations() -> contextlib.AbstractContextManager[Any]:
+    """Within it activations are traced as `jax.nn`'s own, apart from the normalisation before them.
+
+    For who looks for them in a traced program; normalisations alone keep their kernels.
+    """
+    return _mode("visible")
+
+
+def fused(activation: str) -> bool:
+    """Whether a normalisation applies this activation itself."""
+    return activation == "identity" or _mode.value != "visible"
 
 
 def use_kernel(name: str, *arrays: Any) -> bool:
     """Whether a function of ``arrays`` calls its kernel; ``name`` as in `native.enabled`."""
-    suits = all(array.dtype == jnp.float32 and array.size for array in arrays)
-    alone = suits and not _plain.get() and jax.default_backend() == "cpu" and jax.device_count() == 1
-    return alone and native.enabled(name)
+    wanted = _mode.value == "kernels" or (_mode.value == "visible" and name == "normalisation")
+    suits = wanted and all(array.dtype == jnp.float32 and array.size for array in arrays)
+    return suits and jax.default_backend() == "cpu" and jax.device_count() == 1 and native.enabled(name)
 
 
 def kernel(

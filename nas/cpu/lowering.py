@@ -52,14 +52,17 @@ def before_reverse(value: Any, axes: Sequence[int]) -> Any | None:
     return owner.operands[0] if sorted(owner.opview.dimensions) == sorted(axes) else None
 
 
-def register(primitive: Any, choose: Choose) -> None:
-    """Lower ``primitive`` on CPU to what ``choose(*avals, **parameters)`` says; where that is None, as before."""
+def register(primitive: Any, choose: Choose, name: str) -> None:
+    """Lower ``primitive`` on CPU to what ``choose(*avals, **parameters)`` says; where that is None, as before.
+
+    ``name`` as in `native.enabled`.
+    """
     before = original_rule(primitive)
 
     def rule(context: mlir.LoweringRuleContext, *operands: Any, **parameters: Any) -> Any:
         avals = context.avals_in
         small = all(one.dtype.name in _KINDS and one.size for one in (*avals, *context.avals_out))
-        found = choose(*avals, **parameters) if small and one_device(context) and native.available() else None
+        found = choose(*avals, **parameters) if small and one_device(context) and native.enabled(name) else None
         if found is None:
             return before(context, *operands, **parameters)
         given = list(operands)

@@ -6,6 +6,7 @@ than their training gains; the ablation in docs/ablation.md has the figures.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,12 +20,14 @@ from nas.cpu.function import (
     SLOPES,
     Arrays,
     differentiated,
+    fused,
     kernel,
     static,
     use_kernel,
 )
 
 
+@functools.partial(jax.jit, static_argnames=("activation", "eps"))  # by their names the engine knows them
 def batch_norm_act(
     x: Array,
     scale: Array,
@@ -39,6 +42,9 @@ def batch_norm_act(
     ``x`` and ``residual`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]. Gradients flow
     through the first result alone: mean and var are there for running statistics.
     """
+    if not fused(activation):
+        y, mean, var = batch_norm_act(x, scale, bias, eps=eps)
+        return ACTIVATIONS[activation](y if residual is None else y + residual), mean, var
     arrays = [x, scale, bias, *([] if residual is None else [residual])]
     if use_kernel("normalisation", *arrays):
         return _batch_norm_call(static(activation=activation, eps=float(eps)), *arrays)
@@ -53,6 +59,7 @@ def moments(x: Array) -> tuple[Array, Array]:
     return mean, var
 
 
+@functools.partial(jax.jit, static_argnames=("activation", "eps"))
 def batch_norm_inference(
     x: Array,
     scale: Array,
@@ -69,6 +76,7 @@ def batch_norm_inference(
     return ACTIVATIONS[activation](y if residual is None else y + residual).astype(x.dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("activation", "eps"))
 def layer_norm_act(
     x: Array,
     scale: Array,
@@ -82,6 +90,9 @@ def layer_norm_act(
 
     ``x``, ``residual`` and the result [..., C]; ``scale`` and ``bias`` [C].
     """
+    if not fused(activation):
+        y = layer_norm_act(x, scale, bias, eps=eps)
+        return ACTIVATIONS[activation](y if residual is None else y + residual)
     arrays = [x, scale, bias, *([] if residual is None else [residual])]
     if use_kernel("normalisation", *arrays):
         return _layer_norm_call(static(activation=activation, eps=float(eps)), *arrays)[0]

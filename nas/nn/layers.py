@@ -139,6 +139,7 @@ def conv2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1) 
     )  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnames=("padding", "stride"))
 def local2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1) -> Array:
     """Cross-correlation whose every output unit has weights of its own: no two windows share any.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nas import ops
+from nas import cpu
 from nas.errors import InputError, one_of
 from nas.objectives.base import TrialFailed
 from nas.objectives.train import DataConfig, build
@@ -57,7 +57,7 @@ class Scorer:
         count = needed if batches is None else batches
         if count < needed:
             raise InputError(f"score: batches={count} is less than the {needed} that {', '.join(names)} need")
-        ops.native_status()  # built, where nobody has, before any time is taken
+        cpu.native_status()  # built, where nobody has, before any time is taken
         self.space, self.names, self.seed = space, tuple(names), seed
         self.batch_size = batch_size
         self.dataset = data.load()

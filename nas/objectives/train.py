@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nas import ops
+from nas import cpu
 from nas.data import Dataset, load, load_test
 from nas.errors import InputError
 from nas.objectives.base import Trained, TrialFailed, trial_folder
@@ -113,7 +113,7 @@ class TrainObjective:
         self.space, self.config = setup.space, setup.training
         use_compilation_cache()
         check_devices(setup.training)
-        ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
+        cpu.native_status()  # builds the native kernels, where nobody has, before any time is taken
         self.dataset = setup.data.load()
 
     @functools.cached_property

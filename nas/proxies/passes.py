@@ -20,7 +20,10 @@ import numpy as np
 from jax import Array
 from jax.extend.core import Literal
 
-from nas import ops
+from nas.cpu.edges import add
+from nas.cpu.function import plain
+from nas.nn.call import keywords
+from nas.nn.count import macs_of_jaxpr
 from nas.proxies import watching
 from nas.training.network import Extra, Noise, apply_evaluate, apply_train, initialise, outline
 
@@ -111,13 +114,14 @@ class Unit:
         images = [jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in self.inputs]
 
         def start(key: Array, *images: Array) -> tuple[Array, Variables]:
-            output, made = self.module.init_with_output(key, *images, train=False)
+            output, made = self.module.init_with_output(key, *images, **keywords(self.module, train=False))
             return output, {name: tree for name, tree in made.items() if name not in Extra._fields}
 
         key = jax.eval_shape(lambda: jax.random.key(0))
-        closed, (output, variables) = jax.make_jaxpr(start, return_shape=True)(key, *images)
+        with plain():
+            closed, (output, variables) = jax.make_jaxpr(start, return_shape=True)(key, *images)
         params = sum(leaf.size for leaf in jax.tree.leaves(variables.get("params", {})))
-        size = Size(params, ops.macs_of_jaxpr(closed.jaxpr))
+        size = Size(params, macs_of_jaxpr(closed.jaxpr))
         outputs, drawn = closed.jaxpr.outvars[:1], closed.jaxpr.outvars[1:]
         evaluate = watching.evaluation(closed, drawn, eagerly=True)
         nothing = [None] * len(images)  # which no variable depends on
@@ -359,7 +363,7 @@ def _pull(vjp: Any, cotangent: Array) -> Any:
 
 @jax.jit
 def _add(a: Array, b: Array) -> Array:
-    return ops.add(a, b)
+    return add(a, b)
 
 
 def _sum(parts: Sequence[Array]) -> Array:

@@ -1,9 +1,8 @@
 """Looking into a network through its traced program: rectifiers, layers, feature maps, for any Flax module.
 
 A network is its ``init`` and ``apply``; what a score wants of its inside stands in the program that tracing it
-gives, where fused kernels say in their parameters which activation they apply. `watched` runs such a program
-equation by equation and returns what was seen beside its results; it is jitted and differentiated like any
-function. What lies in a loop or behind a derivative of a user's own is not looked into: that raises ScoreError
+gives, with `visible_activations`. `watched` runs such a program equation by equation and returns what was seen
+beside its results; it is jitted and differentiated like any function. What lies in a loop or behind a derivative of a user's own is not looked into: that raises ScoreError
 where something wanted is in there.
 """
 
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-from nas import ops
+from nas.cpu.edges import add
+from nas.cpu.function import ACTIVATIONS, visible_activations
 
 
 class ScoreError(ValueError):
@@ -27,15 +27,16 @@ class ScoreError(ValueError):
 RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hard_swish")
 """Activations whose output is above 0 exactly where their input is (in float32, but for gelu's far tail)."""
 
-PRODUCTS = ("nas_conv", "nas_local", "nas_dense", "conv_general_dilated", "dot_general")
-"""Primitives of the layers that have weights: convolutions and matrix products."""
+PRODUCTS = ("conv_general_dilated", "dot_general", "local2d")
+"""Primitives, and jitted functions, of the layers that have weights: convolutions and matrix products."""
 
-_NORMALISATIONS = {  # primitive: the argument that is its shortcut, where it has one
-    "nas_batch_norm": 3,
-    "nas_batch_norm_inference": 5,
-    "nas_layer_norm": 3,
-    "nas_response_norm": 1,
+_NORMALISATIONS = {  # jitted function: the argument that is its shortcut, where it has one
+    "batch_norm_act": 3,
+    "batch_norm_inference": 5,
+    "layer_norm_act": 3,
+    "local_response_norm": 1,
 }
+_ALIASES = {"hard_silu": "hard_swish", "swish": "silu"}
 _SQUASHING = ("tanh", "logistic")
 
 Visit = Callable[[Any, list[Any]], list[Any] | None]
@@ -45,8 +46,9 @@ def watched(function: Callable[..., Any], visit: Visit) -> Callable[..., Any]:
     """``function`` whose equations are given to ``visit(equation, operands)``; its results, or None for its own."""
 
     def run(*args: Any) -> Any:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        outs = _evaluate(closed, jax.tree.leaves(args), visit, closed.jaxpr.outvars)
+        with visible_activations():
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+            outs = _evaluate(closed, jax.tree.leaves(args), visit, closed.jaxpr.outvars)
         return jax.tree.unflatten(jax.tree.structure(shape), outs)
 
     return run
@@ -105,17 +107,21 @@ def bind(equation: Any, operands: Sequence[Any], **changes: Any) -> list[Any]:
     return list(out) if equation.primitive.multiple_results else [out]
 
 
+def name_of(equation: Any) -> str:
+    """The name of an equation's primitive, or of the jitted function that it calls."""
+    name = equation.primitive.name
+    return equation.params["name"] if name == "jit" else name
+
+
 def activation_of(equation: Any) -> str | None:
-    """The activation that an equation applies, alone or fused: of `nas.ops`, or of `jax.nn` by its name.
+    """The activation of `jax.nn` that an equation applies.
 
     A bare maximum with 0 is none: variances are cut off by it too.
     """
-    name = equation.params.get("activation")
-    if isinstance(name, str):
-        return name
-    if equation.primitive.name == "jit" and equation.params["name"] in ops.ACTIVATIONS:
-        return equation.params["name"]
-    if equation.primitive.name == "custom_jvp_call":
+    name = name_of(equation)
+    if equation.primitive.name == "jit" and _ALIASES.get(name, name) in ACTIVATIONS:
+        return _ALIASES.get(name, name)
+    if name == "custom_jvp_call":
         inner = equation.params["call_jaxpr"].jaxpr.eqns
         return activation_of(inner[0]) if len(inner) == 1 else None
     return None
@@ -186,7 +192,7 @@ def is_map(value: Any) -> bool:
 
 
 def _is_product(equation: Any) -> bool:
-    return equation.primitive.name in PRODUCTS
+    return name_of(equation) in PRODUCTS
 
 
 def gate_widths(function: Callable[..., Any], *args: Any) -> list[int]:
@@ -196,7 +202,8 @@ def gate_widths(function: Callable[..., Any], *args: Any) -> list[int]:
     def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
         if _is_product(equation):
             widths.append(equation.outvars[0].aval.shape[-1])
-        return None
+            return bind(equation, operands)
+        return bind(equation, operands) if name_of(equation) in _NORMALISATIONS else None
 
     jax.eval_shape(watched(function, visit), *args)
     return widths
@@ -209,14 +216,11 @@ def with_gates(function: Callable[..., Any]) -> Callable[..., Any]:
         closed = iter(gates)
 
         def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
+            if name_of(equation) in _NORMALISATIONS:
+                return bind(equation, operands)
             if not _is_product(equation):
                 return _refuse("gates", equation, _is_product)
             gate = next(closed)
-            if equation.primitive.name == "nas_dense":  # its bias and activation come behind the gate
-                images, weights, *bias = operands
-                out = bind(equation, (images, weights), activation="identity")[0] * gate
-                biased = out + bias[0] if bias else out
-                return [ops.activate(biased, equation.params["activation"])]
             (out,) = bind(equation, operands)
             return [out * gate.reshape(gate.shape[0], *(1,) * (out.ndim - 2), gate.shape[1])]
 
@@ -229,15 +233,11 @@ def without_nonlinearity(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` without its normalisations (a fused shortcut stays) and activations."""
 
     def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
-        name = equation.primitive.name
+        name = name_of(equation)
         if name in _NORMALISATIONS:
-            y = ops.add(operands[0], *operands[_NORMALISATIONS[name] :])
+            y = add(operands[0], *operands[_NORMALISATIONS[name] :])
             return [y, *(jnp.zeros(var.aval.shape, var.aval.dtype) for var in equation.outvars[1:])]
-        if name == "nas_scale_shift" and not equation.params["has"]:
-            return operands
-        if isinstance(equation.params.get("activation"), str):
-            return bind(equation, operands, activation="identity")
-        if activation_of(equation) in RECTIFIERS or name in _SQUASHING:
+        if activation_of(equation) is not None or name in _SQUASHING:
             return [x for x in operands if getattr(x, "shape", ()) == equation.outvars[0].aval.shape][:1]
         return None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nas import ops
+from nas import cpu
 from nas.errors import InputError, one_of
 from nas.objectives.oneshot import SupernetObjective, SupernetSetup, settings_space, supernet_of
 from nas.objectives.score import ScoreObjective, ScoreSetup, check_score
@@ -244,7 +244,7 @@ def search(
         training_free = Filter(score_setup(options, space, options.filter), options.filter_candidates)
     # What is wrong with the data is said now; and data and native kernels are there for the workers.
     options.data.load()
-    ops.native_status()
+    cpu.native_status()
     config = flat(options, **dataclasses.asdict(plan), strategy=strategy, final_epochs=final_epochs)
     if options.engine == "local":
         check_devices(options.training)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nas import ops
+from nas import cpu
 from nas.data.embedded import EMBEDDED, version_of
 from nas.errors import InputError
 from nas.objectives.base import Trained
@@ -70,7 +70,7 @@ def tabulate(
     space, epochs = setup.space, setup.epochs
     archs = listed(space)
     setup.data.load()  # what is wrong with the data is said now
-    ops.native_status()
+    cpu.native_status()
     hyper = dataclasses.asdict(Hyper(**setup.defaults))
     config = {
         "space": space.name,

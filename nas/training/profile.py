@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nas import ops
+from nas import cpu
+from nas.nn.count import macs_of_equation
 from nas.errors import InputError
 from nas.training.network import Extra, Noise, Outline, abstract
 from nas.training.optimiser import Rates
@@ -111,7 +112,7 @@ def _macs_by_path(jaxpr: Any, paths: set[tuple[str, ...]]) -> dict[tuple[str, ..
     """The program's multiply-adds by the module that each equation was traced in; () has those of none."""
     found: dict[tuple[str, ...], int] = {}
     for equation in jaxpr.eqns:
-        count = ops.macs_of_equation(equation)
+        count = macs_of_equation(equation)
         if not count:
             continue
         scope = tuple(str(equation.source_info.name_stack).split("/")[1:])  # the first is the network itself
@@ -278,7 +279,7 @@ class Measured(NamedTuple):
 
 def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
     """Compile and run ``network``: forward passes and training steps, each for ``seconds`` (at least 3 times)."""
-    ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
+    cpu.native_status()  # builds the native kernels, where nobody has, before any time is taken
     forward, forward_compile_seconds = {}, 0.0
     for size in dict.fromkeys((1, shape.batch_size)):
         lowered = functools.partial(
