@@ -468,7 +468,7 @@ def test_a_big_space_is_counted_exactly() -> None:
 
 
 def test_where_constraints_are_too_hard_the_size_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.space.MAX_COUNTED", 10_000)
+    monkeypatch.setattr("nas.space.counting.MAX_COUNTED", 10_000)
     first = Constraint("a_1 is 0", lambda arch: arch["a_1"] == 0, ["a_1"])
     odd = Constraint("odd", lambda arch: sum(arch.values()) % 2 == 1)
     space = space_of(first, odd, **{f"a_{i}": Integer(0, 9) for i in range(1, 10)})
