@@ -349,7 +349,9 @@ def nearest_value(choice: Choice, value: Any) -> Any:
         return choice.canonical(value)
     if not is_number(value):
         return ABSENT
+    if isinstance(choice, Integer):
+        value = round(value)
     if isinstance(choice, Categorical):
         numbers = [number for number in choice.values if is_number(number)]
         return min(numbers, key=lambda number: abs(number - value), default=ABSENT)
-    return min(max(value, choice.low), choice.high)
+    return choice.canonical(min(max(value, choice.low), choice.high))

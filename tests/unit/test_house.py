@@ -173,7 +173,7 @@ def test_no_file_is_longer_than_can_be_read_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("ray", ("nas/run/ray_tune.py",)),
+        ("ray", ("nas/run/ray_tune.py", "nas/run/tune/")),
         ("tensorflow_datasets", ("nas/data/",)),
         ("flax.linen", ("search_spaces/", "nas/oneshot/")),
         ("matplotlib", ("nas/results/", "experiments/")),
