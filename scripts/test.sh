@@ -2,7 +2,7 @@
 # Checks the code, then runs the tests; works in a fresh clone.
 #   ./scripts/test.sh                  the default tests
 #   ./scripts/test.sh --all            the slow ones too
-#   ./scripts/test.sh [--all] ARGS…    ARGS go to pytest: tests/unit/test_space.py -k encode
+#   ./scripts/test.sh [--all] ARGS…    ARGS go to pytest: tests/unit/test_space_moves.py -k encode
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --all ]; then

@@ -227,7 +227,7 @@ def test_neighbours_are_valid_and_distinct_and_one_edit_away(space: SearchSpace,
     assert len(set(neighbours)) == len(neighbours)
     assert arch not in neighbours
     assert space.neighbours(arch) == neighbours
-    parents = {when.choice for name in space.choices for when in space._whens(name)}
+    parents = {when.choice for name in space.choices for when in space.whens(name)}
     back = set(neighbours[key % 5 :: max(1, len(neighbours) // 20)])  # in large spaces not from each one
     for neighbour in neighbours:
         space.validate(neighbour)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nas import ops
+from nas.errors import InputError
 from nas.objectives.train import build
-from nas.space import InputError
 from nas.training.network import Noise, apply_train, initialise
 from search_spaces.inception import AUXILIARY_DROPOUT, GOOGLENET, NAMED, SPACE, Widths, widths_of
 
