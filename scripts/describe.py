@@ -74,11 +74,10 @@ def main(config: Config) -> None:
     usual_shape, usual_classes = usual_input(found)
     shape, classes = shape or usual_shape, config.classes or usual_classes
 
+    from nas.objectives.train import build
     from nas.training.profile import dissect, measure
 
-    if found.space.build is None:
-        raise InputError(f"space {found.space.name}: has no networks to build")
-    network = found.space.build(found.arch, classes)
+    network = build(found.space, found.arch, classes)
     anatomy = dissect(network, shape)
     about = facts(config, found, anatomy, shape, classes)
     if config.draw is not None:

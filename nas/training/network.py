@@ -92,7 +92,13 @@ def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Ar
 def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str) -> dict[str, Tree]:
     """A network's variables, drawn from ``seed`` without running or compiling it."""
     image = abstract((1, *image_shape), dtype)
-    return _kept(network.lazy_init(jax.random.key(seed), image))
+    key = jax.random.key(seed)
+    return _kept(network.lazy_init(streams(key), image, **keywords(network, train=False)))
+
+
+def streams(key: Array) -> dict[str, Array]:
+    """The random streams that a module may ask for when its variables are drawn."""
+    return {"params": key, "dropout": key}
 
 
 def _kept(variables: Mapping[str, Tree]) -> dict[str, Tree]:
@@ -122,7 +128,7 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
 
     def build(key: Array, image: Array) -> tuple[Array, dict[str, Tree]]:
         return network.init_with_output(
-            key, image, capture_intermediates=True, **keywords(network, train=False)
+            streams(key), image, capture_intermediates=True, **keywords(network, train=False)
         )
 
     with plain():  # a native kernel does not show what it multiplies

@@ -61,7 +61,9 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
         return method == "__call__"
 
     def build(key: Any, image: Any) -> Any:
-        return network.init_with_output(key, image, train=False, capture_intermediates=capture)
+        return network.init_with_output(
+            streams(key), image, capture_intermediates=capture, **keywords(network, train=False)
+        )
 
     trace = jax.make_jaxpr(build, return_shape=True)
     try:
