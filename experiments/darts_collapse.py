@@ -20,20 +20,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    describe_images,
+    mean_and_deviation,
+    result_folder,
+    resumes,
+    run,
+    style,
+    whole_numbers,
+    write_results,
+)
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
 from nas.oneshot.monitor import STOPS, Epoch, stopping
-from nas.results.plots import save
-from nas.results.record import Run, is_run
+from nas.results.record import Run
 from nas.results.tables import format_percent, format_seconds
 from nas.run.sweep import SearchOptions, search
 from nas.space import Architecture
@@ -121,27 +130,18 @@ class Outcome(NamedTuple):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"darts_collapse-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "darts_collapse")
     table = load_table("nasbench201", config.bench_dir)
     runs: dict[str, list[Run]] = {method: [] for method in TRAINED}
     for seed in range(scale.seeds):
         for method in TRAINED:
             folder = out / f"{method}-{seed}"
-            resume = config.resume and is_run(folder)
             options = options_of(scale, seed, config.data_dir)
-            runs[method].append(search(options, method, folder, {"nasbench201": SPACE}, resume=resume))
+            done = search(options, method, folder, {"nasbench201": SPACE}, resume=resumes(config, folder))
+            runs[method].append(done)
             measurements(runs[method][-1])
     judge = Judge(table)
-    text = summary(runs, judge, scale)
-    (out / "table.md").write_text(text + "\n")
-    save(draw(runs, judge), out / "collapse.png")
-    print(text)
-    for name in ("table.md", "collapse.png"):
-        print(out / name)
+    write_results(out, summary(runs, judge, scale), {"collapse.png": draw(runs, judge)})
 
 
 def options_of(scale: Scale, seed: int, data_dir: str | None) -> SearchOptions:
@@ -207,9 +207,9 @@ def summary(runs: Mapping[str, Sequence[Run]], judge: Judge, scale: Scale) -> st
         each = ", ".join(f"{100 * one.worth.test:.2f}" for one in of)
         rows.append(
             f"| {LABELS[method]} | {_numbers(one.epochs for one in of)} | {_numbers(one.counts for one in of)} "
-            f"| {_numbers(one.skips for one in of)} | {spread([o.worth.valid for o in of])} "
-            f"| {spread([o.worth.test for o in of])} | {each} "
-            f"| {PUBLISHED.get(method, '–')} | {format_seconds(float(np.mean([o.seconds for o in of])))} |"
+            f"| {_numbers(one.skips for one in of)} | {mean_and_deviation([100 * o.worth.valid for o in of])} "
+            f"| {mean_and_deviation([100 * o.worth.test for o in of])} | {each} "
+            f"| {PUBLISHED.get(method, NO_VALUE)} | {format_seconds(float(np.mean([o.seconds for o in of])))} |"
         )
     every, skips = judge.test, judge(Architecture(dict.fromkeys(SPACE.choices, "skip_connect")))
     best = judge.test[int(np.argmax(judge.valid))]
@@ -222,7 +222,7 @@ def summary(runs: Mapping[str, Sequence[Run]], judge: Judge, scale: Scale) -> st
             f"eigenvalue, mean of the last 10 epochs {', '.join(f'{tail(of):.2f}' for of in epochs)}"
             for method, epochs in ((name, [measurements(run) for run in of]) for name, of in runs.items())
         ),
-        f"mean ± standard deviation of {scale.seeds} seeds; {scale.epochs} epochs of {images(runs)}; "
+        f"mean ± standard deviation of {scale.seeds} seeds; {scale.epochs} epochs of {describe_images(scale.data)}; "
         f"settings {' '.join(scale.supernet) or 'as published'}",
         "stopped rows are read off DARTS's own records; seconds are those up to the stop, eigenvalues included",
     ]
@@ -234,21 +234,8 @@ def tail(epochs: Sequence[SupernetMeasurement]) -> float:
     return float(np.mean([measurement.eigenvalue for measurement in epochs[-10:]]))
 
 
-def spread(accuracies: Sequence[float]) -> str:
-    """Percent, mean and standard deviation, as the benchmark's authors give theirs."""
-    percent = 100 * np.array(accuracies)
-    return f"{percent.mean():.2f} ± {percent.std(ddof=1):.2f}"
-
-
 def _numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
-
-
-def images(runs: Mapping[str, Sequence[Run]]) -> str:
-    config = runs["darts_first"][0].config
-    subset = "" if config["subset"] is None else f"{config['subset']:,} images of "
-    size = "" if config["image_size"] is None else f" at {config['image_size']} pixels"
-    return f"{subset}{config['dataset']}{size}"
 
 
 def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
@@ -294,10 +281,8 @@ def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel("epoch of the search")
-        axes.grid(color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        style(axes)
+        whole_numbers(axes)
     panels[0].set_ylim(-0.2, 6.2)
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)

@@ -29,17 +29,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import NO_VALUE, Claim, ExperimentConfig, result_folder, run, style, write_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from nas.errors import InputError
 from nas.objectives.score import Scorer
 from nas.objectives.table import TableObjective
 from nas.objectives.train import DataConfig
 from nas.proxies import BASELINES, PROXIES, majority, mean_rank
-from nas.results.plots import save
 from nas.results.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
 from nas.run.scoring import ScoreTable, score_architectures
 from nas.space import Architecture
@@ -175,11 +173,7 @@ class Selection(NamedTuple):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"knas_2021-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "knas_2021")
     objective = TableObjective(SPACE, load_table("nasbench201", config.bench_dir), "cifar10")
     order = np.random.default_rng(config.seed).permutation(15_625)
     archs = [architecture_at(int(k)) for k in order[: max(part.networks for part in scale.parts)]]
@@ -208,12 +202,11 @@ def main(config: Config) -> None:
             *remarks(scores, scale, common),
         ]
     )
-    (out / "table.md").write_text(text + "\n")
-    save(draw_correlations(correlations), out / "correlations.png")
-    save(draw_scatter(scores, tested[:common]), out / "scatter.png")
-    print(text)
-    for name in ("table.md", "correlations.png", "scatter.png"):
-        print(out / name)
+    figures = {
+        "correlations.png": draw_correlations(correlations),
+        "scatter.png": draw_scatter(scores, tested[:common]),
+    }
+    write_results(out, text, figures)
 
 
 # ------------------------------------------------------------------------------------------------- scoring
@@ -298,7 +291,7 @@ def correlation_table(
         "| ----- | -----: | ------: | --------: | -------: | --------: | ----------: |",
     ]
     for name in by_kendall(correlations):
-        published = PUBLISHED.get(name, ("–", "–"))
+        published = PUBLISHED.get(name, (NO_VALUE, NO_VALUE))
         cells = [
             f"{float(one.value):.2f} ({float(one.low):.2f} to {float(one.high):.2f})"
             for one in correlations[name]
@@ -386,9 +379,7 @@ def draw_correlations(correlations: Mapping[str, tuple[Estimate, ...]]) -> Figur
         axes.set_yticks(range(len(names)), names)
         axes.axvline(0, color="0.3", linewidth=0.8)
         axes.set_xlabel(f"{title} correlation with test accuracy")
-        axes.grid(axis="x", color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes, "x")
     legend = [
         panels[0].barh(0, 0, color=colour, label=label)
         for colour, label in ((BASELINE, "baseline"), (SCORE, "score"), (JOINED, "several joined"))
@@ -408,14 +399,12 @@ def draw_scatter(scores: Mapping[str, Scored], tested: np.ndarray) -> Figure:
     for axes, name in zip(panels, names, strict=False):
         ranks = ranked(scores[name].value[: len(tested)])
         inside = tested >= foot
-        style = {"color": colour_of(name), "alpha": 0.6, "linewidths": 0}
-        axes.scatter(ranks[inside], tested[inside], s=9, **style)
-        axes.scatter(ranks[~inside], np.full((~inside).sum(), foot), s=12, marker="v", **style)
+        look = {"color": colour_of(name), "alpha": 0.6, "linewidths": 0}
+        axes.scatter(ranks[inside], tested[inside], s=9, **look)
+        axes.scatter(ranks[~inside], np.full((~inside).sum(), foot), s=12, marker="v", **look)
         axes.set_title(name, fontsize=9.5)
         axes.set_xticks([])
-        axes.grid(axis="y", color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes, "y")
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("rank by the score, the best on the right", fontsize=10)
