@@ -85,7 +85,7 @@ def result_folder(config: ExperimentConfig, experiment: str) -> Path:
 
 
 def resumes(config: ExperimentConfig, folder: Path) -> bool:
-    """Whether the run in ``folder``, one of several of the experiment, is gone on with rather than begun."""
+    """Whether the run in ``folder``, one of those that the experiment consists of, is resumed or started."""
     return config.resume and is_run(folder)
 
 

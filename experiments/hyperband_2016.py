@@ -65,7 +65,7 @@ REGRETS = (0.02, 0.01, 0.005, 0.002)  # of test accuracy
 
 @dataclasses.dataclass(frozen=True)
 class Convnet:
-    """How far the paper's own experiment goes: R ``units`` of ``steps`` steps, networks of ``width``."""
+    """The scale of the paper's own experiment: R ``units`` of ``steps`` steps, networks of ``width``."""
 
     data: DataConfig
     width: int
@@ -145,7 +145,7 @@ class SpeedUp(NamedTuple):
     """What one strategy costs until its incumbent has a ``regret`` of at most so much.
 
     ``cost``: the median, in trainings of mean cost, inf where less than half of the searches came there;
-    ``reached``: the part that did. ``factor``: how many times less than random search's, with its interval.
+    ``reached``: the share that did. ``factor``: how many times less than random search's, with its interval.
     """
 
     strategy: str
