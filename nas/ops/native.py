@@ -23,7 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from nas.cache import cache_root
+from nas.cache import cache_folder, is_safe
 from nas.ops.geometry import Windows
 
 _SOURCES = Path(__file__).parent / "kernels"
@@ -161,7 +161,7 @@ def _load(compiler: list[str]) -> tuple[Path, ctypes.CDLL]:
     """The library from the cache, built there if need be; this process's own if the cache is no use."""
     name = f"kernels-{_key(compiler)}.so"
     try:
-        path = _cache_folder() / name
+        path = cache_folder("native") / name
         return path, _cached(compiler, path)
     except (OSError, RuntimeError):  # read-only, full, no home
         path = Path(tempfile.mkdtemp(prefix="nas-kernels-")) / name
@@ -173,20 +173,15 @@ def _load(compiler: list[str]) -> tuple[Path, ctypes.CDLL]:
 
 
 def _cached(compiler: list[str], path: Path) -> ctypes.CDLL:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if is_safe(path):
         with contextlib.suppress(OSError):  # a damaged one is replaced
             return ctypes.CDLL(str(path))
     with _locked(path.with_suffix(".lock")):
-        if path.exists():  # by now
+        if is_safe(path):  # by now
             with contextlib.suppress(OSError):
                 return ctypes.CDLL(str(path))
         _build(compiler, path)
     return ctypes.CDLL(str(path))
-
-
-def _cache_folder() -> Path:
-    return cache_root() / "native"
 
 
 def _key(compiler: list[str]) -> str:
@@ -234,6 +229,7 @@ def _build(compiler: list[str], path: Path) -> None:
             _compile(compiler, "-march=native", built)
         except _BuildError:  # what some compilers call it for Arm
             _compile(compiler, "-mcpu=native", built)
+        built.chmod(0o700)  # whatever the umask: `is_safe` refuses a file that a group may write to
         os.replace(built, path)
 
 

@@ -18,6 +18,7 @@ import pytest
 from jax import export, lax
 
 from nas import ops
+from nas.cache import cache_folder
 from nas.errors import InputError
 from nas.ops import native
 
@@ -533,8 +534,7 @@ def test_two_processes_build_once(compiler):
 
 def test_damaged_library_is_built_again(compiler):
     command, links = compiler
-    path = native._cache_folder() / f"kernels-{native._key(command)}.so"
-    path.parent.mkdir(parents=True)
+    path = cache_folder("native") / f"kernels-{native._key(command)}.so"
     path.write_bytes(b"not a library")
     assert native._load(command)[0] == path
     assert links() == 1
