@@ -45,7 +45,7 @@ from nas.data import load_test
 from nas.errors import InputError
 from nas.objectives.base import trial_folder
 from nas.objectives.train import DataConfig, TrainSetup, build
-from nas.results.plots import save
+from nas.report.plots import save
 from nas.run.training import train_to_end
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import TrainingConfig

@@ -28,10 +28,10 @@ from matplotlib.figure import Figure
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import save
-from nas.results.record import Run, is_run
-from nas.results.statistics import mean_interval
-from nas.results.tables import format_percent, format_seconds
+from nas.record import Run, is_run
+from nas.report.plots import save
+from nas.report.result_table import format_percent, format_seconds
+from nas.report.statistics import mean_interval
 from nas.run.sweep import SearchOptions, narrowed, search
 from nas.run.training import train_to_end
 from nas.space import Architecture

@@ -32,9 +32,9 @@ from matplotlib.ticker import MaxNLocator
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
 from nas.oneshot.monitor import STOPS, Epoch, stopping
-from nas.results.plots import save
-from nas.results.record import Run, is_run
-from nas.results.tables import format_percent, format_seconds
+from nas.record import Run, is_run
+from nas.report.plots import save
+from nas.report.result_table import format_percent, format_seconds
 from nas.run.sweep import SearchOptions, search
 from nas.space import Architecture
 from nas.strategies import StrategyConfig

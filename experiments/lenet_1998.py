@@ -30,8 +30,8 @@ from matplotlib.ticker import MaxNLocator
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import save
-from nas.results.record import Run, is_run
+from nas.record import Run, is_run
+from nas.report.plots import save
 from nas.run.training import train_to_end
 from nas.training.loop import TrainingConfig
 from nas.trial import MeasurementWithTest

@@ -30,9 +30,9 @@ from _experiment import Claim, ExperimentConfig, run
 
 from nas.errors import InputError
 from nas.objectives.table import TableObjective
-from nas.results import tables
-from nas.results.report import write_comparison
-from nas.results.searches import Comparison, is_comparison
+from nas.record.comparison import Comparison, is_comparison
+from nas.report import result_table
+from nas.report.report import write_comparison
 from nas.run.tabular import TableOptions, compare
 from nas.tables import Table, load_table
 from nas.tables.nasbench201 import HOW
@@ -130,7 +130,7 @@ def main(config: Config) -> None:
     comparison = compare(options, spaces_with, folder, resume=config.resume and is_comparison(folder))
     report = write_comparison(folder)
     text = "\n".join(
-        [tables.markdown(list(rows(table, comparison))), *effects(comparison), *report.notes[:2]]
+        [result_table.markdown(list(rows(table, comparison))), *effects(comparison), *report.notes[:2]]
     )
     (out / "table.md").write_text(text + "\n")
     print(text)

@@ -15,7 +15,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed, trial_folder
-from nas.results.record import TRIALS, Observation, Record
+from nas.record import TRIALS, Observation, Record
 from nas.strategies.base import Strategy, recorded
 from nas.trial import ScoreMeasurement, Trial
 

@@ -14,7 +14,7 @@ import pytest
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.record import read_run, record_difference
+from nas.record import read_run, record_difference
 from nas.space import Architecture
 from nas.trial import Trial
 

@@ -20,9 +20,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results import lines as lines_module
-from nas.results.lines import environment
-from nas.results.record import (
+from nas.record import (
     CONFIG,
     ENV,
     TRIALS,
@@ -34,6 +32,8 @@ from nas.results.record import (
     same_record,
     without_times,
 )
+from nas.record import files as files_module
+from nas.record.files import environment
 from nas.space import Architecture
 from nas.trial import Final, Measurement, Trial
 
@@ -214,7 +214,7 @@ def test_a_writer_killed_at_random_moments_loses_nothing_and_repeats_nothing(tmp
         f"""
         import sys
         sys.path.insert(0, {str(ROOT)!r})
-        from nas.results.record import Record, is_run
+        from nas.record import Record, is_run
         from nas.space import Architecture
         from nas.trial import Measurement, Trial
         folder = {str(folder)!r}
@@ -253,7 +253,7 @@ def test_killed_while_the_folder_was_made_the_folder_is_free_again(tmp_path, mon
     def killed(path, value):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lines_module, "_write_json", killed)
+    monkeypatch.setattr(files_module, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path / "run")
     monkeypatch.undo()
@@ -378,7 +378,7 @@ def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
             resume(tmp_path / "run")
         program = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from nas.results.record import Record\n"
+            "from nas.record import Record\n"
             "try: Record.resume(sys.argv[1], {}, may_differ=tuple(sys.argv[2:]), env={})\n"
             "except ValueError as error: print(error)"
         )
@@ -391,26 +391,26 @@ def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
 
 def test_two_creators_of_one_folder_are_one_too_many(tmp_path, monkeypatch):
     first: list[Record] = []
-    lock = lines_module._lock
+    lock = files_module._lock
 
     def overtaken(descriptor, folder):
-        monkeypatch.setattr(lines_module, "_lock", lock)
+        monkeypatch.setattr(files_module, "_lock", lock)
         first.append(create(folder))
         lock(descriptor, folder)
 
-    monkeypatch.setattr(lines_module, "_lock", overtaken)
+    monkeypatch.setattr(files_module, "_lock", overtaken)
     with pytest.raises(InputError, match="another process is writing this run"):
         create(tmp_path / "run")
     play(first[0])
     first[0].close()
 
     def overtaken_and_done(descriptor, folder):
-        monkeypatch.setattr(lines_module, "_lock", lock)
+        monkeypatch.setattr(files_module, "_lock", lock)
         with create(folder):
             pass
         lock(descriptor, folder)
 
-    monkeypatch.setattr(lines_module, "_lock", overtaken_and_done)
+    monkeypatch.setattr(files_module, "_lock", overtaken_and_done)
     with pytest.raises(InputError, match="holds a run already"):
         create(tmp_path / "other")
 
@@ -435,7 +435,7 @@ def test_another_users_folder_is_one_line(tmp_path):
             folder.chmod(0o755)
     program = (
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nas.results.record import Record\n"
+        "from nas.record import Record\n"
         f"os.seteuid(65534); place = {str(tmp_path)!r}; config = {CONFIG_VALUES!r}\n"
         "for make, folder in (Record.create, '/new'), (Record.resume, '/run'):\n"
         "    try: make(place + folder, config)\n"
@@ -484,9 +484,9 @@ def full_after(monkeypatch, allowed: int, code: int = errno.ENOSPC, truncate: bo
     def broken(descriptor, size):
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(lines_module.os, "write", limited)
+    monkeypatch.setattr(files_module.os, "write", limited)
     if not truncate:
-        monkeypatch.setattr(lines_module.os, "ftruncate", broken)
+        monkeypatch.setattr(files_module.os, "ftruncate", broken)
 
 
 @pytest.mark.parametrize("truncate", [True, False])
@@ -548,7 +548,7 @@ def test_a_failing_fsync_takes_its_line_back(tmp_path, monkeypatch):
         def fail(descriptor):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(lines_module.os, "fsync", fail)
+        monkeypatch.setattr(files_module.os, "fsync", fail)
         with pytest.raises(InputError, match="disk full; 1 measurements kept"):
             record.start(trial(1))
         monkeypatch.undo()
@@ -559,7 +559,7 @@ def test_a_full_disk_while_the_folder_is_made_is_one_line_and_leaves_it_free(tmp
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(lines_module.os, "fsync", fail)
+    monkeypatch.setattr(files_module.os, "fsync", fail)
     with pytest.raises(InputError, match=r"run: disk full$"):
         create(tmp_path / "run")
     monkeypatch.undo()
@@ -574,7 +574,7 @@ def test_the_device_that_is_always_full(tmp_path, monkeypatch):
         play(record, SCRIPT[:2])
         full = os.open("/dev/full", os.O_WRONLY)
         write = os.write
-        monkeypatch.setattr(lines_module.os, "write", lambda _, data: write(full, data))
+        monkeypatch.setattr(files_module.os, "write", lambda _, data: write(full, data))
         with pytest.raises(InputError, match="run: disk full; 1 measurements kept"):
             record.start(trial(1))
         os.close(full)
@@ -769,7 +769,7 @@ def test_environment_names_versions_and_devices_but_no_place(tmp_path):
 
 def test_reading_and_writing_records_needs_no_jax():
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import nas.results.record; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import nas.record; "
         "print([name for name in ('jax', 'matplotlib', 'pandas', 'scipy') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

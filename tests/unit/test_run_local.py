@@ -12,7 +12,7 @@ import pytest
 
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
-from nas.results.record import Record, Run, record_difference
+from nas.record import Record, Run, record_difference
 from nas.run import local
 from nas.run.driver import HOPELESS, BudgetSpent, Ended, Event, Measured, Started, describe_error, one_line
 from nas.strategies import STRATEGIES, StrategyConfig

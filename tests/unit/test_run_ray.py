@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import Record, Run, read_run, record_difference
+from nas.record import Record, Run, read_run, record_difference
 from nas.run import local, ray_tune
 from nas.run.driver import Ledger
 from nas.run.ray_tune import Cluster

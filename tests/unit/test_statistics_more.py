@@ -11,8 +11,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.results import statistics
-from nas.results.statistics import (
+from nas.report import statistics
+from nas.report.statistics import (
     Statistic,
     Trace,
     at_costs,

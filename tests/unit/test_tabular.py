@@ -15,11 +15,11 @@ import pytest
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
-from nas.results import standings
-from nas.results.record import Record
-from nas.results.report import write_comparison
-from nas.results.searches import SEARCHES, Job, Search, is_comparison, planned, read_comparison
-from nas.results.statistics import trace
+from nas.record import Record
+from nas.record.comparison import SEARCHES, Job, Search, is_comparison, planned, read_comparison
+from nas.report import standings
+from nas.report.report import write_comparison
+from nas.report.statistics import trace
 from nas.run import local, tabular
 from nas.run.tabular import TableOptions, benchmark, compare, sensible
 from nas.space import Architecture, Categorical, SearchSpace

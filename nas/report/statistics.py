@@ -15,7 +15,8 @@ import numpy as np
 import scipy  # scipy.stats is imported where it is first used: its half a second is not every script's
 import scipy.special
 
-from nas.results.record import Run
+from nas.record import Run
+from nas.record.comparison import Trace
 from nas.trial import Trial
 
 Cost: TypeAlias = Literal["epochs", "seconds", "wall_seconds"]
@@ -210,14 +211,6 @@ def _groups(values: Sequence[Hashable]) -> np.ndarray:
 
 
 Values: TypeAlias = Sequence[float] | np.ndarray
-
-
-class Trace(NamedTuple):
-    """The incumbent of one run: ``valid`` and ``test`` [k] from ``cost`` [k] on, each time until the next."""
-
-    cost: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
 
 
 def trace(costs: Values, valid: Values, test: Values | None = None) -> Trace:

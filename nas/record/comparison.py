@@ -8,7 +8,7 @@ JSON object a search, in the order planned (all strategies from the first seed, 
   an architecture came to lead it, by validation, and what it is worth.
 
 ``config.json`` says what was compared, on which table, and the best test accuracy there is. See
-`nas.results.lines` for how the file is written.
+`nas.record.files` for how the file is written.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nas.errors import InputError
-from nas.results.lines import Lines, holds, read
-from nas.results.statistics import Trace
+from nas.record.files import Lines, holds, read
 
 SEARCHES = "searches.jsonl"
+
+
+class Trace(NamedTuple):
+    """The incumbent of one run: ``valid`` and ``test`` [k] from ``cost`` [k] on, each time until the next."""
+
+    cost: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
 
 
 class Job(NamedTuple):

@@ -14,7 +14,7 @@
 Times live in keys that end in ``_seconds`` and nowhere else, so two runs are compared "times aside" by
 dropping those (`same_record`). JSON has no NaN and no infinity: both are written as null, and read as NaN.
 
-How the file is written, and what a kill leaves of it: `nas.results.lines`.
+How the file is written, and what a kill leaves of it: `nas.record.files`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from nas.errors import InputError
-from nas.results.lines import CONFIG, ENV, Lines, holds, parsed, plain, read, read_json
+from nas.record.files import CONFIG, ENV, Lines, holds, parsed, plain, read, read_json
 from nas.space import Architecture
 from nas.trial import Final, Measurement, Status, SupernetMeasurement, Trial, measurement_kind
 
