@@ -92,7 +92,9 @@ def test_a_strategy_touches_no_files_clock_or_global_randomness() -> None:
 
 
 def test_a_record_knows_no_report_and_a_report_runs_nothing() -> None:
-    assert offenders("nas/record", "nas.report", "nas.objectives", "nas.training", "nas.data", "nas.run") == []
+    assert (
+        offenders("nas/record", "nas.report", "nas.objectives", "nas.training", "nas.data", "nas.run") == []
+    )
     assert offenders("nas/report", "nas.objectives", "nas.data", "nas.oneshot", "nas.run", "importlib") == []
 
 

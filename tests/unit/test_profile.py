@@ -10,7 +10,7 @@ import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas.errors import InputError
-from nas.report import network_drawing
+from nas.report import network_drawing, network_layout
 from nas.training.network import outline
 from nas.training.profile import Layer, dissect, measure, repeats
 from nas.training.programs import Shape, lower_step
@@ -178,11 +178,11 @@ def test_dense_blocks_are_repeats_though_each_layer_reads_more():
 
 def test_folding_keeps_what_is_connected():
     layers = dissect(*network_of("densenetbc100")).layers
-    kept, groups = network_drawing.fold(layers)
+    kept, groups = network_layout.fold(layers)
     assert [remark for _, remark in groups] == ["× 16"] * 3
-    assert len(kept) == len(layers) - 3 * (16 - network_drawing.SHOWN - 2)
+    assert len(kept) == len(layers) - 3 * (16 - network_layout.SHOWN - 2)
     hidden = [layer for layer in kept if "more" in layer.kind]
-    assert [layer.kind for layer in hidden] == [f"… {16 - network_drawing.SHOWN - 1} more"] * 3
+    assert [layer.kind for layer in hidden] == [f"… {16 - network_layout.SHOWN - 1} more"] * 3
     for number, layer in enumerate(kept, 1):
         assert all(0 <= i < number for i in layer.inputs)
     first = groups[0][0]
