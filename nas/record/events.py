@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError
+from nas.record.fields import integer, integer_or_none, number, numbers, seconds_of
 from nas.record.run import Observation, Run
 from nas.space import Architecture
 from nas.trial import Final, Measurement, SupernetMeasurement, Trial, measurement_kind
@@ -58,7 +59,7 @@ class State:
             "done": self._done,
         }
         kind = event.get("event")
-        if kind not in accept:
+        if not isinstance(kind, str) or kind not in accept:
             raise ValueError(f"event={kind!r} is not one of {', '.join(accept)}")
         return accept[kind](event)
 
@@ -81,14 +82,14 @@ class State:
 
     def _trial(self, event: dict[str, Any]) -> Callable[[], None]:
         trial = Trial(
-            id=_integer(event, "id"),
+            id=integer(event, "id", 0),
             arch=_arch(event),
-            budget=_integer(event, "budget"),
-            seed=_integer(event, "seed"),
-            bracket=_integer_or_none(event, "bracket"),
-            rung=_integer_or_none(event, "rung"),
-            params=_integer_or_none(event, "params"),
-            macs_per_image=_integer_or_none(event, "macs_per_image"),
+            budget=integer(event, "budget", 1),
+            seed=integer(event, "seed"),
+            bracket=integer_or_none(event, "bracket"),
+            rung=integer_or_none(event, "rung"),
+            params=integer_or_none(event, "params"),
+            macs_per_image=integer_or_none(event, "macs_per_image"),
         )
         if trial.id in self.trials:
             raise ValueError(f"trial {trial.id} a second time")
@@ -96,13 +97,13 @@ class State:
 
     def _promotion(self, event: dict[str, Any]) -> Callable[[], None]:
         trial = self._running(event)
-        budget = _integer(event, "budget")
+        budget = integer(event, "budget")
         if budget <= trial.budget:
             raise ValueError(f"trial {trial.id} promoted from budget {trial.budget} to {budget}")
         trial = trial.replace(
             budget=budget,
-            bracket=_integer_or_none(event, "bracket"),
-            rung=_integer_or_none(event, "rung"),
+            bracket=integer_or_none(event, "bracket"),
+            rung=integer_or_none(event, "rung"),
         )
         return lambda: self.trials.update({trial.id: trial})
 
@@ -111,11 +112,11 @@ class State:
         measurement = _measured(event)
         if measurement.budget <= trial.spent:
             raise ValueError(f"trial {trial.id} measured at budget {measurement.budget} after {trial.spent}")
-        seen = Observation(trial.id, measurement, _seconds(event, "elapsed_seconds"))
+        seen = Observation(trial.id, measurement, seconds_of(event, "elapsed_seconds"))
         trial = trial.add(measurement)
         for name in ("params", "macs_per_image"):
             if event.get(name) is not None:
-                trial = trial.replace(**{name: _integer(event, name)})
+                trial = trial.replace(**{name: integer(event, name, 0)})
 
         def commit() -> None:
             self.trials[trial.id] = trial
@@ -131,7 +132,7 @@ class State:
             raise ValueError(f"status={status!r} is not one of completed, stopped, failed")
         if status == "failed" and not error:
             raise ValueError(f"trial {trial.id} failed without a reason")
-        lost = {name: _seconds(event, name) for name in self.lost}
+        lost = {name: seconds_of(event, name) for name in self.lost}
         trial = trial.replace(status=status, error=None if error is None else str(error))
 
         def commit() -> None:
@@ -145,19 +146,19 @@ class State:
         error = event.get("error")
         final = Final(
             arch=_arch(event),
-            seed=_integer(event, "seed"),
-            epochs=_integer(event, "epochs"),
-            params=_integer_or_none(event, "params"),
-            macs_per_image=_integer_or_none(event, "macs_per_image"),
+            seed=integer(event, "seed"),
+            epochs=integer(event, "epochs", 1),
+            params=integer_or_none(event, "params"),
+            macs_per_image=integer_or_none(event, "macs_per_image"),
             error=None if error is None else str(error),
             evaluation=str(event.get("evaluation", "centre")),
-            **_numbers(event, _TESTED),
+            **numbers(event, _TESTED),
         )
         if any(
             (old.arch, old.seed, old.epochs) == (final.arch, final.seed, final.epochs) for old in self.finals
         ):
             raise ValueError(f"a second final training of one architecture with seed {final.seed}")
-        elapsed = _seconds(event, "elapsed_seconds")
+        elapsed = seconds_of(event, "elapsed_seconds")
 
         def commit() -> None:
             self.finals.append(final)
@@ -166,7 +167,7 @@ class State:
         return commit
 
     def _done(self, event: dict[str, Any]) -> Callable[[], None]:
-        elapsed = _seconds(event, "elapsed_seconds")
+        elapsed = seconds_of(event, "elapsed_seconds")
 
         def commit() -> None:
             self.done = True
@@ -175,7 +176,7 @@ class State:
         return commit
 
     def _running(self, event: dict[str, Any]) -> Trial:
-        trial = self.trials.get(_integer(event, "id"))
+        trial = self.trials.get(integer(event, "id"))
         if trial is None:
             raise ValueError(f"{event['event']} of trial {event['id']}, which was not started")
         if trial.status != "running":
@@ -190,16 +191,17 @@ def _measured(event: Mapping[str, Any]) -> Measurement:
     kind = measurement_kind(event)
     further: dict[str, Any] = {}
     if kind is SupernetMeasurement:
-        further = {"derived": _arch(event, "derived"), "skips": _integer(event, "skips")}
+        further = {"derived": _arch(event, "derived"), "skips": integer(event, "skips", 0)}
         further |= {"weights": _weights(event), "stopped": event.get("stopped") is True}
-    return kind(budget=_integer(event, "budget"), **_numbers(event, _float_fields(kind)), **further)
+    budget = integer(event, "budget", 1)
+    return kind(budget=budget, **numbers(event, _float_fields(kind)), **further)
 
 
 def _weights(event: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     weights = event.get("weights")
     if not isinstance(weights, dict) or not all(isinstance(of, dict) for of in weights.values()):
         raise ValueError(f"weights={weights!r} are not JSON objects by choice")
-    return {name: {value: _number(of, value) for value in of} for name, of in weights.items()}
+    return {name: {value: number(of, value) for value in of} for name, of in weights.items()}
 
 
 @functools.cache
@@ -208,37 +210,6 @@ def _float_fields(kind: type) -> tuple[str, ...]:
 
 
 _TESTED = _float_fields(Final)
-
-
-def _integer(event: Mapping[str, Any], name: str) -> int:
-    value = event.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} is not an integer")
-    return value
-
-
-def _integer_or_none(event: Mapping[str, Any], name: str) -> int | None:
-    return None if event.get(name) is None else _integer(event, name)
-
-
-def _numbers(event: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    return {
-        name: _seconds(event, name) if name.endswith("_seconds") else _number(event, name) for name in names
-    }
-
-
-def _number(event: Mapping[str, Any], name: str) -> float:
-    value = event.get(name, "missing")
-    if value is None:
-        return math.nan
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} is not a number")
-    return float(value)
-
-
-def _seconds(event: Mapping[str, Any], name: str) -> float:
-    """Times may be absent (`without_times`); an unknown one counts as none, so that sums stay numbers."""
-    return 0.0 if event.get(name) is None else _number(event, name)
 
 
 def _arch(event: Mapping[str, Any], name: str = "arch") -> Architecture:
@@ -250,11 +221,11 @@ def _arch(event: Mapping[str, Any], name: str = "arch") -> Architecture:
 def replay(path: Path, lines: Iterable[Any]) -> State:
     """What the lines of the file at ``path`` amount to. Raises InputError, which names file and line."""
     state = State()
-    for number, line in enumerate(lines, 1):
+    for place, line in enumerate(lines, 1):
         try:
             if isinstance(line, ValueError):
                 raise line
             state.accept(line)()
         except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
+            raise InputError(f"{path}:{place}: {error}") from error
     return state

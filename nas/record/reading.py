@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.record.events import TRIALS, replay
+from nas.record.fields import integer
 from nas.record.files import CONFIG, holds, parsed, read
 from nas.record.run import Run
 
@@ -27,6 +28,11 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     config, env, lines = read(folder, TRIALS)
+    try:
+        if config.get("seed") is not None:
+            integer(config, "seed")
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
     return replay(folder / TRIALS, lines).run(folder, config, env)
 
 

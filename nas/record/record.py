@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.record.events import TRIALS, State, replay
-from nas.record.files import ENV, Lines, plain, read_json
+from nas.record.files import ENV, Lines, load, plain, read_json
 from nas.record.run import Observation, Run
 from nas.trial import Final, Measurement, Status, Trial
 
@@ -212,6 +212,6 @@ class Record:
             raise ValueError(f"{self.folder}: the record is closed")
         line = json.dumps(plain(event), allow_nan=False)
         # Read back before it is written: state is what a reader will see, and nonsense never gets out.
-        commit = self._state.accept(json.loads(line))
+        commit = self._state.accept(load(line.encode()))
         self._lines.append(line, lambda: f"{len(self._state.history):,} measurements")
         commit()

@@ -35,7 +35,7 @@ from nas.record import (
 from nas.record import files as files_module
 from nas.record.files import environment
 from nas.space import Architecture
-from nas.trial import Final, Measurement, Trial
+from nas.trial import Final, Measurement, ScoreMeasurement, Trial
 
 ROOT = Path(__file__).parents[2]
 CONFIG_VALUES = {"space": "chain", "strategy": "random", "seed": 0, "epochs": 3, "fix": (), "rate": 0.1}
@@ -631,6 +631,10 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_touched(tmp_path):
             assert (folder / TRIALS).read_bytes() == damaged
 
 
+TOO_LONG = "damaged line, 10000000000000000000… does not fit into 64 bits"
+MEASURED = '{"event": "measurement", "id": 2, "budget": 1, "valid_accuracy": '
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -649,6 +653,47 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_touched(tmp_path):
         ('{"event": "end", "id": 0, "status": "stopped"}', "end of trial 0, which has ended (completed)"),
         ('{"event": "measurement", "id": 2, "budget": 1}', "valid_accuracy='missing' is not a number"),
         ('{"event": "measurement", "id": 2, "budget": true}', "budget=True is not an integer"),
+        (
+            '{"event": ["trial"]}',
+            "event=['trial'] is not one of trial, promotion, measurement, end, final, done",
+        ),
+        (
+            '{"event": "end", "id": 1' + 400 * "0" + "}",
+            TOO_LONG,
+        ),
+        (
+            '{"event": "end", "id": 1' + 9999 * "0" + "}",
+            TOO_LONG,
+        ),
+        (
+            '{"event": "end", "id": 36893488147419103232}',
+            "damaged line, 36893488147419103232 does not fit into 64 bits",
+        ),
+        ('{"event": "done", "elapsed_seconds": 1e999}', "damaged line, 1e999 does not fit into 64 bits"),
+        ('{"event": "done", "elapsed_seconds": NaN}', "damaged line, not JSON (NaN)"),
+        ('{"event": "done", "elapsed_seconds": 1e300}', "elapsed_seconds=1e+300 is not between 0 and 1e+12"),
+        ('{"event": "done", "elapsed_seconds": -1}', "elapsed_seconds=-1 is not between 0 and 1e+12"),
+        (
+            '{"event": "end", "id": 2, "status": "stopped", "train_seconds": -0.5}',
+            "train_seconds=-0.5 is not between 0 and 1e+12",
+        ),
+        ('{"event": "x", "y": ' + 65 * "[" + 65 * "]" + "}", "damaged line, nested too deeply"),
+        ('{"event": "x", "y": ' + 99_999 * "[" + 99_999 * "]" + "}", "damaged line, nested too deeply"),
+        ('{"event": "trial", "id": -1, "arch": {}, "budget": 1, "seed": 0}', "id=-1 is below 0"),
+        ('{"event": "trial", "id": 3, "arch": {}, "budget": -1, "seed": 0}', "budget=-1 is below 1"),
+        ('{"event": "measurement", "id": 2, "budget": -1}', "budget=-1 is below 1"),
+        (
+            MEASURED + "2}",
+            "valid_accuracy=2 is not between 0 and 1",
+        ),
+        (
+            MEASURED + "-1.0}",
+            "valid_accuracy=-1.0 is not between 0 and 1",
+        ),
+        (
+            '{"event": "final", "arch": {}, "seed": 0, "epochs": 1, "test_accuracy": 1.5}',
+            "test_accuracy=1.5 is not between 0 and 1",
+        ),
     ],
 )
 def test_a_line_that_makes_no_sense_is_named(tmp_path, line, said):
@@ -662,6 +707,38 @@ def test_a_line_that_makes_no_sense_is_named(tmp_path, line, said):
     with pytest.raises(InputError) as refusal:
         read_run(folder)
     assert str(refusal.value) == f"{folder}/{TRIALS}:{count + 1}: {said}"
+
+
+def test_a_score_may_be_any_number(tmp_path):
+    with create(tmp_path / "run") as record:
+        record.start(trial(0))
+        record.measure(0, ScoreMeasurement.of(1, -2.5e6, evaluate_seconds=0.1))
+    assert read_run(tmp_path / "run").trials[0].score == -2.5e6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1' + 400 * "0" + "}", "damaged, 10000000000000000000… does not fit into 64 bits"),
+        ('{"a": ' + 99_999 * "[" + 99_999 * "]" + "}", "damaged, nested too deeply"),
+        ('{"a": ' + 500 * '{"b": ' + "1" + 500 * "}" + "}", "damaged, nested too deeply"),
+        ('{"seed": [1]}', "seed=[1] is not an integer"),
+    ],
+)
+def test_a_config_that_no_run_has_is_named(tmp_path, text, said):
+    folder = tmp_path / "run"
+    with create(folder):
+        pass
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(InputError) as refusal:
+        read_run(folder)
+    assert str(refusal.value) == f"{folder}/{CONFIG}: {said}"
+
+
+def test_a_config_that_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"its config cannot be recorded: .* does not fit into 64 bits"):
+        Record.create(tmp_path / "run", {"seed": 10**20}, env={})
+    assert not (tmp_path / "run").exists()
 
 
 def test_damaged_config_and_env_are_named(tmp_path):
