@@ -21,9 +21,9 @@ for folder in (ROOT / "scripts", ROOT):
 from _cli import run  # noqa: E402  (the path has to be set first)
 from nas.errors import InputError  # noqa: E402
 from nas.objectives.train import DataConfig  # noqa: E402
-from nas.results.plots import save  # noqa: E402
-from nas.results.record import Run, is_run  # noqa: E402
-from nas.results.tables import NO_VALUE  # noqa: E402
+from nas.record import Run, is_run  # noqa: E402
+from nas.report.plots import save  # noqa: E402
+from nas.report.result_table import NO_VALUE  # noqa: E402
 from nas.run.training import train_to_end  # noqa: E402
 from nas.space import Architecture, SearchSpace  # noqa: E402
 from nas.training.loop import TrainingConfig  # noqa: E402

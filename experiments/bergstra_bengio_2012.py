@@ -16,7 +16,7 @@ grid, make five times the updates of the 100 that half of the random trials have
 
 All trials of an experiment are drawn beforehand, nothing is chosen by test accuracy, and every trial is tested once:
 the test accuracy of the best by validation, and how sure that is, are the paper's equations 5 and 6
-(`nas.results.statistics.experiments`). efficiency.png is its random-experiment efficiency curve; relevance.png its
+(`nas.report.statistics.experiments`). efficiency.png is its random-experiment efficiency curve; relevance.png its
 figure 7, the relevance of each hyperparameter to validation accuracy: 1 over the length scale of a Gaussian process
 with a squared exponential kernel (scikit-learn's), refitted to random 80 % of the trials.
 
@@ -58,8 +58,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from nas.objectives.train import DataConfig
-from nas.results.record import Record, Run
-from nas.results.statistics import Experiments, efficiency_curve, experiments
+from nas.record import Record, Run
+from nas.report.statistics import Experiments, efficiency_curve, experiments
 from nas.run import local
 from nas.run.driver import Listener
 from nas.run.progress import Progress

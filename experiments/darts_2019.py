@@ -39,9 +39,9 @@ from matplotlib.figure import Figure
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.record import Run
-from nas.results.statistics import mean_interval
-from nas.results.tables import format_percent, format_seconds
+from nas.record import Run
+from nas.report.result_table import format_percent, format_seconds
+from nas.report.statistics import mean_interval
 from nas.run.sweep import SearchOptions, narrowed, search
 from nas.run.training import train_to_end
 from nas.space import Architecture

@@ -42,8 +42,8 @@ from matplotlib.figure import Figure
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
 from nas.oneshot.monitor import STOPS, Epoch, stopping
-from nas.results.record import Run
-from nas.results.tables import format_percent, format_seconds
+from nas.record import Run
+from nas.report.result_table import format_percent, format_seconds
 from nas.run.sweep import SearchOptions, search
 from nas.space import Architecture
 from nas.strategies import StrategyConfig

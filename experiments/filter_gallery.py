@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_image
 from nas import ops
 from nas.data import load
 from nas.errors import InputError
-from nas.results.plots import save
+from nas.report.plots import save
 
 CLAIM = Claim(
     paper="no paper: the filters of the lecture, as in textbooks of image processing",

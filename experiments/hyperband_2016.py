@@ -32,12 +32,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from nas.objectives.train import DataConfig
-from nas.results.plots import anytime_figure, regret_figure
-from nas.results.record import Run
-from nas.results.report import write_comparison
-from nas.results.searches import Comparison, is_comparison
-from nas.results.statistics import cost_to_reach, incumbent, mean_interval, spearman, speed_up
-from nas.results.tables import format_mean, format_percent, markdown
+from nas.record import Run
+from nas.record.comparison import Comparison, is_comparison
+from nas.report.plots import anytime_figure, regret_figure
+from nas.report.report import write_comparison
+from nas.report.result_table import format_mean, format_percent, markdown
+from nas.report.statistics import cost_to_reach, incumbent, mean_interval, spearman, speed_up
 from nas.run import tabular
 from nas.run.sweep import SearchOptions, pass_epochs, search, session
 from nas.strategies import StrategyConfig

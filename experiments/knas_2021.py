@@ -38,7 +38,7 @@ from nas.objectives.score import Scorer
 from nas.objectives.table import TableObjective
 from nas.objectives.train import DataConfig
 from nas.proxies import BASELINES, PROXIES, majority, mean_rank
-from nas.results.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
+from nas.report.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
 from nas.run.scoring import ScoreTable, score_architectures
 from nas.space import Architecture
 from nas.tables import load_table

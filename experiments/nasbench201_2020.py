@@ -37,9 +37,9 @@ from _experiment import (
 
 from nas.errors import InputError
 from nas.objectives.table import TableObjective
-from nas.results import tables
-from nas.results.report import write_comparison
-from nas.results.searches import Comparison, is_comparison
+from nas.record.comparison import Comparison, is_comparison
+from nas.report import result_table
+from nas.report.report import write_comparison
 from nas.run.tabular import TableOptions, compare
 from nas.tables import Table, load_table
 from nas.tables.nasbench201 import HOW
@@ -132,7 +132,7 @@ def main(config: Config) -> None:
     comparison = compare(options, spaces_with, folder, resume=config.resume and is_comparison(folder))
     report = write_comparison(folder)
     text = "\n".join(
-        [tables.markdown(list(rows(table, comparison))), *effects(comparison), *report.notes[:2]]
+        [result_table.markdown(list(rows(table, comparison))), *effects(comparison), *report.notes[:2]]
     )
     write_results(out, text, {})
     for path in report.files:

@@ -35,7 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.objectives.train import DataConfig
-from nas.results.record import Run
+from nas.record import Run
 from nas.space import Architecture
 from nas.trial import MeasurementWithTest
 from search_spaces.resnet import NAMED, SPACE

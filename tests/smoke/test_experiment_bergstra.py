@@ -15,7 +15,7 @@ import pytest
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.record import Record, Run, read_run, record_difference
+from nas.record import Record, Run, read_run, record_difference
 from nas.space import Architecture
 from nas.strategies import STRATEGIES, StrategyConfig, recorded
 from nas.trial import Trial

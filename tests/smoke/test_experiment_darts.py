@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.results.record import read_run
+from nas.record import read_run
 from nas.space import Architecture
 from nas.trial import Measurement, Trial
 from search_spaces.darts import genotype_of, read_genotype

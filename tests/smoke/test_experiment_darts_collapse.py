@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas.oneshot.monitor import STOPS, Epoch, stop_on_curvature, stopping
-from nas.results.record import read_run
+from nas.record import read_run
 from nas.run.sweep import search
 from nas.trial import SupernetMeasurement
 from search_spaces.nasbench201 import SPACE
