@@ -41,7 +41,9 @@ WRONG = {
     "a table that is not there": (
         ("compare", "--objective", "table", "--table", "none.npz"), "table: there is no file none.npz"),
     "no table of a space": (
-        ("compare", "--objective", "table", "--space", "natssize"), "table: there is none named natssize, only nasbench201"),
+        ("compare", "--objective", "table", "--space", "natssize"),
+        "table: there is none named natssize, only nasbench201",
+    ),
     "unknown data set": (("search", *SEARCH, "--dataset", "cifra10"), "cifra10"),
     "a data set not prepared": (("search", *SEARCH, "--dataset", "cifar100", "--data-dir", "here"), "prepare_data.py"),
     "unknown choice": (("search", *SEARCH, "--fix", "colour=red"), "colour"),
