@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float32
 
 # What each draws for a batch; see `draw`.
 AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca")
@@ -25,10 +26,12 @@ def crop_pad(size: int) -> int:
     return max(1, round(size / 8))
 
 
-def principal_components(covariance: np.ndarray) -> np.ndarray:
-    """float32 [C, C], column i the i-th principal component of the pixels times its variance: l_i p_i.
+def principal_components(
+    covariance: Float[np.ndarray, "channel channel"],
+) -> Float32[np.ndarray, "channel channel"]:
+    """Column i is the i-th principal component of the pixels times its variance: l_i p_i.
 
-    ``covariance`` [C, C] is that of pixels in [0, 1]. On one channel the only component is 1.
+    ``covariance`` is that of pixels in [0, 1]. On one channel the only component is 1.
     """
     variances, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))]
@@ -61,7 +64,7 @@ def draw(
     steps: int,
     batch: int,
     image_shape: tuple[int, int, int],
-    components: np.ndarray | None = None,
+    components: Float32[np.ndarray, "channel channel"] | None = None,
 ) -> dict[str, np.ndarray]:
     """The random numbers of ``steps`` batches, each with leading axes [steps, batch] (mixup: [steps]).
 
@@ -101,8 +104,13 @@ def draw(
     return plan
 
 
-def adjust_colour(images: Array, factors: Array, mean: Array, std: Array) -> Array:
-    """Brightness, contrast and saturation of normalised ``images`` [B, H, W, C] times ``factors`` [B, 3].
+def adjust_colour(
+    images: Float[Array, "batch height width channel"],
+    factors: Float[Array, "batch 3"],
+    mean: Float[Array, " channel"],
+    std: Float[Array, " channel"],
+) -> Float[Array, "batch height width channel"]:
+    """Brightness, contrast and saturation of normalised ``images`` times ``factors``.
 
     Contrast is about each image's mean, saturation about each pixel's mean over channels (no effect on
     one channel); done on pixels in [0, 1] without clipping.
