@@ -111,12 +111,7 @@ def _key(what: str, shape: Any, network: Any, lower: Callable[..., Any]) -> str 
     flags = {name: value for name, value in sorted(os.environ.items()) if _is_flag(name)}
     devices = [f"{device.platform} {device.device_kind}" for device in jax.local_devices()]
     parts = (
-<<<<<<< HEAD
-        what, repr(shape), repr(network), sources, _sources(), jax.__version__,
-        importlib.metadata.version("jaxlib"), sys.version, devices, flags, cpu.native_status(), cpu.processor(),
-=======
         described, sources, sys.version, devices, flags, cpu.native_status(), cpu.processor(),
->>>>>>> main
         jax.config.values["jax_enable_x64"], jax.config.values["jax_default_matmul_precision"],
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
