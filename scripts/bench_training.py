@@ -35,8 +35,6 @@ class Config:
     """length of a turn"""
     resnet: bool = True
     """ResNet-20 too"""
-    formulation: str = "auto"
-    """this code's formulation: auto, program or pieces"""
     json: Path | None = None
     """write the figures there too"""
 
@@ -60,7 +58,7 @@ def main(config: Config) -> None:
     rows = []
     for name, space, arch, image_shape, batch_size in jobs:
         network = SPACES[space].build(arch, 10)  # type: ignore[misc]
-        ours, compile_seconds = jax_step(network, image_shape, batch_size, config.formulation)
+        ours, compile_seconds = jax_step(network, image_shape, batch_size)
         theirs = torch_step(network, image_shape, batch_size)
         speeds = [(images_a_second(ours, batch_size, config), images_a_second(theirs, batch_size, config))
                   for _ in range(config.rounds)]  # fmt: skip
@@ -100,7 +98,7 @@ def images_a_second(step: Callable[[], Any], batch_size: int, config: Config) ->
 
 
 def jax_step(
-    network: Any, image_shape: tuple[int, int, int], batch_size: int, formulation: str
+    network: Any, image_shape: tuple[int, int, int], batch_size: int
 ) -> tuple[Callable[[], None], float]:
     """A training step of ``network`` in this code, and the seconds that compiling it took."""
     import jax
@@ -108,19 +106,19 @@ def jax_step(
 
     from nas.training.network import Noise
     from nas.training.optimiser import Rates
-    from nas.training.programs import Batch, Shape, make_runner, timed
+    from nas.training.programs import Batch, Runner, Shape, timed
     from nas.training.stored import use_compilation_cache
 
     use_compilation_cache()
     shape = Shape(image_shape, 10, batch_size, batch_size, "nesterov")
-    runner = make_runner(network, shape, formulation)
+    runner = Runner(network, shape)
     _, compile_seconds = timed(runner.compile)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch_size, *image_shape), np.float32)
     target = np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch_size)]
     batch = Batch(*jax.device_put((images, target, target.argmax(1).astype(np.int32))))
     noise, decay = Noise(np.float32(0.1), np.uint32(1)), np.float32(0)
-    rates = Rates(np.float32(1e-3), np.float32(1e-4), np.float32(0), np.int32(0))
+    rates = Rates(np.float32(1e-3), np.float32(1e-4))
     state = runner.init(0)
 
     def step() -> None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nas import ops
+from nas.cpu import native_status
 from nas.errors import InputError
+from nas.nn.count import macs_of_equation
 from nas.training.network import Extra, Noise, Outline, abstract
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
@@ -111,7 +112,7 @@ def _macs_by_path(jaxpr: Any, paths: set[tuple[str, ...]]) -> dict[tuple[str, ..
     """The program's multiply-adds by the module that each equation was traced in; () has those of none."""
     found: dict[tuple[str, ...], int] = {}
     for equation in jaxpr.eqns:
-        count = ops.macs_of_equation(equation)
+        count = macs_of_equation(equation)
         if not count:
             continue
         scope = tuple(str(equation.source_info.name_stack).split("/")[1:])  # the first is the network itself
@@ -278,7 +279,7 @@ class Measured(NamedTuple):
 
 def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
     """Compile and run ``network``: forward passes and training steps, each for ``seconds`` (at least 3 times)."""
-    ops.native_status()  # builds the native kernels, where nobody has, before any time is taken
+    native_status()  # builds the native kernels, where nobody has, before any time is taken
     forward, forward_compile_seconds = {}, 0.0
     for size in dict.fromkeys((1, shape.batch_size)):
         lowered = functools.partial(
@@ -296,7 +297,7 @@ def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
     labels = target.argmax(axis=1).astype(np.int32)
     batch = Batch(*jax.device_put((images.astype(jax.numpy.dtype(shape.dtype)), target, labels)))
     zero = np.float32(0)
-    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero, np.float32(np.inf), np.int32(0))
+    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero)
     state = place(init_state(network, shape, 0), None)
     forward_seconds = {
         size: _median_seconds(lambda f=f, size=size: f(state.variables, batch.images[:size]), seconds)

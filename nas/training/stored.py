@@ -25,8 +25,8 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
-from nas import ops
 from nas.cache import cache_root
+from nas.cpu import native_status, processor
 
 SOURCES = ("nas", "search_spaces")  # what a program's values can depend on beside the network's own module
 
@@ -99,7 +99,7 @@ def _key(what: str, shape: Any, network: Any) -> str | None:
         return None
     parts = (
         what, repr(shape), repr(network), sources, _sources(), jax.__version__,
-        importlib.metadata.version("jaxlib"), sys.version, devices, flags, ops.native_status(), ops.processor(),
+        importlib.metadata.version("jaxlib"), sys.version, devices, flags, native_status(), processor(),
         jax.config.values["jax_enable_x64"], jax.config.values["jax_default_matmul_precision"],
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
