@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_sample_image
 
-from nas import ops
 from nas.data import load
 from nas.errors import InputError
+from nas.nn.layers import conv2d
 from nas.report.plots import save
 
 CLAIM = Claim(
@@ -118,7 +118,7 @@ def responses(image: np.ndarray) -> dict[str, np.ndarray]:
     found = {}
     for name, each in FILTERS.items():
         kernel = np.repeat(each.weights[:, :, None, None], channels, axis=3)
-        y = ops.conv2d(jnp.asarray(image)[None], jnp.asarray(kernel), padding="VALID", groups=channels)
+        y = conv2d(jnp.asarray(image)[None], jnp.asarray(kernel), "VALID", groups=channels)
         found[name] = np.asarray(y[0])
     return found
 

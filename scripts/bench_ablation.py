@@ -80,7 +80,9 @@ def main(config: Config) -> None:
             _cell(sweep.get("compile_seconds"), 9, 1),
         ]  # fmt: skip
         print(f"{group:28} {' '.join(cells)}", flush=True)
-    print("images/s and scores/min: geometric means; compile s: median of chain, supernet, sum of the sweep's trials")
+    print(
+        "images/s and scores/min: geometric means; compile s: median of chain, supernet, sum of the sweep's trials"
+    )
     if config.json:
         config.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -67,7 +67,10 @@ def main(config: Config) -> None:
     for score in config.scores:
         row = compare(score, config)
         rows.append(row)
-        beside = [row.get(key, float("nan")) for key in ("torch_per_minute", "ratio", "second_half_ratio", "cpu_ratio")]
+        beside = [
+            row.get(key, float("nan"))
+            for key in ("torch_per_minute", "ratio", "second_half_ratio", "cpu_ratio")
+        ]
         print(f"{score:14} {row['networks']:8} {row['per_minute']:8.1f} {beside[0]:8.1f} "
               f"{beside[1]:6.2f} {beside[2]:8.2f} {beside[3]:6.2f}", flush=True)  # fmt: skip
     if config.json:

@@ -233,7 +233,12 @@ def _mixture(
 
 
 def _mixture_backward(
-    dy: Array, weights: Array, *arrays: Array, positions: tuple[int, ...], normed: tuple[bool, ...], eps: float
+    dy: Array,
+    weights: Array,
+    *arrays: Array,
+    positions: tuple[int, ...],
+    normed: tuple[bool, ...],
+    eps: float,
 ) -> Arrays:
     maps = arrays[: len(normed)]
     through = [_by_batch(x, eps) if norm else (x,) for x, norm in zip(maps, normed, strict=True)]
@@ -244,7 +249,9 @@ def _mixture_backward(
     return [
         of_weights,
         *(
-            batch_norm_backward_kernel(identity, given, x, *one[1:], *_ones_and_zeros(x))[0] if norm else given
+            batch_norm_backward_kernel(identity, given, x, *one[1:], *_ones_and_zeros(x))[0]
+            if norm
+            else given
             for given, x, one, norm in zip(of_maps, maps, through, normed, strict=True)
         ),
     ]

@@ -1,7 +1,8 @@
 """The C++ kernels for CPU: built by the system's compiler on first use, kept in a cache folder.
 
-``NAS_NATIVE=0`` does without them, ``NAS_NATIVE=-convolution,-pooling`` without those named (`enabled`). They live under ``NAS_CACHE_DIR`` (or ~/.cache/nas), one shared library
-for each source, compiler, jaxlib and processor. XLA calls them through its foreign function interface.
+``NAS_NATIVE=0`` does without them, ``NAS_NATIVE=-convolution,-pooling`` without those named (`enabled`). They live
+under ``NAS_CACHE_DIR`` (or ~/.cache/nas), one shared library for each source, compiler, jaxlib and processor. XLA calls
+them through its foreign function interface.
 """
 
 import concurrent.futures

@@ -39,8 +39,8 @@ def batch_norm_act(
 ) -> tuple[Array, Array, Array]:
     """``activation((x - mean) / sqrt(var + eps) * scale + bias [+ residual])``, mean and var (Ioffe, Szegedy 2015).
 
-    ``x`` and ``residual`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]. Gradients flow
-    through the first result alone: mean and var are there for running statistics.
+    ``x`` and ``residual`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]. Gradients
+    flow through the first result alone: mean and var are there for running statistics.
     """
     if not fused(activation):
         y, mean, var = batch_norm_act(x, scale, bias, eps=eps)

@@ -15,8 +15,8 @@ import numpy as np
 from nas import cpu
 from nas.data import Dataset, load, load_test
 from nas.errors import InputError
-from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.nn.bridge import as_linen
+from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.space import Architecture, SearchSpace
 from nas.training.checkpoint import Checkpoints
 from nas.training.hyper import Hyper, hyper_of

@@ -1,7 +1,7 @@
 """Data augmentation: a few numbers an image are drawn on the host, the pixels change on the device.
 
 The draws are numpy's, a pure function of (seed, epoch), so that they are the same on every platform and
-cost no compilation; `nas.ops.gather_augmented` turns them and the uint8 images into one float batch.
+cost no compilation; `gather_images` turns them and the uint8 images into one float batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 # What each draws for a batch; see `draw`.
 AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca")
@@ -102,6 +103,66 @@ def draw(
         multiples = rng.normal(0, PCA_DEVIATION, (steps, batch, channels)).astype(np.float32)
         plan["offset"] = multiples @ components.T
     return plan
+
+
+def gather_images(
+    images: UInt8[Array, "all height width channel"],
+    index: Int[Array, " batch"],
+    mean: Float[Array, " channel"],
+    std: Float[Array, " channel"],
+) -> Float[Array, "batch height width channel"]:
+    """``(images[index] / 255 - mean) / std``; an index beyond the images takes the last one."""
+    return _normalised(images.at[index].get(mode="clip"), mean, std)
+
+
+def gather_augmented(
+    images: UInt8[Array, "all height width channel"],
+    index: Int[Array, " batch"],
+    mean: Float[Array, " channel"],
+    std: Float[Array, " channel"],
+    shift: Int[Array, "batch 2"],
+    flip: Bool[Array, " batch"],
+    cutout: Int[Array, "batch 3"],
+) -> Float[Array, "batch height width channel"]:
+    """`gather_images` with each image moved, mirrored and cut out as its row of the parameters says.
+
+    First moved: pixel (i, j) of the result is (i + dy, j + dx) of the image, for ``shift`` = (dy, dx); beyond its
+    edges pixels are 0 before normalisation. (Padding by p and cropping at random is dy and dx uniform on -p..p.)
+    Then mirrored left to right where ``flip``. Then the square ``cutout`` = (top, left, size), clipped by the edges,
+    is set to 0 after normalisation, the mean colour (DeVries and Taylor 2017); size 0 cuts nothing.
+    """
+    chosen = images.at[index].get(mode="clip")
+    _, height, width, _ = images.shape
+    row, column = jnp.arange(height), jnp.arange(width)
+    rows = row + shift[:, :1]
+    columns = jnp.where(flip[:, None], column[::-1], column) + shift[:, 1:]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    place = jnp.arange(index.shape[0])[:, None, None]
+    moved = chosen.at[place, rows[:, :, None], columns[:, None, :]].get(mode="clip")
+    out = _normalised(jnp.where(inside[..., None], moved, jnp.zeros((), moved.dtype)), mean, std)
+
+    def within(position: Array, first: Array) -> Array:
+        return (position >= first[:, None]) & (position < (first + cutout[:, 2])[:, None])
+
+    cut = within(row, cutout[:, 0])[:, :, None] & within(column, cutout[:, 1])[:, None, :]
+    return jnp.where(cut[..., None], jnp.zeros((), out.dtype), out)
+
+
+def _normalised(pixels: Array, mean: Array, std: Array) -> Array:
+    return (pixels.astype(mean.dtype) / 255 - mean) * (1 / std)
+
+
+def gather_targets(
+    labels: Int[Array, " all"], index: Int[Array, " batch"], num_classes: int, smoothing: ArrayLike = 0.0
+) -> tuple[Int[Array, " batch"], Float[Array, "batch class"]]:
+    """The labels at ``index``, and their target probabilities.
+
+    A label's class gets ``1 - smoothing + smoothing / num_classes``, every other ``smoothing / num_classes``
+    (Szegedy et al. 2016, section 7); ``smoothing`` may be traced. An index beyond the labels takes the last one.
+    """
+    chosen = labels.at[index].get(mode="clip")
+    low = jnp.asarray(smoothing, jnp.float32) / num_classes
+    return chosen, jnp.where(chosen[:, None] == jnp.arange(num_classes), 1 - smoothing + low, low)
 
 
 def adjust_colour(

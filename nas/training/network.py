@@ -58,9 +58,7 @@ def apply_train(
     given = keywords(network, train=True, **noise._asdict()) | further
     mutable = [*(name for name in variables if name != "params"), *Extra._fields]
     key = jax.random.key(noise.seed)  # for modules that use Flax's own dropout
-    output, updated = network.apply(
-        variables, *inputs, mutable=mutable, rngs={"dropout": key}, **given
-    )
+    output, updated = network.apply(variables, *inputs, mutable=mutable, rngs={"dropout": key}, **given)
     updated = dict(updated)
     sown = {name: updated.pop(name, {}) for name in Extra._fields}
     heads = jax.tree.leaves(sown["auxiliary"], is_leaf=_is_head)
@@ -138,7 +136,9 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
         made = _kept(made)
         kept = made.pop("intermediates", {})
         if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
-            program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(made, image)
+            program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(
+                made, image
+            )
 
     def size(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))

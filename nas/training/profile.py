@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from nas import cpu
-from nas.nn.count import macs_of_equation
 from nas.errors import InputError
+from nas.nn.count import macs_of_equation
 from nas.training.network import Extra, Noise, Outline, abstract
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
@@ -299,7 +299,7 @@ def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
     labels = target.argmax(axis=1).astype(np.int32)
     batch = Batch(*jax.device_put((images.astype(jax.numpy.dtype(shape.dtype)), target, labels)))
     zero = np.float32(0)
-    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero, np.float32(np.inf), np.int32(0))
+    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero)
     state = place(init_state(network, shape, 0), None)
     forward_seconds = {
         size: _median_seconds(lambda f=f, size=size: f(state.variables, batch.images[:size]), seconds)

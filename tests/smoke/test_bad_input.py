@@ -61,7 +61,6 @@ WRONG = {
         ("search", *SEARCH[:-2], "--strategy", "grid"), "--trials or --total-epochs"),
     "no budget": (("search", *SEARCH, "--total-epochs", "0"), "total_epochs: 0 is below 1"),
     "unknown dtype": (("search", *SEARCH, "--dtype", "float8"), "dtype: 'float8' is not one of"),
-    "unknown formulation": (("search", *SEARCH, "--formulation", "eager"), "formulation: 'eager' is not one of"),
     "impossible fraction": (("search", *SEARCH, "--valid-fraction", "1.5"), "valid_fraction"),
     "a subset too large": (("search", *SEARCH, "--subset", "100000"), "subset"),
     "hyper that the space has": (("search", *SEARCH, "--hyper", "learning_rate=1"), "hyper: learning_rate is a choice"),
