@@ -209,7 +209,7 @@ def jax_step(
     target = np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch_size)]
     batch = Batch(*jax.device_put((images, target, target.argmax(1).astype(np.int32))))
     noise, decay = Noise(np.float32(0.1), np.uint32(1)), np.float32(0)
-    rates = Rates(np.float32(1e-3), np.float32(1e-4), np.float32(0), np.int32(0))
+    rates = Rates(np.float32(1e-3), np.float32(1e-4), np.float32(np.inf))
     state = runner.init(0)
 
     def step() -> None:

@@ -7,7 +7,6 @@ A layer is called as ``layer(*inputs)``, with those of ``train=…`` and the tra
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from jax.typing import ArrayLike
 
 from nas.cpu.edges import Unnormalised, activate, add
 from nas.cpu.function import ACTIVATIONS as FUNCTIONS
+from nas.cpu.function import named
 from nas.cpu.normalisation import batch_norm_act, batch_norm_inference, layer_norm_act, moments
 from nas.nn import noise
 
@@ -134,14 +134,14 @@ def conv(
 
 
 def conv2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1, groups: int = 1) -> Array:
-    """Cross-correlation of images ``x`` [B, H, W, C] with a ``kernel`` [kh, kw, C / groups, O] that a layer makes itself."""
+    """Cross-correlation of ``x`` [B, H, W, C] with a ``kernel`` [kh, kw, C / groups, O] that a layer makes itself."""
     return lax.conv_general_dilated(
         x, kernel.astype(x.dtype), (stride, stride), padding_of(padding, x.shape, kernel.shape[0]),
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("padding", "stride"))
+@named("padding", "stride")
 def local2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1) -> Array:
     """Cross-correlation whose every output unit has weights of its own: no two windows share any.
 
@@ -265,9 +265,7 @@ def running(old: tuple[Array, Array], new: tuple[Array, Array]) -> tuple[Array, 
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("size", "alpha", "beta", "k")
-)  # by whose name `nas.nn.count` knows it
+@named("size", "alpha", "beta", "k")  # `nas.nn.count` knows it by its name
 def local_response_norm(
     x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> Array:

@@ -15,8 +15,9 @@ import numpy as np
 
 from nas import cpu
 from nas.errors import InputError
+from nas.nn.call import keywords
 from nas.nn.count import macs_of_equation
-from nas.training.network import Extra, Noise, Outline, abstract
+from nas.training.network import Extra, Noise, Outline, abstract, streams
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
 
