@@ -1,11 +1,17 @@
-"""What every experiment file shares: the import path, its claim, its scales, its command line."""
+"""What the experiment files share: claim, scales, command line, output folder, training, tables and axes."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT / "scripts", ROOT):
@@ -13,8 +19,29 @@ for folder in (ROOT / "scripts", ROOT):
         sys.path.insert(0, str(folder))
 
 from _cli import run  # noqa: E402  (the path has to be set first)
+from nas.errors import InputError  # noqa: E402
+from nas.objectives.train import DataConfig  # noqa: E402
+from nas.record import Run, is_run  # noqa: E402
+from nas.report.plots import save  # noqa: E402
+from nas.report.result_table import NO_VALUE  # noqa: E402
+from nas.run.training import train_to_end  # noqa: E402
+from nas.space import Architecture, SearchSpace  # noqa: E402
+from nas.training.loop import TrainingConfig  # noqa: E402
 
-__all__ = ["Claim", "ExperimentConfig", "run"]
+__all__ = [
+    "NO_VALUE",
+    "Claim",
+    "ExperimentConfig",
+    "describe_images",
+    "mean_and_deviation",
+    "recorded_training",
+    "result_folder",
+    "resumes",
+    "run",
+    "style",
+    "whole_numbers",
+    "write_results",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,3 +72,84 @@ class ExperimentConfig:
     """go on with the results in that folder"""
     data_dir: str | None = None
     """folder of prepared TFDS sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets"""
+
+
+def result_folder(config: ExperimentConfig, experiment: str) -> Path:
+    """The folder of the results. Raises InputError unless it is new or empty, or its results are resumed."""
+    out = config.out or Path("runs") / f"{experiment}-{config.scale}"
+    if config.resume and not out.is_dir():
+        raise InputError(f"{out}: nothing to resume there; start it without --resume")
+    if not config.resume and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    return out
+
+
+def resumes(config: ExperimentConfig, folder: Path) -> bool:
+    """Whether the run in ``folder``, one of those that the experiment consists of, is resumed or started."""
+    return config.resume and is_run(folder)
+
+
+def recorded_training(
+    config: ExperimentConfig,
+    space: SearchSpace,
+    arch: Architecture,
+    data: DataConfig,
+    folder: Path,
+    *,
+    training: TrainingConfig | None = None,
+    **more: Any,
+) -> Run:
+    """`train_to_end` with this experiment's data folder, resumed where it can be. Raises InputError if it fails."""
+    done = train_to_end(
+        space,
+        arch,
+        dataclasses.replace(data, data_dir=config.data_dir),
+        training or TrainingConfig(),
+        folder,
+        resume=resumes(config, folder),
+        **more,
+    )
+    if error := next((final.error for final in done.finals if final.error), None):
+        raise InputError(f"{folder}: {error}")
+    return done
+
+
+def write_results(out: Path, text: str, figures: Mapping[str, Figure], others: Sequence[str] = ()) -> None:
+    """``text`` as table.md and the figures by file name, in ``out``; prints the text and every file's path.
+
+    ``others`` are files of results that are there already.
+    """
+    (out / "table.md").write_text(text + "\n")
+    for name, figure in figures.items():
+        save(figure, out / name)
+    print(text)
+    for name in (*others, "table.md", *figures):
+        print(out / name)
+
+
+# --------------------------------------------------------------------------------------------- texts and axes
+
+
+def mean_and_deviation(percents: Sequence[float] | np.ndarray) -> str:
+    """``93.70 ± 0.36``: mean and standard deviation, as many papers give theirs."""
+    values = np.asarray(percents)
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+
+def describe_images(data: DataConfig) -> str:
+    """``3,000 images of cifar10 at 16 pixels``."""
+    subset = "" if data.subset is None else f"{data.subset:,} images of "
+    size = "" if data.image_size is None else f" at {data.image_size} pixels"
+    return f"{subset}{data.dataset}{size}"
+
+
+def style(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """A light grid behind the data, and no frame above and on the right."""
+    axes.grid(axis=grid, color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of the horizontal axis at whole numbers, such as epochs."""
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))

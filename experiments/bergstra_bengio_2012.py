@@ -16,17 +16,14 @@ grid, make five times the updates of the 100 that half of the random trials have
 
 All trials of an experiment are drawn beforehand, nothing is chosen by test accuracy, and every trial is tested once:
 the test accuracy of the best by validation, and how sure that is, are the paper's equations 5 and 6
-(`nas.results.statistics.experiments`). efficiency.png is its random-experiment efficiency curve; relevance.png its
+(`nas.report.statistics.experiments`). efficiency.png is its random-experiment efficiency curve; relevance.png its
 figure 7, the relevance of each hyperparameter to validation accuracy: 1 over the length scale of a Gaussian process
 with a squared exponential kernel (scikit-learn's), refitted to random 80 % of the trials.
 
-A trial: plain gradient descent on mini-batches in a fixed order, the rate divided by max(1, t / t0) at update t, for
-at most so many epochs and, after a least number, no longer than twice the epochs that the best validation accuracy
-took; tested with the weights that had it. Hidden weights are even over (-1, 1) or normal, times m / sqrt(inputs), m
-even over (0.2, 2), or times sqrt(6 / (inputs + units)); output weights and biases begin at 0. The L2 penalty is on
-both weight matrices. This follows the paper and, where that is silent, the authors' later code (hyperopt's
-``hpnnet``). Networks are padded to one of `WIDTHS`, their further units masked out, so that few programs are
-compiled; all hyperparameters but the width and the batch size are arguments of these.
+The networks, their training and the space are in `_hidden_layer`. A trial trains for at least so many epochs, no
+longer than twice the epochs that its best validation accuracy took, and at most so many (`Patience`); it is tested
+with the weights that had that accuracy. A trial whose loss is no longer a number has failed, and is tested with the
+weights that were best before.
 
 Different from the paper: every trial has a seed of its own (there, one of three); a pixel that never varies in
 training is dropped by normalisation, as is a component without variance. The sets are made by code (see
@@ -39,33 +36,37 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
-from jax import Array
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    result_folder,
+    resumes,
+    run,
+    style,
+    write_results,
+)
+from _hidden_layer import SPACE, HiddenLayerObjective, Problem
 from matplotlib.figure import Figure
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-from nas.data import Split, load_test
-from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import save
-from nas.results.record import Record, Run, is_run
-from nas.results.statistics import Experiments, efficiency_curve, experiments
-from nas.run.driver import Ended, Measured, Started
+from nas.record import Record, Run
+from nas.report.statistics import Experiments, efficiency_curve, experiments
+from nas.run import local
+from nas.run.driver import Listener
 from nas.run.progress import Progress
-from nas.space import Architecture, Categorical, LogUniform, SearchSpace, Uniform, When
-from nas.strategies import STRATEGIES, StrategyConfig
-from nas.training.programs import timed
+from nas.space import Architecture, Categorical, SearchSpace
+from nas.strategies import STRATEGIES, Strategy, StrategyConfig
 from nas.training.stored import use_compilation_cache
-from nas.trial import Final, Measurement, Trial
+from nas.trial import Trial
 
 CLAIM = Claim(
     paper="Bergstra, Bengio: Random search for hyper-parameter optimization, JMLR 13, 2012",
@@ -80,31 +81,7 @@ CLAIM = Claim(
     "not run",
 )
 
-SPACE = SearchSpace(
-    name="one_hidden_layer",
-    choices={
-        "preprocessing": Categorical(("raw", "normalised", "components"), changes_program=False),
-        "energy": Uniform(0.5, 1.0, changes_program=False),  # part of the variance that components keep
-        "hidden": LogUniform(18, 1024),  # units, to be rounded
-        "activation": Categorical(("tanh", "sigmoid"), changes_program=False),
-        "weights": Categorical(("uniform", "normal"), changes_program=False),
-        "scale": Categorical(("both_fans", "fan_in"), changes_program=False),
-        "multiplier": Uniform(0.2, 2.0, changes_program=False),
-        "batch_size": Categorical((20, 100)),
-        "learning_rate": LogUniform(1e-3, 10, changes_program=False),
-        "anneal_start": LogUniform(300, 30_000, changes_program=False),  # updates
-        "penalty": Categorical((False, True), changes_program=False),
-        "l2": LogUniform(3.1e-7, 3.1e-5, changes_program=False),
-    },
-    conditions={
-        "energy": When("preprocessing", values=("components",)),
-        "multiplier": When("scale", values=("fan_in",)),
-        "l2": When("penalty", values=(True,)),
-    },
-)
 GRID = ("preprocessing=raw", "activation=tanh", "weights=uniform", "scale=both_fans", "batch_size=20")
-WIDTHS = (64, 128, 256, 512, 1024)
-TEST_CHUNK = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,258 +149,66 @@ def space_of(arm: str, scale: Scale) -> SearchSpace:
     return SPACE if "preprocessed" in arm else SPACE.restrict(fix=("preprocessing=raw",))
 
 
-# -------------------------------------------------------------------------------------------- the network
-
-
-Numbers: TypeAlias = Array | np.ndarray
-
-
-class Params(NamedTuple):
-    """float32; ``hidden`` [inputs, width], ``output`` [width, classes]."""
-
-    hidden: Numbers
-    hidden_bias: Numbers
-    output: Numbers
-    output_bias: Numbers
-
-
-class Hyper(NamedTuple):
-    """What a program takes beside data; units beyond a network's own are masked. ``squash``: see `activate`."""
-
-    learning_rate: Numbers
-    anneal_start: Numbers
-    l2: Numbers
-    squash: Numbers  # [2]
-    inputs: Numbers  # [inputs], 1 for those in use
-    units: Numbers  # [width]
-
-
-def activate(x: Array, hyper: Hyper) -> Array:
-    """tanh(x), or the logistic sigmoid, which is (1 + tanh(x / 2)) / 2: a tanh(b x) + 1 - a for squash (a, b)."""
-    a, b = hyper.squash
-    return hyper.units * (a * jnp.tanh(b * x) + 1 - a)
-
-
-def logits_of(params: Params, x: Array, hyper: Hyper) -> Array:
-    hidden = activate((x * hyper.inputs) @ params.hidden + params.hidden_bias, hyper)
-    return hidden @ params.output + params.output_bias
-
-
-def loss_of(params: Params, x: Array, labels: Array, hyper: Hyper) -> tuple[Array, Array]:
-    """Mean cross-entropy, and the number of images classified correctly."""
-    logits = logits_of(params, x, hyper)
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
-    return -picked.mean(), (logits.argmax(axis=1) == labels).sum()
-
-
-def train_epoch(
-    batch_size: int,
-    params: Params,
-    train: tuple[Array, Array],
-    valid: tuple[Array, Array],
-    hyper: Hyper,
-    t: Any,
-) -> tuple[Params, Array]:
-    """One pass in the order given, update ``t`` first; returns mean loss and accuracy of train and valid: [4]."""
-    steps = len(train[1]) // batch_size
-    x, labels = (part[: steps * batch_size].reshape(steps, batch_size, *part.shape[1:]) for part in train)
-
-    def step(params: Params, given: tuple[Array, Array, Array]) -> tuple[Params, tuple[Array, Array]]:
-        x, labels, t = given
-        (loss, correct), grads = jax.value_and_grad(loss_of, has_aux=True)(params, x, labels, hyper)
-        rate = hyper.learning_rate * hyper.anneal_start / jnp.maximum(t, hyper.anneal_start)
-        decay = [2 * hyper.l2 * (leaf.ndim - 1) for leaf in params]  # of matrices
-        moved = (p - rate * (g + d * p) for p, g, d in zip(params, grads, decay, strict=True))
-        return Params(*moved), (loss, correct)
-
-    params, (losses, correct) = jax.lax.scan(
-        step, params, (x, labels, t + jnp.arange(steps, dtype=jnp.float32))
-    )
-    loss, right = loss_of(params, *valid, hyper)
-    averages = [losses.mean(), correct.sum() / (steps * batch_size), loss, right / len(valid[1])]
-    return params, jnp.stack(averages)
-
-
-@functools.lru_cache(maxsize=256)
-def compiled(function: Callable[..., Any], shapes: Any) -> Any:
-    """``function`` of arguments of these shapes, compiled: kept for the life of the process, and on disk."""
-    leaves, tree = shapes
-    return jax.jit(function).lower(*jax.tree.unflatten(tree, leaves)).compile()
-
-
-@functools.cache
-def epoch_of(batch_size: int) -> Callable[..., Any]:
-    return functools.partial(train_epoch, batch_size)
-
-
-def program(function: Callable[..., Any], *arguments: Any) -> Any:
-    leaves, tree = jax.tree.flatten(arguments)
-    return compiled(function, (tuple(jax.ShapeDtypeStruct(np.shape(a), a.dtype) for a in leaves), tree))
-
-
-# ----------------------------------------------------------------------------------------------- the data
-
-
-class Inputs(NamedTuple):
-    """What one preprocessing makes of pixels: [n, H, W, C] -> float32 [n, inputs].
-
-    ``energy`` [inputs]: the part of the variance that the first components keep, none where it has none.
-    """
-
-    mean: np.ndarray
-    matrix: np.ndarray  # [inputs, inputs], or [inputs] where each is scaled by itself
-    energy: np.ndarray | None = None
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        pixels = flat(images) - self.mean
-        return pixels @ self.matrix if self.matrix.ndim == 2 else pixels * self.matrix
-
-
-def flat(images: np.ndarray) -> np.ndarray:
-    """Pixels in [0, 1], float32 [n, pixels]."""
-    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
-
-
-def preprocessing_of(kind: str, images: np.ndarray) -> Inputs:
-    """``raw``; ``normalised``: mean 0 and variance 1 of each pixel; ``components``: those of the principal
-    components, most variance first. All by the training images alone; what has no variance becomes 0."""
-    pixels = flat(images)
-    if kind == "raw":
-        return Inputs(np.zeros(pixels.shape[1], np.float32), np.ones(pixels.shape[1], np.float32))
-    mean = pixels.mean(axis=0, dtype=np.float64)
-    if kind == "normalised":
-        deviation = pixels.std(axis=0, dtype=np.float64)
-        scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-7)
-        return Inputs(mean.astype(np.float32), scale.astype(np.float32))
-    centred = pixels - mean
-    variance, axes = np.linalg.eigh(centred.T @ centred / len(pixels))
-    variance, axes = np.maximum(variance[::-1], 0), axes[:, ::-1]
-    known = variance > 1e-10 * variance[0]
-    scale = np.divide(1, np.sqrt(variance), out=np.zeros_like(variance), where=known)
-    energy = np.cumsum(variance) / variance.sum()
-    return Inputs(mean.astype(np.float32), (axes * scale).astype(np.float32), energy)
-
-
-class Problem:
-    """One data set on the device, under each preprocessing that is asked for."""
-
-    def __init__(self, data: DataConfig, test_images: int) -> None:
-        self.dataset, tested = data.load(), load_test(**data.arguments())
-        self.tested = Split(tested.images[:test_images], tested.labels[:test_images])
-        self.classes = self.dataset.num_classes
-
-    @functools.cache  # noqa: B019 (a problem lives as long as its process)
-    def inputs(self, kind: str) -> Inputs:
-        return preprocessing_of(kind, self.dataset.train.images)
-
-    @functools.cache  # noqa: B019
-    def on_device(self, kind: str, split: str) -> tuple[Array, Array]:
-        """Inputs float32 [n, inputs] and labels int32 [n]."""
-        part: Split = self.tested if split == "test" else getattr(self.dataset, split)
-        return jax.device_put((self.inputs(kind)(part.images), np.asarray(part.labels)))
-
-    def start(self, arch: Architecture, seed: int) -> tuple[Params, Hyper, int]:
-        """First weights, the hyperparameters, and how many inputs are in use."""
-        inputs = self.inputs(arch["preprocessing"])
-        count = kept = len(inputs.mean)
-        if inputs.energy is not None:
-            kept = min(int(np.searchsorted(inputs.energy, arch["energy"])) + 1, count)
-        units = round(arch["hidden"])
-        width = next(width for width in WIDTHS if width >= units)
-        rng = np.random.default_rng(seed)
-        shape = (units, kept)  # so that the first units are the same whatever their number
-        drawn = rng.uniform(-1, 1, shape) if arch["weights"] == "uniform" else rng.standard_normal(shape)
-        if arch["scale"] == "fan_in":
-            drawn *= arch["multiplier"] / math.sqrt(kept)
-        else:
-            drawn *= math.sqrt(6 / (kept + units))
-        hidden = np.zeros((count, width), np.float32)
-        hidden[:kept, :units] = drawn.T
-        zeros = (np.zeros(size, np.float32) for size in (width, (width, self.classes), self.classes))
-        numbers = (arch["learning_rate"], arch["anneal_start"], arch.get("l2", 0.0))
-        squash = (1.0, 1.0) if arch["activation"] == "tanh" else (0.5, 0.5)
-        hyper = Hyper(
-            *(np.asarray(number, np.float32) for number in numbers),
-            squash=np.asarray(squash, np.float32),
-            inputs=(np.arange(count) < kept).astype(np.float32),
-            units=(np.arange(width) < units).astype(np.float32),
-        )
-        return jax.device_put(Params(hidden, *zeros)), hyper, kept
-
-    def test(self, params: Params, hyper: Hyper, kind: str) -> tuple[float, float]:
-        """Loss and accuracy on the test images."""
-        x, labels = self.on_device(kind, "test")
-        totals = np.zeros(2)
-        for start in range(0, len(labels), TEST_CHUNK):
-            part = (params, x[start : start + TEST_CHUNK], labels[start : start + TEST_CHUNK], hyper)
-            loss, correct = program(loss_of, *part)(*part)
-            totals += float(loss) * len(part[2]), int(correct)
-        loss, accuracy = (totals / len(labels)).tolist()
-        return loss, accuracy
-
-    def compile(self, epoch: Callable[..., Any], params: Params, hyper: Hyper, kind: str) -> Any:
-        """The program of `train_epoch`; that of the test is compiled, too."""
-        x, labels = self.on_device(kind, "test")
-        program(loss_of, params, x[:TEST_CHUNK], labels[:TEST_CHUNK], hyper)
-        splits = (self.on_device(kind, split) for split in ("train", "valid"))
-        return program(epoch, params, *splits, hyper, np.float32(0))
-
-
 # ------------------------------------------------------------------------------------------------- trials
 
 
-def train(problem: Problem, trial: Trial, least: int, most: int) -> Generator[Measurement, None, Final]:
-    """A measurement an epoch; then the test of the weights that were best on validation, after ``epochs``.
+class Patience:
+    """The trials of ``strategy``, each trained on for as long as its validation accuracy goes on improving.
 
-    They may be the first ones, after 0 epochs: training ends where the loss is no longer a number.
+    A trial's budget is ``least`` epochs at first, then twice the epochs that its best validation accuracy took, as
+    often as that grows, and at most ``most``. Accuracies that do not exceed ``initial``, that of the untrained
+    network, are no improvement.
     """
-    arch = trial.arch
-    kind, batch_size = arch["preprocessing"], arch["batch_size"]
-    params, hyper, kept = problem.start(arch, trial.seed)
-    data = problem.on_device(kind, "train"), problem.on_device(kind, "valid")
-    step, compile_seconds = timed(lambda: problem.compile(epoch_of(batch_size), params, hyper, kind))
-    updates = len(data[0][1]) // batch_size
 
-    def after(params: Params, epoch: int) -> tuple[Params, Array]:
-        return jax.block_until_ready(step(params, *data, hyper, np.float32(epoch * updates)))
+    def __init__(self, strategy: Strategy, least: int, most: int, initial: float) -> None:
+        self._strategy = strategy
+        self._least, self._most, self._initial = least, most, initial
+        self._promoted: list[Trial] = []
 
-    best, best_epoch, spent = params, 0, [compile_seconds, 0.0]
-    # Before training all logits are 0, and the class answered is the first.
-    best_loss, best_accuracy = math.log(problem.classes), float((np.asarray(data[1][1]) == 0).mean())
-    for k in range(1, most + 1):
-        (params, averages), seconds = timed(functools.partial(after, params, k - 1))
-        loss, accuracy, valid_loss, valid_accuracy = np.asarray(averages, np.float64).tolist()
-        spent[1] += seconds
-        if not math.isfinite(loss + valid_loss):
-            break
-        yield Measurement(k, valid_accuracy, valid_loss, accuracy, loss, compile_seconds, seconds)
-        compile_seconds = 0.0
-        if valid_accuracy > best_accuracy:
-            best, best_epoch, best_loss, best_accuracy = params, k, valid_loss, valid_accuracy
-        if k >= max(least, 2 * best_epoch):
-            break
-    (test_loss, test_accuracy), test_seconds = timed(lambda: problem.test(best, hyper, kind))
-    units, classes = round(arch["hidden"]), problem.classes
-    return Final(
-        arch=arch,
-        seed=trial.seed,
-        epochs=best_epoch,
-        test_accuracy=test_accuracy,
-        test_loss=test_loss,
-        valid_accuracy=best_accuracy,
-        valid_loss=best_loss,
-        params=(kept + 1) * units + (units + 1) * classes,
-        macs_per_image=kept * units + units * classes,
-        compile_seconds=spent[0],
-        train_seconds=spent[1],
-        evaluate_seconds=test_seconds,
-    )
+    def ask(self, arch: Architecture | None = None) -> Trial | None:
+        if self._promoted:
+            return self._promoted.pop(0)
+        trial = self._strategy.ask(arch)
+        return None if trial is None else trial.replace(budget=min(self._least, self._most))
+
+    def candidates(self) -> Iterator[Architecture]:
+        return iter(()) if self._promoted else self._strategy.candidates()
+
+    def tell(self, trial: Trial) -> None:
+        budget = min(2 * best_epoch(trial, self._initial), self._most)
+        if trial.status != "failed" and budget > trial.spent:
+            self._promoted.append(trial.replace(budget=budget))
+        else:
+            self._strategy.tell(trial)
+
+    @property
+    def paused(self) -> frozenset[int]:
+        return self._strategy.paused | {trial.id for trial in self._promoted}
+
+
+def best_epoch(trial: Trial, initial: float) -> int:
+    """The epoch with the best validation accuracy, the first of equals; 0 where none exceeds ``initial``."""
+    return int(np.argmax([initial, *(m.valid_accuracy for m in trial.measurements)]))
+
+
+def search_and_test(
+    strategy: Strategy, problem: Problem, scale: Scale, record: Record, on_event: Listener | None = None
+) -> Run:
+    """Every trial of ``strategy`` trained, then each one tested with its best weights, all in ``record``."""
+    objective = HiddenLayerObjective(problem)
+    initial = problem.initial_accuracy
+    patient = Patience(strategy, scale.least_epochs, scale.most_epochs, initial)
+    local.search(patient, objective, record, epochs=scale.most_epochs, on_event=on_event)
+    for trial in list(record.trials.values())[len(record.finals) :]:
+        record.final(objective.final(trial, best_epoch(trial, initial)))
+    record.done()
+    return record.run()
 
 
 def run_arm(
     arm: str, problem: Callable[[], Problem], data: DataConfig, scale: Scale, config: Config, folder: Path
 ) -> Run:
-    """All trials of one experiment, recorded in ``folder``; a trial that was under way begins again."""
+    """All trials of one experiment, recorded in ``folder``."""
     space = space_of(arm, scale)
     strategy = "grid" if arm == "grid" else "random"
     trials = int(space.size().value) if arm == "grid" else scale.trials
@@ -439,49 +224,18 @@ def run_arm(
         "test_images": scale.test_images,
         **data.arguments(),
     }
-    again = config.resume and is_run(folder)
     opened = (
         Record.resume(folder, recorded, may_differ=("data_dir",), fsync=False)
-        if again
+        if resumes(config, folder)
         else Record.create(folder, recorded, fsync=False)
     )
     with opened as record:
         if record.run().done:
             return record.run()
         plan = StrategyConfig(seed=config.seed, trials=trials, epochs=scale.most_epochs)
-        searcher = STRATEGIES[strategy](space, plan)
         title = f"{data.dataset}: {arm}"
         with Progress(title, planned_epochs=trials * scale.most_epochs) as view:
-            for trial in iter(searcher.ask, None):
-                view(Started(trial))
-                if not (finished := len(record.finals) > trial.id):
-                    record.start(trial)
-                    trial = record.trials[trial.id]
-                    steps = train(problem(), trial, scale.least_epochs, scale.most_epochs)
-                    final, trial = follow(steps, record, trial, view)
-                    record.final(final)
-                if record.trials[trial.id].status == "running":
-                    record.end(trial.id, "completed")
-                searcher.tell(record.trials[trial.id])
-                view(Ended(record.trials[trial.id], replayed=finished))
-        record.done()
-        return record.run()
-
-
-def follow(
-    steps: Generator[Measurement, None, Final], record: Record, trial: Trial, view: Progress
-) -> tuple[Final, Trial]:
-    """Record what is not recorded yet of a training."""
-    known = trial.spent
-    while True:
-        try:
-            measurement = next(steps)
-        except StopIteration as end:
-            return end.value, trial
-        if measurement.budget > known:
-            record.measure(trial.id, measurement)
-            trial = trial.add(measurement)
-            view(Measured(trial))
+            return search_and_test(STRATEGIES[strategy](space, plan), problem(), scale, record, view)
 
 
 # ---------------------------------------------------------------------------------------------- relevance
@@ -567,11 +321,7 @@ def as_good(curve: Sequence[Experiments], accuracy: float) -> int | None:
 def main(config: Config) -> None:
     use_compilation_cache()
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"bergstra_bengio_2012-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "bergstra_bengio_2012")
     results = []
     for data in scale.sets:
         data = dataclasses.replace(data, data_dir=config.data_dir)
@@ -581,18 +331,13 @@ def main(config: Config) -> None:
             done = run_arm(arm, problem, data, scale, config, folder)
             sizes = len(problem().dataset.valid), len(problem().tested)
             results.append(result_of(data.dataset, arm, done, *sizes))
-    text = table(results)
-    (out / "table.md").write_text(text + "\n")
-    save(draw(results), out / "efficiency.png")
     relevances = {
         result.dataset: relevance(result.run, scale.fits, config.seed)
         for result in results
         if result.arm == "random"
     }
-    save(draw_relevance(relevances), out / "relevance.png")
-    print(text)
-    for name in ("table.md", "efficiency.png", "relevance.png"):
-        print(out / name)
+    figures = {"efficiency.png": draw(results), "relevance.png": draw_relevance(relevances)}
+    write_results(out, table(results), figures)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -606,13 +351,17 @@ def table(results: Sequence[Result]) -> str:
         finals = result.run.finals
         enough = as_good(result.curve, grids[result.dataset]) if result.curve else None
         matched = (
-            "–" if result.arm == "grid" else f"more than {len(finals)}" if enough is None else str(enough)
+            NO_VALUE
+            if result.arm == "grid"
+            else f"more than {len(finals)}"
+            if enough is None
+            else str(enough)
         )
         rows.append(
             f"| {result.dataset} | {result.arm} | {len(finals)} "
             f"| {100 * result.best.mean[0]:.2f} ± {100 * result.best.deviation[0]:.2f} | {matched} "
-            f"| {result.run.epochs_spent:,} | {sum(f.compile_seconds for f in finals):.0f} "
-            f"| {sum(f.seconds for f in finals):.0f} |"
+            f"| {result.run.epochs_spent:,} | {result.run.compile_seconds:.0f} "
+            f"| {result.run.seconds + sum(final.seconds for final in finals):.0f} |"
         )
     config = results[0].run.config
     notes = [
@@ -624,7 +373,6 @@ def table(results: Sequence[Result]) -> str:
 
 
 COLOURS = {"random": "#0072B2", "random, preprocessed": "#D55E00"}
-WHAT = "boxes: quartiles; whiskers: 5 to 95 %; dots: means"
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -673,9 +421,7 @@ def draw(results: Sequence[Result]) -> Figure:
         sizes = [found.size for found in random[0].curve]
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set_title(dataset, fontsize=10)
-        axes.grid(color="0.9", linewidth=0.7, axis="y")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes, "y")
     figure.supxlabel(
         "trials in the experiment (boxes: quartiles; whiskers: 5 to 95 %; dots: means)", fontsize=9
     )
@@ -699,9 +445,7 @@ def draw_relevance(relevances: dict[str, dict[str, np.ndarray]]) -> Figure:
         )
         axes.set_yticks(range(1, len(names) + 1), names, fontsize=8.5)
         axes.set_title(dataset, fontsize=10)
-        axes.grid(color="0.9", linewidth=0.7, axis="x")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes, "x")
         axes.set_xlim(left=0)
     figure.supxlabel("relevance (1 / length scale)", fontsize=9)
     return figure

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import Claim, ExperimentConfig, recorded_training, result_folder, run, write_results
 from jax import Array
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
@@ -45,8 +45,6 @@ from nas.data import load_test
 from nas.errors import InputError
 from nas.objectives.base import trial_folder
 from nas.objectives.train import DataConfig, TrainSetup, build
-from nas.results.plots import save
-from nas.run.training import train_to_end
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import TrainingConfig
 from search_spaces.autoencoder import NAMED, SPACE
@@ -123,23 +121,11 @@ class Reading(NamedTuple):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"cat_neuron_2012-{config.scale}"
+    out = result_folder(config, "cat_neuron_2012")
     data = dataclasses.replace(scale.data, data_dir=config.data_dir)
-    arch, training, epochs = NAMED[scale.network].arch, TrainingConfig(), scale.epochs
-    result = train_to_end(
-        SPACE,
-        arch,
-        data,
-        training,
-        out,
-        epochs=epochs,
-        seeds=[config.seed],
-        validate=True,
-        resume=config.resume,
-    )
-    if error := result.finals[0].error:
-        raise InputError(f"{out}: {error}")
-    objective = TrainSetup(SPACE, data, training, epochs=epochs)(None)
+    arch, epochs = NAMED[scale.network].arch, scale.epochs
+    recorded_training(config, SPACE, arch, data, out, epochs=epochs, seeds=[config.seed], validate=True)
+    objective = TrainSetup(SPACE, data, TrainingConfig(), epochs=epochs)(None)
     begun = objective.training(arch, objective.train_data, seed=config.seed, epochs=epochs)
     params = {"learned": trained(out, begun.state), "random": begun.state.variables["params"]}
     dataset = objective.dataset
@@ -170,7 +156,6 @@ def main(config: Config) -> None:
         *(f"{name}: {where}" for name, where in zip(dataset.class_names, places, strict=True)),
     ]
     text = "\n".join([table, "", *(f"- {note}" for note in notes)])
-    (out / "table.md").write_text(text + "\n")
     values = {
         "columns": CANDIDATES,
         "rows": [*dataset.class_names, "mean"],
@@ -188,10 +173,8 @@ def main(config: Config) -> None:
         f"{name}\n{100 * value:.1f} %"
         for name, value in zip(dataset.class_names, reading.accuracy[:, 0], strict=False)
     ]
-    save(draw(pixels[rest], labels[rest], learned[rest], found[0], stimuli, titles), out / "neurons.png")
-    print(text)
-    for name in ("table.md", "table.json", "neurons.png"):
-        print(out / name)
+    figure = draw(pixels[rest], labels[rest], learned[rest], found[0], stimuli, titles)
+    write_results(out, text, {"neurons.png": figure}, ["table.json"])
 
 
 def trained(out: Path, like: Any) -> Any:

@@ -23,15 +23,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    describe_images,
+    recorded_training,
+    result_folder,
+    resumes,
+    run,
+    style,
+    write_results,
+)
 from matplotlib.figure import Figure
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import save
-from nas.results.record import Run, is_run
-from nas.results.statistics import mean_interval
-from nas.results.tables import format_percent, format_seconds
+from nas.record import Run
+from nas.report.result_table import format_percent, format_seconds
+from nas.report.statistics import mean_interval
 from nas.run.sweep import SearchOptions, narrowed, search
 from nas.run.training import train_to_end
 from nas.space import Architecture
@@ -146,72 +156,49 @@ class Row(NamedTuple):
     trained: tuple[Run, ...]
 
 
-class Places(NamedTuple):
-    """Where records are, and how the options of this call make them."""
-
-    out: Path
-    resume: bool
-    data_dir: str | None
-
-    def data(self, config: DataConfig) -> DataConfig:
-        return dataclasses.replace(config, data_dir=self.data_dir)
-
-    def resumes(self, folder: Path) -> bool:
-        return self.resume and is_run(folder)
-
-
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"darts_2019-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
-    places = Places(out, config.resume, config.data_dir)
-    searches = [searched(scale, places, scale.strategy, seed) for seed in range(scale.search_seeds)]
-    chosen, spent = selected(scale, places, searches)
+    out = result_folder(config, "darts_2019")
+    searches = [searched(scale, config, out, scale.strategy, seed) for seed in range(scale.search_seeds)]
+    chosen, spent = selected(scale, config, out, searches)
     genotype = str(genotype_of(chosen))
     (out / "genotype.txt").write_text(genotype + "\n")
     print(genotype, flush=True)
     if config.search_only:
         return
-    drawn = searched(scale, places, "random", 0)
+    drawn = searched(scale, config, out, "random", 0)
     counted = in_time(drawn, spent)
     best = max(counted, key=lambda trial: trial.score).arch
-    space = narrowed(options_of(scale, places, "random", 0), {"darts": SPACE})
+    space = narrowed(options_of(scale, config, "random", 0), {"darts": SPACE})
     samples = [sample_architecture(space, 1, k) for k in range(scale.samples)]
     rows = [
         Row(
             NAMES[scale.strategy],
             PUBLISHED[scale.strategy],
             spent,
-            (trained(scale, places, chosen, "darts"),),
+            (trained(scale, config, out, chosen, "darts"),),
         ),
         Row(
             "random search",
             PUBLISHED["random"],
             sum(map(seconds_of, counted)),
-            (trained(scale, places, best, "random"),),
+            (trained(scale, config, out, best, "random"),),
         ),
         Row(
             f"random cells ({scale.samples})",
-            "–",
+            NO_VALUE,
             0.0,
-            tuple(trained(scale, places, arch, f"sample-{k}") for k, arch in enumerate(samples)),
+            tuple(trained(scale, config, out, arch, f"sample-{k}") for k, arch in enumerate(samples)),
         ),
     ]
     text = table(rows, scale, counted, len(drawn.trials))
-    (out / "table.md").write_text(text + "\n")
-    save(draw(rows), out / "errors.png")
-    print(text)
-    for name in ("genotype.txt", "table.md", "errors.png"):
-        print(out / name)
+    write_results(out, text, {"errors.png": draw(rows)}, ["genotype.txt"])
 
 
 # ---------------------------------------------------------------------------------------------------- searching
 
 
-def options_of(scale: Scale, places: Places, strategy: str, seed: int) -> SearchOptions:
+def options_of(scale: Scale, config: Config, strategy: str, seed: int) -> SearchOptions:
     random = strategy == "random"
     return SearchOptions(
         space="darts",
@@ -219,7 +206,7 @@ def options_of(scale: Scale, places: Places, strategy: str, seed: int) -> Search
         supernet=() if random else scale.supernet,
         engine="local",
         test_seeds=0,
-        data=places.data(scale.search_data),
+        data=dataclasses.replace(scale.search_data, data_dir=config.data_dir),
         training=scale.training
         if random
         else TrainingConfig(),  # a supernet's clipping is among its settings
@@ -231,17 +218,17 @@ def options_of(scale: Scale, places: Places, strategy: str, seed: int) -> Search
     )
 
 
-def searched(scale: Scale, places: Places, strategy: str, seed: int) -> Run:
+def searched(scale: Scale, config: Config, out: Path, strategy: str, seed: int) -> Run:
     """One search with its record. Raises InputError where nothing could be measured."""
-    folder = places.out / (strategy if strategy == "random" else f"search-{seed}")
-    options = options_of(scale, places, strategy, seed)
-    done = search(options, strategy, folder, {"darts": SPACE}, resume=places.resumes(folder))
+    folder = out / (strategy if strategy == "random" else f"search-{seed}")
+    options = options_of(scale, config, strategy, seed)
+    done = search(options, strategy, folder, {"darts": SPACE}, resume=resumes(config, folder))
     if done.best is None:
         raise InputError(f"{folder}: {next(iter(done.trials.values())).error}")
     return done
 
 
-def selected(scale: Scale, places: Places, searches: Sequence[Run]) -> tuple[Architecture, float]:
+def selected(scale: Scale, config: Config, out: Path, searches: Sequence[Run]) -> tuple[Architecture, float]:
     """The genotype that counts, and the seconds until it was known.
 
     Of several seeds the one whose network, trained shortly from scratch, has the best validation accuracy.
@@ -252,17 +239,17 @@ def selected(scale: Scale, places: Places, searches: Sequence[Run]) -> tuple[Arc
         return found[0], spent
     accuracies = []
     for seed, arch in enumerate(found):
-        folder = places.out / f"select-{seed}"
+        folder = out / f"select-{seed}"
         done = train_to_end(
             SPACE,
             arch,
-            places.data(scale.search_data),
+            dataclasses.replace(scale.search_data, data_dir=config.data_dir),
             scale.training,
             folder,
             epochs=scale.short_epochs,
             seeds=[0],
             validate=True,
-            resume=places.resumes(folder),
+            resume=resumes(config, folder),
         )
         accuracies.append(done.finals[0].valid_accuracy)
         spent += done.finals[0].seconds
@@ -293,22 +280,18 @@ def seconds_of(trial: Trial) -> float:
 # ------------------------------------------------------------------------------------------- training and telling
 
 
-def trained(scale: Scale, places: Places, arch: Architecture, name: str) -> Run:
+def trained(scale: Scale, config: Config, out: Path, arch: Architecture, name: str) -> Run:
     """``arch`` trained to the end on all training images, from every seed, and tested."""
-    folder = places.out / f"train-{name}"
-    done = train_to_end(
+    return recorded_training(
+        config,
         SPACE,
         arch,
-        places.data(scale.data),
-        scale.training,
-        folder,
+        scale.data,
+        out / f"train-{name}",
+        training=scale.training,
         epochs=scale.final_epochs,
         seeds=range(scale.final_seeds),
-        resume=places.resumes(folder),
     )
-    if error := next((final.error for final in done.finals if final.error), None):
-        raise InputError(f"{folder}: {error}")
-    return done
 
 
 def errors(row: Row) -> list[float]:
@@ -332,19 +315,13 @@ def table(rows: Sequence[Row], scale: Scale, counted: Sequence[Trial], drawn: in
             f"| {format_seconds(row.search_seconds)} | {format_seconds(float(np.mean([f.seconds for f in finals])))} |"
         )
     notes = [
-        f"searched on {_images(scale.search_data)}: {scale.search_seeds} x {scale.search_epochs} epochs of the "
+        f"searched on {describe_images(scale.search_data)}: {scale.search_seeds} x {scale.search_epochs} epochs of the "
         f"supernet ({' '.join(scale.supernet)}); random search: epochs a cell: {scale.short_epochs}",
         f"random search: {len(counted)} of {drawn} cells ended within the seconds that DARTS took",
-        f"trained on {_images(scale.data)}, {scale.final_epochs} epochs, seeds: {scale.final_seeds}; ± is the 95 % t "
-        "interval over trainings of one architecture, or over architectures",
+        f"trained on {describe_images(scale.data)}, {scale.final_epochs} epochs, seeds: {scale.final_seeds}; ± is the "
+        "95 % t interval over trainings of one architecture, or over architectures",
     ]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
-
-
-def _images(data: DataConfig) -> str:
-    subset = "" if data.subset is None else f"{data.subset:,} images of "
-    size = "" if data.image_size is None else f" at {data.image_size} pixels"
-    return f"{subset}{data.dataset}{size}"
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -358,9 +335,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("test error (%)")
-    axes.grid(axis="x", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    style(axes, "x")
+    axes.spines["left"].set_visible(False)
     return figure
 
 

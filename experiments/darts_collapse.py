@@ -20,21 +20,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    describe_images,
+    mean_and_deviation,
+    result_folder,
+    resumes,
+    run,
+    style,
+    whole_numbers,
+    write_results,
+)
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
 from nas.oneshot.monitor import STOPS, Epoch, stopping
-from nas.results.plots import save
-from nas.results.record import Run, is_run
-from nas.results.tables import format_percent, format_seconds
+from nas.record import Run
+from nas.report.result_table import format_percent, format_seconds
 from nas.run.sweep import SearchOptions, search
 from nas.space import Architecture
 from nas.strategies import StrategyConfig
@@ -101,47 +110,38 @@ class Config(ExperimentConfig):
     """folder of benchmark tables; default: NAS_BENCH_DIR"""
 
 
-class Worth(NamedTuple):
-    """Of an architecture, by the table: validation accuracy after 12 epochs, test accuracy after 200."""
+class TableAccuracy(NamedTuple):
+    """What the table has of an architecture: validation accuracy after 12 epochs, test accuracy after 200."""
 
     valid: float
     test: float
 
 
 class Outcome(NamedTuple):
-    """What one search came to; ``counts`` is the number, from 1, of the epoch whose architecture it gives."""
+    """What one search came to; ``chosen_epoch`` (from 1) is the epoch whose architecture it gives."""
 
     stopped: bool
     epochs: int
-    counts: int
+    chosen_epoch: int
     skips: int
-    worth: Worth
+    accuracy: TableAccuracy
     seconds: float
 
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"darts_collapse-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "darts_collapse")
     table = load_table("nasbench201", config.bench_dir)
     runs: dict[str, list[Run]] = {method: [] for method in TRAINED}
     for seed in range(scale.seeds):
         for method in TRAINED:
             folder = out / f"{method}-{seed}"
-            resume = config.resume and is_run(folder)
             options = options_of(scale, seed, config.data_dir)
-            runs[method].append(search(options, method, folder, {"nasbench201": SPACE}, resume=resume))
+            done = search(options, method, folder, {"nasbench201": SPACE}, resume=resumes(config, folder))
+            runs[method].append(done)
             measurements(runs[method][-1])
-    judge = Judge(table)
-    text = summary(runs, judge, scale)
-    (out / "table.md").write_text(text + "\n")
-    save(draw(runs, judge), out / "collapse.png")
-    print(text)
-    for name in ("table.md", "collapse.png"):
-        print(out / name)
+    lookup = Lookup(table)
+    write_results(out, summary(runs, lookup, scale), {"collapse.png": draw(runs, lookup)})
 
 
 def options_of(scale: Scale, seed: int, data_dir: str | None) -> SearchOptions:
@@ -164,38 +164,38 @@ def measurements(run: Run) -> list[SupernetMeasurement]:
     return [m for m in trial.measurements if isinstance(m, SupernetMeasurement)]
 
 
-class Judge:
-    """Worth of architectures by ``table``, by the benchmark's protocol for CIFAR-10."""
+class Lookup:
+    """Looks an architecture up in ``table``, by the benchmark's protocol for CIFAR-10."""
 
     def __init__(self, table: Table) -> None:
         task = table.task("cifar10")
         self.rows = {arch: row for row, arch in enumerate(table.archs)}
         self.valid, self.test = table.mean(task.valid), table.mean(task.test)
 
-    def __call__(self, arch: Architecture) -> Worth:
+    def __call__(self, arch: Architecture) -> TableAccuracy:
         row = self.rows[to_text(arch)]
-        return Worth(float(self.valid[row]), float(self.test[row]))
+        return TableAccuracy(float(self.valid[row]), float(self.test[row]))
 
 
-def outcome(run: Run, judge: Judge, rule: str = "none") -> Outcome:
+def outcome(run: Run, lookup: Lookup, rule: str = "none") -> Outcome:
     """What a search came to, or would have, stopped by ``rule``."""
     epochs = measurements(run)
     stop = stopping(STOPS[rule], [Epoch(m.skips, m.eigenvalue) for m in epochs])
-    last, counts = (len(epochs) - 1, len(epochs) - 1) if stop is None else stop
-    chosen = epochs[counts]
+    last, chosen = (len(epochs) - 1, len(epochs) - 1) if stop is None else stop
+    measured = epochs[chosen]
     seconds = sum(m.seconds for m in epochs[: last + 1])
-    return Outcome(stop is not None, last + 1, counts + 1, chosen.skips, judge(chosen.derived), seconds)
+    return Outcome(stop is not None, last + 1, chosen + 1, measured.skips, lookup(measured.derived), seconds)
 
 
-def outcomes(runs: Mapping[str, Sequence[Run]], judge: Judge) -> dict[str, list[Outcome]]:
+def outcomes(runs: Mapping[str, Sequence[Run]], lookup: Lookup) -> dict[str, list[Outcome]]:
     """By method, a seed each."""
     first = runs["darts_first"]
-    found = {"darts_first": [outcome(run, judge) for run in first]}
-    found |= {method: [outcome(run, judge, rule) for run in first] for method, rule in STOPPED.items()}
-    return found | {"sdarts_rs": [outcome(run, judge) for run in runs["sdarts_rs"]]}
+    found = {"darts_first": [outcome(run, lookup) for run in first]}
+    found |= {method: [outcome(run, lookup, rule) for run in first] for method, rule in STOPPED.items()}
+    return found | {"sdarts_rs": [outcome(run, lookup) for run in runs["sdarts_rs"]]}
 
 
-def summary(runs: Mapping[str, Sequence[Run]], judge: Judge, scale: Scale) -> str:
+def summary(runs: Mapping[str, Sequence[Run]], lookup: Lookup, scale: Scale) -> str:
     """The table, and what a reader must know."""
     rows = [
         "| Method | Stopped after | Counts | Skips of 6 | Valid. %, 12 epochs | Test %, 200 epochs | Each seed's "
@@ -203,26 +203,26 @@ def summary(runs: Mapping[str, Sequence[Run]], judge: Judge, scale: Scale) -> st
         "| ------ | ------------: | -----: | ---------: | ------------------: | -----------------: | ----------: "
         "| --------: | -------: |",
     ]
-    for method, of in outcomes(runs, judge).items():
-        each = ", ".join(f"{100 * one.worth.test:.2f}" for one in of)
+    for method, of in outcomes(runs, lookup).items():
+        each = ", ".join(f"{100 * one.accuracy.test:.2f}" for one in of)
         rows.append(
-            f"| {LABELS[method]} | {_numbers(one.epochs for one in of)} | {_numbers(one.counts for one in of)} "
-            f"| {_numbers(one.skips for one in of)} | {spread([o.worth.valid for o in of])} "
-            f"| {spread([o.worth.test for o in of])} | {each} "
-            f"| {PUBLISHED.get(method, '–')} | {format_seconds(float(np.mean([o.seconds for o in of])))} |"
+            f"| {LABELS[method]} | {_numbers(one.epochs for one in of)} | {_numbers(one.chosen_epoch for one in of)} "
+            f"| {_numbers(one.skips for one in of)} | {mean_and_deviation([100 * o.accuracy.valid for o in of])} "
+            f"| {mean_and_deviation([100 * o.accuracy.test for o in of])} | {each} "
+            f"| {PUBLISHED.get(method, NO_VALUE)} | {format_seconds(float(np.mean([o.seconds for o in of])))} |"
         )
-    every, skips = judge.test, judge(Architecture(dict.fromkeys(SPACE.choices, "skip_connect")))
-    best = judge.test[int(np.argmax(judge.valid))]
+    every, skips = lookup.test, lookup(Architecture(dict.fromkeys(SPACE.choices, "skip_connect")))
+    best = lookup.test[int(np.argmax(lookup.valid))]
     notes = [
         f"mean of all 15,625 cells {format_percent(float(np.mean(every)))}, skip connections alone "
         f"{format_percent(skips.test)}, the best by validation {format_percent(float(best))}",
         *(
             f"{LABELS[method]}, of each seed: test accuracy averaged over the epochs' architectures "
-            f"{', '.join(f'{100 * np.mean([judge(m.derived).test for m in of]):.2f}' for of in epochs)}; dominant "
+            f"{', '.join(f'{100 * np.mean([lookup(m.derived).test for m in of]):.2f}' for of in epochs)}; dominant "
             f"eigenvalue, mean of the last 10 epochs {', '.join(f'{tail(of):.2f}' for of in epochs)}"
             for method, epochs in ((name, [measurements(run) for run in of]) for name, of in runs.items())
         ),
-        f"mean ± standard deviation of {scale.seeds} seeds; {scale.epochs} epochs of {images(runs)}; "
+        f"mean ± standard deviation of {scale.seeds} seeds; {scale.epochs} epochs of {describe_images(scale.data)}; "
         f"settings {' '.join(scale.supernet) or 'as published'}",
         "stopped rows are read off DARTS's own records; seconds are those up to the stop, eigenvalues included",
     ]
@@ -234,24 +234,11 @@ def tail(epochs: Sequence[SupernetMeasurement]) -> float:
     return float(np.mean([measurement.eigenvalue for measurement in epochs[-10:]]))
 
 
-def spread(accuracies: Sequence[float]) -> str:
-    """Percent, mean and standard deviation, as the benchmark's authors give theirs."""
-    percent = 100 * np.array(accuracies)
-    return f"{percent.mean():.2f} ± {percent.std(ddof=1):.2f}"
-
-
 def _numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def images(runs: Mapping[str, Sequence[Run]]) -> str:
-    config = runs["darts_first"][0].config
-    subset = "" if config["subset"] is None else f"{config['subset']:,} images of "
-    size = "" if config["image_size"] is None else f" at {config['image_size']} pixels"
-    return f"{subset}{config['dataset']}{size}"
-
-
-def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
+def draw(runs: Mapping[str, Sequence[Run]], lookup: Lookup) -> Figure:
     """Over epochs: skip connections, test accuracy and curvature; thin lines are seeds, bold ones their mean."""
     figure = Figure(figsize=(8.6, 2.8), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True)
@@ -260,7 +247,7 @@ def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
         searches = [measurements(run) for run in runs[method]]
         curves = (
             [[m.skips for m in search] for search in searches],
-            [[100 * judge(m.derived).test for m in search] for search in searches],
+            [[100 * lookup(m.derived).test for m in search] for search in searches],
             [[m.eigenvalue for m in search] for search in searches],
         )
         for axes, seeds in zip(panels, curves, strict=True):
@@ -269,11 +256,11 @@ def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
         "darts_plus": ("v", "#E69F00", "DARTS+ takes"),
         "robust_darts": ("o", "#D55E00", "RobustDARTS takes"),
     }
-    found = outcomes(runs, judge)
+    found = outcomes(runs, lookup)
     for method, (marker, colour, label) in marks.items():
         stopped = [one for one in found[method] if one.stopped]
-        epochs = [one.counts for one in stopped]
-        values = ([one.skips for one in stopped], [100 * one.worth.test for one in stopped])
+        epochs = [one.chosen_epoch for one in stopped]
+        values = ([one.skips for one in stopped], [100 * one.accuracy.test for one in stopped])
         for axes, of in zip(panels[:2], values, strict=True):
             axes.scatter(
                 epochs,
@@ -294,10 +281,8 @@ def draw(runs: Mapping[str, Sequence[Run]], judge: Judge) -> Figure:
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel("epoch of the search")
-        axes.grid(color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        style(axes)
+        whole_numbers(axes)
     panels[0].set_ylim(-0.2, 6.2)
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)

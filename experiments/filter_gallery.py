@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import Claim, ExperimentConfig, result_folder, run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_sample_image
 
-from nas import ops
 from nas.data import load
 from nas.errors import InputError
-from nas.results.plots import save
+from nas.nn.layers import conv2d
+from nas.report.plots import save
 
 CLAIM = Claim(
     paper="no paper: the filters of the lecture, as in textbooks of image processing",
@@ -73,9 +73,7 @@ class Config(ExperimentConfig):
 
 
 def main(config: Config) -> None:
-    out = config.out or Path("runs") / f"filter_gallery-{config.scale}"
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "filter_gallery")
     image = read(config.image, config.data_dir, SCALES[config.scale])
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +118,7 @@ def responses(image: np.ndarray) -> dict[str, np.ndarray]:
     found = {}
     for name, each in FILTERS.items():
         kernel = np.repeat(each.weights[:, :, None, None], channels, axis=3)
-        y = ops.conv2d(jnp.asarray(image)[None], jnp.asarray(kernel), padding="VALID", groups=channels)
+        y = conv2d(jnp.asarray(image)[None], jnp.asarray(kernel), "VALID", groups=channels)
         found[name] = np.asarray(y[0])
     return found
 

@@ -27,18 +27,17 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import NO_VALUE, Claim, ExperimentConfig, result_folder, resumes, run, style, write_results
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import anytime_figure, regret_figure, save
-from nas.results.record import Run, is_run
-from nas.results.report import write_comparison
-from nas.results.searches import Comparison, is_comparison
-from nas.results.statistics import cost_to_reach, incumbent, mean_interval, spearman, speed_up
-from nas.results.tables import NO_VALUE, format_mean, format_percent, markdown
+from nas.record import Run
+from nas.record.comparison import Comparison, is_comparison
+from nas.report.plots import anytime_figure, regret_figure
+from nas.report.report import write_comparison
+from nas.report.result_table import format_mean, format_percent, markdown
+from nas.report.statistics import cost_to_reach, incumbent, mean_interval, spearman, speed_up
 from nas.run import tabular
 from nas.run.sweep import SearchOptions, pass_epochs, search, session
 from nas.strategies import StrategyConfig
@@ -66,7 +65,7 @@ REGRETS = (0.02, 0.01, 0.005, 0.002)  # of test accuracy
 
 @dataclasses.dataclass(frozen=True)
 class Convnet:
-    """How far the paper's own experiment goes: R ``units`` of ``steps`` steps, networks of ``width``."""
+    """The scale of the paper's own experiment: R ``units`` of ``steps`` steps, networks of ``width``."""
 
     data: DataConfig
     width: int
@@ -109,35 +108,24 @@ class Config(ExperimentConfig):
 
 
 def main(config: Config) -> None:
-    out = config.out or Path("runs") / f"hyperband_2016-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "hyperband_2016")
     scale = SCALES[config.scale]
-    texts, figures = [], []
+    texts: list[str] = []
+    figures: dict[str, Figure] = {}
     if config.part != "convnet":
         table = load_table(TABLE)
         compared = over_table(scale, out / "table", resume=config.resume)
         texts += ["## Over the table", crossing_text(crossing(table)), speed_ups_text(speed_ups(compared))]
-        save(draw_curves(table), out / "curves.png")
-        save(
-            regret_figure(compared.complete(), compared.optimum, compared.budget_seconds), out / "regret.png"
-        )
-        figures += ["curves.png", "regret.png"]
+        figures["curves.png"] = draw_curves(table)
+        figures["regret.png"] = regret_figure(compared.complete(), compared.optimum, compared.budget_seconds)
     if config.part != "table":
         runs = with_convnets(scale.convnet, out / "convnet", config)
         texts += ["## In the paper's space", convnet_text(scale.convnet, runs)]
         figure = anytime_figure(dict(runs), "epochs")
         if figure is not None:
             figure.supxlabel(f"units of {scale.convnet.steps} steps of 100 images", fontsize=9.5)
-            save(figure, out / "convnet.png")
-            figures.append("convnet.png")
-    text = "\n\n".join(part.strip() for part in texts)
-    (out / "table.md").write_text(text + "\n")
-    print(text)
-    for name in ("table.md", *figures):
-        print(out / name)
+            figures["convnet.png"] = figure
+    write_results(out, "\n\n".join(part.strip() for part in texts), figures)
 
 
 # --------------------------------------------------------------------------------------------- over the table
@@ -157,7 +145,7 @@ class SpeedUp(NamedTuple):
     """What one strategy costs until its incumbent has a ``regret`` of at most so much.
 
     ``cost``: the median, in trainings of mean cost, inf where less than half of the searches came there;
-    ``reached``: the part that did. ``factor``: how many times less than random search's, with its interval.
+    ``reached``: the share that did. ``factor``: how many times less than random search's, with its interval.
     """
 
     strategy: str
@@ -300,9 +288,7 @@ def draw_curves(table: Table) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("epoch")
-        axes.grid(color="0.92", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes)
     left.yaxis.set_minor_locator(NullLocator())
     left.legend(frameon=False, fontsize=8.5)
     return figure
@@ -332,7 +318,7 @@ def with_convnets(scale: Convnet, out: Path, config: Config) -> dict[str, list[R
         for seed in range(scale.repetitions):
             for strategy, found in runs.items():
                 folder = out / f"{strategy}-{seed}"
-                resume = config.resume and is_run(folder)
+                resume = resumes(config, folder)
                 found.append(search(options(strategy, seed), strategy, folder, SPACES, resume=resume))
     return runs
 

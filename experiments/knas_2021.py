@@ -5,10 +5,10 @@ neural tangent kernel, train the 40 best of 300 for some epochs and keep the bes
 score, in the form of the paper and in that of the authors' code, stands beside all others of `nas.proxies`, and
 beside parameters and multiply-adds, which need no score at all.
 
-1. Architectures of NAS-Bench-201 drawn without replacement are scored on CIFAR-10's training images, in parts
-   (`Part`: which scores, of how many architectures, on which batches). Weights are drawn once, from ``seed``. Of the
-   architectures that all parts have, each score's Kendall and Spearman correlation with the benchmark's test accuracy
-   after 200 epochs is given with a bootstrap interval over architectures. "te_nas" is the mean rank by
+1. Architectures of NAS-Bench-201 drawn without replacement are scored on CIFAR-10's training images, in groups
+   (`ScoreGroup`: which scores, of how many architectures, on which batches). Weights are drawn once, from ``seed``.
+   Over the architectures that all groups have, each score's Kendall and Spearman correlation with the benchmark's
+   test accuracy after 200 epochs is given with a bootstrap interval over architectures. "te_nas" is the mean rank by
    ntk_condition and linear_regions, "vote" the majority of synflow, jacobian_covariance and snip.
 2. KNAS's selection, `REPETITIONS` times, by the table: networks drawn (with replacement, from those scored, of which
    a drawn one counts once), the best by score trained for 12 epochs, the best of these by validation after them
@@ -29,18 +29,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import NO_VALUE, Claim, ExperimentConfig, result_folder, run, style, write_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from nas.errors import InputError
 from nas.objectives.score import Scorer
 from nas.objectives.table import TableObjective
 from nas.objectives.train import DataConfig
 from nas.proxies import BASELINES, PROXIES, majority, mean_rank
-from nas.results.plots import save
-from nas.results.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
+from nas.report.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
 from nas.run.scoring import ScoreTable, score_architectures
 from nas.space import Architecture
 from nas.tables import load_table
@@ -56,8 +54,8 @@ CLAIM = Claim(
     here="--scale cpu, 200 networks: Kendall / Spearman knas .30 / .43, knas_code -.15 / -.22, parameters .62 / .79, "
     "zico .60 / .79, synflow .57 / .76, naswot .57 / .75, grad_norm .45 / .63, ntk_condition .37 / .52, zen .31 / .41, "
     "fisher .24 / .34, vote .66 / .85. Best 40 of 300: by knas 93.05 %, by knas_code 93.09 %, by parameters 93.83 %; "
-    "random search at equal cost 93.50, 93.36, 93.52 %. Two AVX-512 cores under other load, 22 minutes, zen's part run "
-    "apart. --scale paper: not run",
+    "random search at equal cost 93.50, 93.36, 93.52 %. Two AVX-512 cores under other load, 22 minutes, zen's group "
+    "run apart. --scale paper: not run",
 )
 PUBLISHED = {  # Kendall, Spearman: ZiCo, table 3
     "grad_norm": (0.46, 0.63),
@@ -80,7 +78,7 @@ VOTES = {
 REPETITIONS = 200
 
 
-class Part(NamedTuple):
+class ScoreGroup(NamedTuple):
     """Scores that share their passes: of the first ``networks`` architectures, on ``batches`` of ``batch_size``."""
 
     name: str
@@ -98,7 +96,7 @@ class Scale:
     """What is scored, and KNAS's selection: ``best`` of ``drawn`` networks are trained."""
 
     dataset: str
-    parts: tuple[Part, ...]
+    groups: tuple[ScoreGroup, ...]
     drawn: int
     best: int
 
@@ -110,9 +108,9 @@ SCALES = {
     "smoke": Scale(
         "digits",
         (
-            Part("gradients", (*BASELINES, *GRADIENTS), 24, 8, 1, channels=4, cells=1),
-            Part("others", (*OTHERS, "zen", "ntk_condition"), 16, 8, 2, channels=4, cells=1),
-            Part("regions", ("linear_regions",), 16, 100, 1, 3, channels=2, cells=1),
+            ScoreGroup("gradients", (*BASELINES, *GRADIENTS), 24, 8, 1, channels=4, cells=1),
+            ScoreGroup("others", (*OTHERS, "zen", "ntk_condition"), 16, 8, 2, channels=4, cells=1),
+            ScoreGroup("regions", ("linear_regions",), 16, 100, 1, 3, channels=2, cells=1),
         ),
         drawn=12,
         best=4,
@@ -120,12 +118,12 @@ SCALES = {
     "cpu": Scale(
         "cifar10",
         (
-            Part("gradients", (*BASELINES, *GRADIENTS), 500, 32, 1),
-            Part("regions", ("linear_regions",), 500, 1000, 3, 3, channels=2, cells=1),
-            Part("kernel", ("ntk_condition",), 200, 16, 1),
-            Part("others", OTHERS, 200, 16, 2),
-            Part("zen", ("zen",), 200, 16, 0),  # it draws its own images, 16 at a time
-            Part("code", ("knas_code",), 300, 8, 50, cells=1),
+            ScoreGroup("gradients", (*BASELINES, *GRADIENTS), 500, 32, 1),
+            ScoreGroup("regions", ("linear_regions",), 500, 1000, 3, 3, channels=2, cells=1),
+            ScoreGroup("kernel", ("ntk_condition",), 200, 16, 1),
+            ScoreGroup("others", OTHERS, 200, 16, 2),
+            ScoreGroup("zen", ("zen",), 200, 16, 0),  # it draws its own images, 16 at a time
+            ScoreGroup("code", ("knas_code",), 300, 8, 50, cells=1),
         ),
         drawn=300,
         best=40,
@@ -133,12 +131,12 @@ SCALES = {
     "paper": Scale(
         "cifar10",
         (
-            Part("gradients", (*BASELINES, *GRADIENTS), 15_625, 128, 1),
-            Part("regions", ("linear_regions",), 15_625, 1000, 3, 3, channels=2, cells=1),
-            Part("kernel", ("ntk_condition",), 15_625, 64, 1),
-            Part("others", OTHERS, 15_625, 128, 2),
-            Part("zen", ("zen",), 15_625, 16, 0),
-            Part("code", ("knas_code",), 15_625, 256, 50),
+            ScoreGroup("gradients", (*BASELINES, *GRADIENTS), 15_625, 128, 1),
+            ScoreGroup("regions", ("linear_regions",), 15_625, 1000, 3, 3, channels=2, cells=1),
+            ScoreGroup("kernel", ("ntk_condition",), 15_625, 64, 1),
+            ScoreGroup("others", OTHERS, 15_625, 128, 2),
+            ScoreGroup("zen", ("zen",), 15_625, 16, 0),
+            ScoreGroup("code", ("knas_code",), 15_625, 256, 50),
         ),
         drawn=300,
         best=40,
@@ -148,7 +146,7 @@ SCALES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(ExperimentConfig):
-    """Score networks of NAS-Bench-201; table.md, correlations.png, scatter.png, and the scores in a folder a part."""
+    """Score networks of NAS-Bench-201; table.md, correlations.png, scatter.png, and the scores in a folder a group."""
 
     seed: int = 0
     """of architectures, initial weights and selections"""
@@ -161,7 +159,7 @@ class Scored(NamedTuple):
 
     value: np.ndarray
     seconds: float  # of one architecture, compilations included
-    part: Part | None  # None: a vote of several
+    group: ScoreGroup | None  # None: a vote of several
 
 
 class Selection(NamedTuple):
@@ -175,20 +173,16 @@ class Selection(NamedTuple):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"knas_2021-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "knas_2021")
     objective = TableObjective(SPACE, load_table("nasbench201", config.bench_dir), "cifar10")
     order = np.random.default_rng(config.seed).permutation(15_625)
-    archs = [architecture_at(int(k)) for k in order[: max(part.networks for part in scale.parts)]]
+    archs = [architecture_at(int(k)) for k in order[: max(group.networks for group in scale.groups)]]
     scores: dict[str, Scored] = {}
-    for part in scale.parts:
-        scores |= scored(part, scale, archs, config, out / part.name)
+    for group in scale.groups:
+        scores |= scored(group, scale, archs, config, out / group.name)
     for name, (vote, of) in VOTES.items():
         scores[name] = voted(vote, {one: scores[one] for one in of})
-    common = min(part.networks for part in scale.parts)
+    common = min(group.networks for group in scale.groups)
     tested = 100 * objective.test_accuracies[[objective.row(arch) for arch in archs]]
     correlations = {
         name: tuple(f(ranked(one.value[:common]), tested[:common]) for f in (kendall, spearman))
@@ -197,7 +191,7 @@ def main(config: Config) -> None:
     selections = {
         name: selection(objective, archs, tested, one, scale, config.seed)
         for name, one in scores.items()
-        if one.part is not None and one.part.networks >= scale.drawn
+        if one.group is not None and one.group.networks >= scale.drawn
     }
     text = "\n".join(
         [
@@ -208,39 +202,38 @@ def main(config: Config) -> None:
             *remarks(scores, scale, common),
         ]
     )
-    (out / "table.md").write_text(text + "\n")
-    save(draw_correlations(correlations), out / "correlations.png")
-    save(draw_scatter(scores, tested[:common]), out / "scatter.png")
-    print(text)
-    for name in ("table.md", "correlations.png", "scatter.png"):
-        print(out / name)
+    figures = {
+        "correlations.png": draw_correlations(correlations),
+        "scatter.png": draw_scatter(scores, tested[:common]),
+    }
+    write_results(out, text, figures)
 
 
 # ------------------------------------------------------------------------------------------------- scoring
 
 
 def scored(
-    part: Part, scale: Scale, archs: list[Architecture], config: Config, out: Path
+    group: ScoreGroup, scale: Scale, archs: list[Architecture], config: Config, out: Path
 ) -> dict[str, Scored]:
-    """The part's scores, from its file as far as they are there."""
-    space = nasbench201_space(channels=part.channels, cells=part.cells)
-    data = DataConfig(scale.dataset, image_size=part.image_size, data_dir=config.data_dir)
+    """The scores of a group, from its file as far as they are there."""
+    space = nasbench201_space(channels=group.channels, cells=group.cells)
+    data = DataConfig(scale.dataset, image_size=group.image_size, data_dir=config.data_dir)
     scorer = Scorer(
-        space, data, part.scores, seed=config.seed, batch_size=part.batch_size, batches=part.batches
+        space, data, group.scores, seed=config.seed, batch_size=group.batch_size, batches=group.batches
     )
 
     def say(done: int, total: int) -> None:
         if done % 50 == 0 or done == total:
-            print(f"{part.name}: {done} of {total} networks", flush=True)
+            print(f"{group.name}: {done} of {total} networks", flush=True)
 
-    settings = {**part._asdict(), "dataset": scale.dataset, "seed": config.seed}
+    settings = {**group._asdict(), "dataset": scale.dataset, "seed": config.seed}
     resume = config.resume and out.is_dir()
     found: ScoreTable = score_architectures(
-        scorer, archs[: part.networks], out, settings, resume=resume, on_scored=say
+        scorer, archs[: group.networks], out, settings, resume=resume, on_scored=say
     )
     return {
-        name: Scored(PROXIES[name].sign * found.values[name], float(found.seconds[name].mean()), part)
-        for name in part.scores
+        name: Scored(PROXIES[name].sign * found.values[name], float(found.seconds[name].mean()), group)
+        for name in group.scores
     }
 
 
@@ -298,7 +291,7 @@ def correlation_table(
         "| ----- | -----: | ------: | --------: | -------: | --------: | ----------: |",
     ]
     for name in by_kendall(correlations):
-        published = PUBLISHED.get(name, ("–", "–"))
+        published = PUBLISHED.get(name, (NO_VALUE, NO_VALUE))
         cells = [
             f"{float(one.value):.2f} ({float(one.low):.2f} to {float(one.high):.2f})"
             for one in correlations[name]
@@ -342,16 +335,14 @@ def remarks(scores: Mapping[str, Scored], scale: Scale, common: int) -> list[str
         "intervals over networks. Published: ZiCo, table 3.",
         f"- Selections: {REPETITIONS} repetitions; published: KNAS 93.43, random search 93.70 +- 0.36. Seconds of "
         "trainings are the benchmark's (a GPU's), those of scores this machine's; a score is charged what it took "
-        "behind those before it in its part (snip has its gradient from grad_norm).",
+        "behind those before it in its group (snip has its gradient from grad_norm).",
     ]
-    for part in scale.parts:
-        size = "" if part.image_size is None else f" reduced to {part.image_size}x{part.image_size}"
+    for group in scale.groups:
+        size = "" if group.image_size is None else f" reduced to {group.image_size}x{group.image_size}"
+        images = f"{group.batches} x {group.batch_size} images of {scale.dataset}{size}"
         lines.append(
-            f"- {', '.join(part.scores)}: {part.networks} networks of {part.channels} channels and {part.cells} "
-            f"cells a stage, {part.batches} x {part.batch_size} images of {scale.dataset}{size}."
-            if part.batches
-            else f"- {', '.join(part.scores)}: {part.networks} networks of {part.channels} channels and {part.cells} "
-            "cells a stage, on noise."
+            f"- {', '.join(group.scores)}: {group.networks} networks of {group.channels} channels and {group.cells} "
+            f"cells a stage, {images if group.batches else 'on noise'}."
         )
     for name, one in scores.items():
         missing, infinite = int(np.isnan(one.value).sum()), int(np.isinf(one.value).sum())
@@ -386,9 +377,7 @@ def draw_correlations(correlations: Mapping[str, tuple[Estimate, ...]]) -> Figur
         axes.set_yticks(range(len(names)), names)
         axes.axvline(0, color="0.3", linewidth=0.8)
         axes.set_xlabel(f"{title} correlation with test accuracy")
-        axes.grid(axis="x", color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes, "x")
     legend = [
         panels[0].barh(0, 0, color=colour, label=label)
         for colour, label in ((BASELINE, "baseline"), (SCORE, "score"), (JOINED, "several joined"))
@@ -408,14 +397,12 @@ def draw_scatter(scores: Mapping[str, Scored], tested: np.ndarray) -> Figure:
     for axes, name in zip(panels, names, strict=False):
         ranks = ranked(scores[name].value[: len(tested)])
         inside = tested >= foot
-        style = {"color": colour_of(name), "alpha": 0.6, "linewidths": 0}
-        axes.scatter(ranks[inside], tested[inside], s=9, **style)
-        axes.scatter(ranks[~inside], np.full((~inside).sum(), foot), s=12, marker="v", **style)
+        look = {"color": colour_of(name), "alpha": 0.6, "linewidths": 0}
+        axes.scatter(ranks[inside], tested[inside], s=9, **look)
+        axes.scatter(ranks[~inside], np.full((~inside).sum(), foot), s=12, marker="v", **look)
         axes.set_title(name, fontsize=9.5)
         axes.set_xticks([])
-        axes.grid(axis="y", color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        style(axes, "y")
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("rank by the score, the best on the right", fontsize=10)

@@ -21,19 +21,23 @@ every epoch instead of 540,000 fixed ones.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    recorded_training,
+    result_folder,
+    run,
+    style,
+    whole_numbers,
+    write_results,
+)
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import save
-from nas.results.record import Run, is_run
-from nas.run.training import train_to_end
-from nas.training.loop import TrainingConfig
+from nas.record import Run
 from nas.trial import MeasurementWithTest
 from search_spaces.lenet import NAMED, SPACE, connections
 
@@ -99,35 +103,22 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"lenet_1998-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "lenet_1998")
     trained = []
     for network in networks(scale):
-        folder = out / network.folder
-        done = train_to_end(
+        done = recorded_training(
+            config,
             SPACE,
             NAMED[network.name].arch,
-            dataclasses.replace(scale.data, data_dir=config.data_dir),
-            TrainingConfig(),
-            folder,
+            scale.data,
+            out / network.folder,
             epochs=scale.epochs,
             seeds=[config.seed],
             hyper=network.hyper,
             test_curve=True,
-            resume=config.resume and is_run(folder),
         )
-        if error := done.finals[0].error:
-            raise InputError(f"{folder}: {error}")
         trained.append((network, done))
-    text = table(trained)
-    (out / "table.md").write_text(text + "\n")
-    save(draw(trained), out / "curves.png")
-    print(text)
-    for name in ("table.md", "curves.png"):
-        print(out / name)
+    write_results(out, table(trained), {"curves.png": draw(trained)})
 
 
 def errors(done: Run, of: str) -> np.ndarray:
@@ -145,7 +136,7 @@ def table(trained: list[tuple[Network, Run]]) -> str:
     for network, done in trained:
         final, named = done.finals[0], NAMED[network.name]
         links = sum(connections(named.arch, named.image_shape, named.num_classes).values())
-        paper = "–" if network.published is None else f"{network.published:.2f}"
+        paper = NO_VALUE if network.published is None else f"{network.published:.2f}"
         rows.append(
             f"| {network.label} | {final.params:,} | {links:,} | {errors(done, 'train')[-1]:.2f} "
             f"| {errors(done, 'test')[-1]:.2f} | {paper} | {final.train_seconds:.0f} | {final.seconds:.0f} |"
@@ -175,10 +166,8 @@ def draw(trained: list[tuple[Network, Run]]) -> Figure:
     axes.set_xlabel("passes over the training images")
     axes.set_ylabel("error (%)")
     axes.set_ylim(0, 1.5 * max(shown))
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    style(axes)
+    whole_numbers(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
     return figure
 

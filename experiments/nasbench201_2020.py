@@ -23,16 +23,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    mean_and_deviation,
+    result_folder,
+    run,
+    write_results,
+)
 
 from nas.errors import InputError
 from nas.objectives.table import TableObjective
-from nas.results import tables
-from nas.results.report import write_comparison
-from nas.results.searches import Comparison, is_comparison
+from nas.record.comparison import Comparison, is_comparison
+from nas.report import result_table
+from nas.report.report import write_comparison
 from nas.run.tabular import TableOptions, compare
 from nas.tables import Table, load_table
 from nas.tables.nasbench201 import HOW
@@ -79,9 +86,8 @@ class Published:
     """our strategy of the same name, where there is one"""
 
 
-NONE = "–"
 PUBLISHED: Mapping[str, Published] = {
-    "random search": Published(("93.70 ± 0.36", NONE, NONE), ours="random"),
+    "random search": Published(("93.70 ± 0.36", NO_VALUE, NO_VALUE), ours="random"),
     "REINFORCE": Published(("93.85 ± 0.37", "71.71 ± 1.09", "45.24 ± 1.18"), "27,870", ours="reinforce"),
     "RSPS": Published(("87.66 ± 1.69", "58.33 ± 4.34", "31.14 ± 3.88"), "8,007"),
     "DARTS (first order)": Published(("54.30", "15.61", "16.32"), "10,890"),
@@ -108,11 +114,7 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"nasbench201_2020-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "nasbench201_2020")
     table = load_table("nasbench201", config.data_dir)
     estimated = table.notes["seconds"].startswith("estimated")
     if config.scale == "paper" and estimated:
@@ -130,11 +132,10 @@ def main(config: Config) -> None:
     comparison = compare(options, spaces_with, folder, resume=config.resume and is_comparison(folder))
     report = write_comparison(folder)
     text = "\n".join(
-        [tables.markdown(list(rows(table, comparison))), *effects(comparison), *report.notes[:2]]
+        [result_table.markdown(list(rows(table, comparison))), *effects(comparison), *report.notes[:2]]
     )
-    (out / "table.md").write_text(text + "\n")
-    print(text)
-    for path in (out / "table.md", *report.files):
+    write_results(out, text, {})
+    for path in report.files:
         print(path)
 
 
@@ -149,14 +150,14 @@ def rows(table: Table, comparison: Comparison) -> Iterator[list[str]]:
     ]
 
     def row(name: str, ours: Mapping[str, str], published: Published) -> list[str]:
-        pairs = zip((ours.get(d, NONE) for d in DATASETS), published.accuracies, strict=True)
-        return [name, *(cell for pair in pairs for cell in pair), published.seconds or NONE]
+        pairs = zip((ours.get(d, NO_VALUE) for d in DATASETS), published.accuracies, strict=True)
+        return [name, *(cell for pair in pairs for cell in pair), published.seconds or NO_VALUE]
 
     shown = {
-        strategy: {name: spread(100 * values) for name, values in of.items()}
+        strategy: {name: mean_and_deviation(100 * values) for name, values in of.items()}
         for strategy, of in found.items()
     }
-    nothing = Published((NONE, NONE, NONE))
+    nothing = Published((NO_VALUE, NO_VALUE, NO_VALUE))
     known = {of.ours: (name, of) for name, of in PUBLISHED.items() if of.ours}
     for strategy, ours in shown.items():
         name, published = known.get(strategy, (strategy, nothing))
@@ -188,11 +189,6 @@ def found_accuracies(
     }
 
 
-def spread(values: np.ndarray) -> str:
-    """Mean and standard deviation, as published."""
-    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-
-
 def effects(comparison: Comparison) -> list[str]:
     """The claim, in a line: random search here and there."""
     ours = 100 * np.array([s.test_accuracies[-1] for s in comparison.complete()["random"]])
@@ -200,8 +196,9 @@ def effects(comparison: Comparison) -> list[str]:
     margin = 1.96 * float(np.hypot(ours.std(ddof=1) / np.sqrt(len(ours)), deviation / np.sqrt(500)))
     gap = float(ours.mean()) - mean
     return [
-        f"- random search: {spread(ours)} over {len(ours)} searches, published {mean:.2f} ± {deviation:.2f} over 500: "
-        f"a difference of {gap:+.3f}, 95 % interval {gap - margin:+.3f} to {gap + margin:+.3f}",
+        f"- random search: {mean_and_deviation(ours)} over {len(ours)} searches, published {mean:.2f} ± "
+        f"{deviation:.2f} over 500: a difference of {gap:+.3f}, 95 % interval "
+        f"{gap - margin:+.3f} to {gap + margin:+.3f}",
         "- accuracies: mean ± standard deviation over searches; published: TE-NAS, table 1, and its seconds of search",
     ]
 

@@ -18,21 +18,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-from _experiment import Claim, ExperimentConfig, run
+from _experiment import (
+    NO_VALUE,
+    Claim,
+    ExperimentConfig,
+    recorded_training,
+    result_folder,
+    run,
+    style,
+    whole_numbers,
+    write_results,
+)
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.plots import save
-from nas.results.record import Run, is_run
-from nas.run.training import train_to_end
+from nas.record import Run
 from nas.space import Architecture
-from nas.training.loop import TrainingConfig
 from nas.trial import MeasurementWithTest
 from search_spaces.resnet import NAMED, SPACE
 
@@ -102,36 +106,23 @@ def architecture(scale: Scale, connections: str, blocks: int) -> Architecture:
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
-    out = config.out or Path("runs") / f"resnet_2015-{config.scale}"
-    if config.resume and not out.is_dir():
-        raise InputError(f"{out}: nothing to resume there; start it without --resume")
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; go on with --resume or choose another --out")
+    out = result_folder(config, "resnet_2015")
     networks = []
     for connections in ("plain", "residual"):
         for blocks in scale.blocks:
             layers = 6 * blocks + 2
-            folder = out / f"{connections}-{layers}"
-            done = train_to_end(
+            done = recorded_training(
+                config,
                 SPACE,
                 architecture(scale, connections, blocks),
-                dataclasses.replace(scale.data, data_dir=config.data_dir),
-                TrainingConfig(),
-                folder,
+                scale.data,
+                out / f"{connections}-{layers}",
                 epochs=scale.epochs,
                 seeds=[config.seed],
                 test_curve=True,
-                resume=config.resume and is_run(folder),
             )
-            if error := done.finals[0].error:
-                raise InputError(f"{folder}: {error}")
             networks.append(Network(connections, layers, done))
-    text = table(networks)
-    (out / "table.md").write_text(text + "\n")
-    save(draw(networks), out / "curves.png")
-    print(text)
-    for name in ("table.md", "curves.png"):
-        print(out / name)
+    write_results(out, table(networks), {"curves.png": draw(networks)})
 
 
 def table(networks: list[Network]) -> str:
@@ -148,7 +139,7 @@ def table(networks: list[Network]) -> str:
         published = PAPER.get((network.connections, network.layers))
         rows.append(
             f"| {network.connections}-{network.layers} | {final.params:,} | {train:.2f} | {test:.2f} "
-            f"| {'–' if published is None else published} | {final.train_seconds:.0f} | {final.seconds:.0f} |"
+            f"| {NO_VALUE if published is None else published} | {final.train_seconds:.0f} | {final.seconds:.0f} |"
         )
     return "\n".join([*rows, "", *(f"- {line}" for line in effects(networks, last))])
 
@@ -187,10 +178,8 @@ def draw(networks: list[Network]) -> Figure:
     for name, axes in panels.items():
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.grid(color="0.9", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+        style(axes)
+        whole_numbers(axes)
         axes.legend(frameon=False, fontsize=8.5)
     panels["plain"].set_ylabel("error (%)")
     # The first tenth of a long training would flatten what tells the networks apart in the end.

@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 from nas.errors import InputError, one_of  # noqa: E402  (the path has to be set first)
 
 if TYPE_CHECKING:
-    from nas.results.record import Run
+    from nas.record import Run
     from nas.space import Architecture, Cell, SearchSpace
     from search_spaces.named import Named
 
@@ -89,7 +89,7 @@ class Chosen(NamedTuple):
 
 def chosen(text: str) -> Chosen:
     """The best architecture of a run's folder, a named network, or ``space:architecture``. Raises InputError."""
-    from nas.results.record import is_run, read_run
+    from nas.record import is_run, read_run
     from search_spaces import spaces_with
     from search_spaces.zoo import find_architecture
 
@@ -134,11 +134,11 @@ def cells(config: Mapping[str, Any], arch: Architecture) -> Mapping[str, Cell] |
 
 def print_table(runs: Iterable[Any]) -> None:
     """The comparison table of these runs and the notes that belong below it."""
-    from nas.results import tables
+    from nas.report import result_table
 
     runs = tuple(runs)
-    print(tables.to_markdown(tables.comparison(runs)))
-    for note in tables.notes(runs):
+    print(result_table.to_markdown(result_table.comparison(runs)))
+    for note in result_table.notes(runs):
         print(f"- {note}")
 
 

@@ -45,6 +45,8 @@ class Config:
     """in each stage"""
     image_size: int = 32
     batch_size: int = 32
+    torch: bool = True
+    """PyTorch beside it (pip install -r requirements-bench.txt)"""
     json: Path | None = None
     """write the figures there too"""
 
@@ -57,15 +59,20 @@ def main(config: Config) -> None:
     for name in sizes:
         if getattr(config, name) < 1:
             raise InputError(f"{name}: {getattr(config, name)} is below 1")
-    import_torch()
+    if config.torch:
+        import_torch()
     print(f"{'score':14} {'networks':>8} {'here':>8} {'torch':>8} {'ratio':>6} {'2nd half':>8} {'cpu':>6}  "
           "architectures a minute; ratios of seconds, torch / here")  # fmt: skip
     rows = []
     for score in config.scores:
         row = compare(score, config)
         rows.append(row)
-        print(f"{score:14} {row['networks']:8} {row['per_minute']:8.1f} {row['torch_per_minute']:8.1f} "
-              f"{row['ratio']:6.2f} {row['second_half_ratio']:8.2f} {row['cpu_ratio']:6.2f}", flush=True)  # fmt: skip
+        beside = [
+            row.get(key, float("nan"))
+            for key in ("torch_per_minute", "ratio", "second_half_ratio", "cpu_ratio")
+        ]
+        print(f"{score:14} {row['networks']:8} {row['per_minute']:8.1f} {beside[0]:8.1f} "
+              f"{beside[1]:6.2f} {beside[2]:8.2f} {beside[3]:6.2f}", flush=True)  # fmt: skip
     if config.json:
         config.json.write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -83,7 +90,8 @@ def compare(score: str, config: Config) -> dict[str, Any]:
     labels = rng.integers(0, 10, config.batch_size)
     count = config.ntk_networks if score == "ntk_condition" else config.networks
     archs = [space.sample((config.seed, k)) for k in range(count)]
-    check(score, config, space, images, labels)
+    if config.torch:
+        check(score, config, space, images, labels)
     forget()
     ours, theirs = [], []
     for k, arch in enumerate(archs):
@@ -91,6 +99,7 @@ def compare(score: str, config: Config) -> dict[str, Any]:
             (ours, lambda arch=arch: jax_score(score, space, arch, images, labels)),
             (theirs, lambda arch=arch: torch_score(score, config, arch, images, labels)),
         ]
+        turns = turns if config.torch else turns[:1]
         for times, turn in turns if k % 2 else reversed(turns):
             gc.collect()
             with timed() as taken:
@@ -98,18 +107,22 @@ def compare(score: str, config: Config) -> dict[str, Any]:
             times.append((taken["seconds"], taken["cpu_seconds"]))
     here, torch = np.array(ours), np.array(theirs)
     half = count // 2
-    return {
+    row = {
         "score": score,
         "networks": count,
         "per_minute": 60 * count / here[:, 0].sum(),
+        "seconds": here[:, 0].tolist(),
+        "cpu_seconds": here[:, 1].tolist(),
+    }
+    if not config.torch:
+        return row
+    return row | {
         "torch_per_minute": 60 * count / torch[:, 0].sum(),
         "ratio": torch[:, 0].sum() / here[:, 0].sum(),
         "second_half_ratio": torch[half:, 0].sum() / here[half:, 0].sum(),
         "cpu_ratio": torch[:, 1].sum() / here[:, 1].sum(),
         "cpu_second_half_ratio": torch[half:, 1].sum() / here[half:, 1].sum(),
-        "seconds": here[:, 0].tolist(),
         "torch_seconds": torch[:, 0].tolist(),
-        "cpu_seconds": here[:, 1].tolist(),
         "torch_cpu_seconds": torch[:, 1].tolist(),
     }
 

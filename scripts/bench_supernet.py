@@ -32,7 +32,7 @@ from _cli import import_torch, run
 from nas.errors import InputError, one_of
 
 ORDERS = ("first", "difference", "exact")
-FORMULATIONS = ("auto", "program", "pieces")
+PROGRAMS = ("auto", "step", "derivative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Config:
     """images a batch, 32x32x3"""
     orders: tuple[str, ...] = ORDERS
     """first, difference, exact"""
-    formulation: str = "auto"
-    """this code's: auto, program or pieces"""
+    one_program: str = "auto"
+    """what is one XLA program: auto, a whole step or each derivative"""
     batched: bool = False
     """this code runs equal operations on one input side by side"""
     remat: bool = False
@@ -67,8 +67,8 @@ def main(config: Config) -> None:
     for order in config.orders:
         if order not in ORDERS:
             raise one_of("orders", order, ORDERS)
-    if config.formulation not in FORMULATIONS:
-        raise one_of("formulation", config.formulation, FORMULATIONS)
+    if config.one_program not in PROGRAMS:
+        raise one_of("one_program", config.one_program, PROGRAMS)
     if min(config.channels, config.cells, config.batch_size, config.rounds) < 1:
         raise InputError("bench: --channels, --cells, --batch-size and --rounds are at least 1")
     if config.torch and importlib.util.find_spec("torch") is None:
@@ -94,10 +94,10 @@ def main(config: Config) -> None:
 
 def measure(config: Config, order: str, torch: bool) -> dict[str, Any]:
     """One line of the table."""
-    from nas import cpu
     from nas.cache import cache_root
+    from nas.cpu import native_status
 
-    cpu.native_status()  # the kernels are built once for a machine, not once for a network
+    native_status()  # the kernels are built once for a machine, not once for a network
     with tempfile.TemporaryDirectory() as cache:
         kernels = cache_root() / "native"
         if kernels.is_dir():
@@ -221,15 +221,16 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
     import jax
     import numpy as np
 
-    from nas import cpu
-    from nas.oneshot.bilevel import Problem, Rates, Search
+    from nas.cpu import native_status
+    from nas.oneshot.bilevel import Problem, Rates
+    from nas.oneshot.programs import Search
     from nas.oneshot.relaxation import RELAXATIONS
     from nas.training.programs import Batch, Shape
     from nas.training.stored import use_compilation_cache
     from search_spaces import darts
 
     use_compilation_cache()
-    cpu.native_status()
+    native_status()
     batches = []
     for seed in (0, 1):
         pixels, labels = images(config, seed)
@@ -243,7 +244,7 @@ def jax_side(config: Config, order: str) -> Callable[[], Step]:
             batched=config.batched, remat=config.remat
         )
         shape = Shape((32, 32, 3), 10, config.batch_size, config.batch_size, "momentum")
-        search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, config.formulation)
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, config.one_program)
         state = search.prepare(0)
 
         def step() -> None:

@@ -190,7 +190,9 @@ def images_a_second(step: Callable[[], Any], batch_size: int, config: Config) ->
     return count * batch_size / passed
 
 
-def jax_step(network: Any, image_shape: tuple[int, int, int], batch_size: int) -> tuple[Callable[[], None], float]:
+def jax_step(
+    network: Any, image_shape: tuple[int, int, int], batch_size: int
+) -> tuple[Callable[[], None], float]:
     """A training step of ``network`` in this code, and the seconds that compiling it took."""
     import jax
     import numpy as np
@@ -207,7 +209,7 @@ def jax_step(network: Any, image_shape: tuple[int, int, int], batch_size: int) -
     target = np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch_size)]
     batch = Batch(*jax.device_put((images, target, target.argmax(1).astype(np.int32))))
     noise, decay = Noise(np.float32(0.1), np.uint32(1)), np.float32(0)
-    rates = Rates(np.float32(1e-3), np.float32(1e-4), np.float32(0), np.int32(0))
+    rates = Rates(np.float32(1e-3), np.float32(1e-4), np.float32(np.inf))
     state = runner.init(0)
 
     def step() -> None:
@@ -247,7 +249,11 @@ def torch_plain(network: PlainFlax, image_shape: tuple[int, int, int]) -> Any:
     for width in network.widths:
         layers += [torch_nn.Conv2d(channels, width, 3, padding=1), torch_nn.ReLU(), torch_nn.MaxPool2d(2)]
         channels = width
-    pooled = [torch_nn.AdaptiveAvgPool2d(1), torch_nn.Flatten(), torch_nn.Linear(channels, network.num_classes)]
+    pooled = [
+        torch_nn.AdaptiveAvgPool2d(1),
+        torch_nn.Flatten(),
+        torch_nn.Linear(channels, network.num_classes),
+    ]
     return torch_nn.Sequential(*layers, *pooled)
 
 

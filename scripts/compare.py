@@ -18,8 +18,8 @@ import tyro
 
 from _cli import cells, operations, print_table, run
 from nas.errors import InputError
-from nas.results.record import is_run
-from nas.results.report import write_comparison, write_report
+from nas.record import is_run
+from nas.report.report import write_comparison, write_report
 from nas.run import tabular
 from nas.run.sweep import SearchOptions, check_strategies, pass_epochs, search, session
 from nas.run.tabular import TableOptions

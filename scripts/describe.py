@@ -74,11 +74,10 @@ def main(config: Config) -> None:
     usual_shape, usual_classes = usual_input(found)
     shape, classes = shape or usual_shape, config.classes or usual_classes
 
+    from nas.objectives.train import build
     from nas.training.profile import dissect, measure
 
-    if found.space.build is None:
-        raise InputError(f"space {found.space.name}: has no networks to build")
-    network = found.space.build(found.arch, classes)
+    network = build(found.space, found.arch, classes)
     anatomy = dissect(network, shape)
     about = facts(config, found, anatomy, shape, classes)
     if config.draw is not None:
@@ -187,21 +186,21 @@ def program_shape(
 
 
 def draw(path: Path, about: dict[str, Any], anatomy: Anatomy, shape: tuple[int, int, int]) -> None:
-    from nas.results import drawing
+    from nas.report import network_drawing
 
     title = f"{about['name']}\n{about['params']:,} parameters, {about['macs']:,} multiply-adds"
     if not anatomy.is_graph:
         title += "\n(its submodules in the order of their calls: it is no graph of modules)"
-    drawing.save(drawing.draw(anatomy.layers, shape, title), path)
+    network_drawing.save(network_drawing.draw(anatomy.layers, shape, title), path)
 
 
 def draw_cells(path: Path, name: str, found: Chosen) -> None:
     if found.space.cells is None:
         raise InputError(f"draw-cells: the networks of {found.space.name} are not made of cells")
-    from nas.results import cells
+    from nas.report import cell_drawing
 
     title = name if len(name) <= 80 else found.space.name  # not a whole architecture's text
-    cells.draw_cells(found.space.cells(found.arch), path, title)
+    cell_drawing.draw_cells(found.space.cells(found.arch), path, title)
 
 
 # -------------------------------------------------------------------------------------------------------- text

@@ -29,8 +29,8 @@ class Config:
 
 def main(config: Config) -> None:
     from nas.errors import InputError
-    from nas.results.report import write_comparison, write_report
-    from nas.results.searches import is_comparison
+    from nas.record.comparison import is_comparison
+    from nas.report.report import write_comparison, write_report
 
     compared = [folder for folder in config.runs if is_comparison(folder)]
     if not compared:

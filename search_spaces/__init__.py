@@ -21,6 +21,7 @@ from search_spaces import (
     minichain,
     mlp,
     nasbench201,
+    nasbench_macro,
     natssize,
     resnet,
 )
@@ -36,6 +37,7 @@ FAMILIES = (
     autoencoder,
     darts,
     nasbench201,
+    nasbench_macro,
     natssize,
     minichain,
     cuda_convnet,

@@ -224,7 +224,9 @@ class SeparableConv(nn.Module):
         pointwise = Weights(name=f"pointwise_{k}")((1, 1, channels // self.count, features)).astype(x.dtype)
         pad = self.dilation * (self.kernel - 1) // 2
         at = {"strides": (stride, stride), "dilation": (self.dilation, self.dilation)}
-        return separable_conv2d(x, depthwise, pointwise, padding=((pad, pad), (pad, pad)), groups=self.count, **at)
+        return separable_conv2d(
+            x, depthwise, pointwise, padding=((pad, pad), (pad, pad)), groups=self.count, **at
+        )
 
 
 class PoolNorm(nn.Module):
@@ -390,7 +392,9 @@ class Body:
             elif not takes_relu(primitive):
                 out = self.b.once(f"{state}_{primitive}", module, x)
             else:
-                out = self.b.add(f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Activation("relu"), x))
+                out = self.b.add(
+                    f"{name}_{primitive}", module, self.b.once(f"{state}_relu", Activation("relu"), x)
+                )
             if dropped:
                 out = self.b.add(f"{name}_skip_dropout", Dropout(), out)
             # What is passed on as it is is not dropped.

@@ -152,7 +152,9 @@ def add_searched_cell(b: Builder, name: str, x: int, operations: Sequence[Any], 
                 if operation == "avg_pool_3x3":
                     return b.once(f"{state}_pool", Pool("average", 3, 1), x)
                 convolution = SearchedConv(features // part, KERNELS[operation])
-                return b.add(f"{edge}_{operation}", convolution, b.once(f"{state}_relu", Activation("relu"), x))
+                return b.add(
+                    f"{edge}_{operation}", convolution, b.once(f"{state}_relu", Activation("relu"), x)
+                )
 
             terms += b.choose(of_edge[source, to], make, values[source], name=state)
         values.append(b.mix(f"{name}_node_{to}", terms) if terms else b.add(f"{name}_zero_{to}", Zero(), x))

@@ -44,8 +44,8 @@ def cell_network(arch: Mapping[str, Any], classes: int = 3, channels: int = 4, c
                         return None
                     if value == "skip":
                         return x
-                    conv = b.add(f"{name}_{value}", conv(channels // part, int(value[-1])), x)
-                    return b.add(f"{name}_{value}_norm", NormAct("batch", "tanh"), conv)
+                    convolved = b.add(f"{name}_{value}", conv(channels // part, int(value[-1])), x)
+                    return b.add(f"{name}_{value}_norm", NormAct("batch", "tanh"), convolved)
 
                 shared = f"cell_{cell}_state_{source}"
                 terms += b.choose(arch[f"edge_{source}_{to}"], make, states[source], name=shared)
@@ -68,8 +68,8 @@ def chain_network(
     for name, kernel in arch.items():
 
         def make(size: int, x: int, part: int, name: str = name) -> int:
-            conv = b.add(f"{name}_{size}", conv(width, size), x)
-            return b.add(f"{name}_{size}_norm", NormAct("batch", activation), conv)
+            convolved = b.add(f"{name}_{size}", conv(width, size), x)
+            return b.add(f"{name}_{size}_norm", NormAct("batch", activation), convolved)
 
         x = b.mix(f"{name}_mix", b.choose(kernel, make, x, name=name))
     b.add("logits", Dense(classes), b.add("average", CellAverage(1), x))

@@ -85,7 +85,9 @@ def _pixels(aval: Any, spec: Sequence[int]) -> tuple[int, int]:
     return aval.shape[spec[2]], aval.shape[spec[3]]
 
 
-def _out_size(left: Any, right: Any, strides: Any, padding: Any, spread: Any, dilation: Any) -> tuple[int, int]:
+def _out_size(
+    left: Any, right: Any, strides: Any, padding: Any, spread: Any, dilation: Any
+) -> tuple[int, int]:
     rows, columns = (
         ((size - 1) * wide + 1 + sum(pad) - ((taps - 1) * by + 1)) // stride + 1
         for size, taps, stride, pad, wide, by in zip(

@@ -59,11 +59,16 @@ def _activation_backward_tangents(
 
 
 _activation_kernel = kernel(
-    "nas_activation", _activation, tangents=_activation_tangents, vmap_method="broadcast_all"
+    "nas_activation",
+    _activation,
+    lambda x, **_: [x],
+    tangents=_activation_tangents,
+    vmap_method="broadcast_all",
 )
 _activation_backward_kernel = kernel(
     "nas_activation_backward",
     _activation_backward,
+    lambda dy, x, **_: [x],
     tangents=_activation_backward_tangents,
     vmap_method="broadcast_all",
 )
@@ -177,9 +182,14 @@ def _weighted_sum_backward_tangents(
     return [found[0] + more[0], *(add(a, b) for a, b in zip(found[1:], more[1:], strict=True))]
 
 
-_weighted_sum_kernel = kernel("nas_weighted_sum", _weighted_sum, tangents=_weighted_sum_tangents)
+_weighted_sum_kernel = kernel(
+    "nas_weighted_sum", _weighted_sum, lambda weights, x, *_, **__: [x], tangents=_weighted_sum_tangents
+)
 _weighted_sum_backward_kernel = kernel(
-    "nas_weighted_sum_backward", _weighted_sum_backward, tangents=_weighted_sum_backward_tangents
+    "nas_weighted_sum_backward",
+    _weighted_sum_backward,
+    lambda dy, *arrays, **_: arrays,
+    tangents=_weighted_sum_backward_tangents,
 )
 _weighted_sum_call = differentiated(_weighted_sum_kernel, _weighted_sum_gradient)
 
@@ -233,7 +243,12 @@ def _mixture(
 
 
 def _mixture_backward(
-    dy: Array, weights: Array, *arrays: Array, positions: tuple[int, ...], normed: tuple[bool, ...], eps: float
+    dy: Array,
+    weights: Array,
+    *arrays: Array,
+    positions: tuple[int, ...],
+    normed: tuple[bool, ...],
+    eps: float,
 ) -> Arrays:
     maps = arrays[: len(normed)]
     through = [_by_batch(x, eps) if norm else (x,) for x, norm in zip(maps, normed, strict=True)]
@@ -244,7 +259,9 @@ def _mixture_backward(
     return [
         of_weights,
         *(
-            batch_norm_backward_kernel(identity, given, x, *one[1:], *_ones_and_zeros(x))[0] if norm else given
+            batch_norm_backward_kernel(identity, given, x, *one[1:], *_ones_and_zeros(x))[0]
+            if norm
+            else given
             for given, x, one, norm in zip(of_maps, maps, through, normed, strict=True)
         ),
     ]
@@ -257,8 +274,14 @@ def _mixture_gradient(
     return [*found, *[None] * (len(primals) - len(found))]
 
 
-_mixture_backward_kernel = kernel("nas_mixture_backward", _mixture_backward)
-_mixture_call = differentiated(kernel("nas_mixture", _mixture), _mixture_gradient)
+_mixture_backward_kernel = kernel(
+    "nas_mixture_backward",
+    _mixture_backward,
+    lambda dy, weights, *arrays, normed, **_: [weights, *arrays[: len(normed)]],
+)
+_mixture_call = differentiated(
+    kernel("nas_mixture", _mixture, lambda weights, x, *_, **__: [x]), _mixture_gradient
+)
 
 
 # ---- separable convolution -------------------------------------------------------------------------------------
@@ -327,6 +350,14 @@ def _separable_tangents(
     return [add(*terms)]
 
 
-_separable_kernel = kernel("nas_separable", _separable, tangents=_separable_tangents)
-_separable_backward_kernel = kernel("nas_separable_backward", _separable_backward)
+def _separable_result(x: Array, depthwise: Array, pointwise: Array, *, at: Windows) -> Sequence[Any]:
+    return [jax.ShapeDtypeStruct((x.shape[0], *at.output, pointwise.shape[3]), x.dtype)]
+
+
+_separable_kernel = kernel("nas_separable", _separable, _separable_result, tangents=_separable_tangents)
+_separable_backward_kernel = kernel(
+    "nas_separable_backward",
+    _separable_backward,
+    lambda dy, *arrays, asked, **_: [one for i, one in enumerate(arrays) if asked >> i & 1],
+)
 _separable_call = differentiated(_separable_kernel, _separable_gradient)

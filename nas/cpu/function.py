@@ -40,6 +40,24 @@ def visible_activations() -> contextlib.AbstractContextManager[Any]:
     return _mode("visible")
 
 
+def named(*static_argnames: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: a jitted function, by whose name it is known in a program that is traced to be looked into.
+
+    In ordinary programs it is just called: tracing a jitted function costs a few milliseconds more each time.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        jitted = jax.jit(function, static_argnames=static_argnames)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (function if _mode.value == "kernels" else jitted)(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
 def fused(activation: str) -> bool:
     """Whether a normalisation applies this activation itself."""
     return activation == "identity" or _mode.value != "visible"
@@ -55,26 +73,25 @@ def use_kernel(name: str, *arrays: Any) -> bool:
 def kernel(
     target: str,
     reference: Callable[..., Arrays],
+    results: Callable[..., Sequence[Any]],
     *,
     tangents: Callable[..., Arrays | None] | None = None,
     vmap_method: str = "sequential",
 ) -> Callable[..., Any]:
     """``call(static, *arrays)``: the results of ``reference(*arrays, **static)`` by the kernel ``target``.
 
-    ``tangents(primals, outs, dots, **static)`` gives the results' tangents by other kernels, a dot being None where an
-    array does not change; None where it cannot: then those of the reference are taken. With it, derivatives of the
-    second order are the last: what is kept for them has no tangent.
+    ``results(*arrays, **static)`` are arrays, or anything else with a shape, shaped like the results: tracing the
+    reference for that would take longer than all the rest. ``tangents(primals, outs, dots, **static)`` gives the
+    results' tangents by other kernels, a dot being None where an array does not change; None where it cannot: then
+    those of the reference are taken. With it, derivatives of the second order are the last: what is kept for them has
+    no tangent.
     """
-
-    @functools.lru_cache(maxsize=4096)
-    def shapes(static: Static, avals: tuple[Any, ...]) -> Any:
-        given = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in avals]
-        return tuple(jax.eval_shape(functools.partial(reference, **dict(static)), *given))
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
     def call(static: Static, *arrays: Array) -> tuple[Array, ...]:
-        results = shapes(static, tuple((array.shape, array.dtype) for array in arrays))
-        found = jax.ffi.ffi_call(target, results, vmap_method=vmap_method)(
+        parameters = dict(static)
+        shapes = [jax.ShapeDtypeStruct(one.shape, jnp.float32) for one in results(*arrays, **parameters)]
+        found = jax.ffi.ffi_call(target, shapes, vmap_method=vmap_method)(
             *arrays, **{key: _attribute(value) for key, value in static}
         )
         return tuple(found)

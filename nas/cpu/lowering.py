@@ -62,7 +62,9 @@ def register(primitive: Any, choose: Choose, name: str) -> None:
     def rule(context: mlir.LoweringRuleContext, *operands: Any, **parameters: Any) -> Any:
         avals = context.avals_in
         small = all(one.dtype.name in _KINDS and one.size for one in (*avals, *context.avals_out))
-        found = choose(*avals, **parameters) if small and one_device(context) and native.enabled(name) else None
+        found = (
+            choose(*avals, **parameters) if small and one_device(context) and native.enabled(name) else None
+        )
         if found is None:
             return before(context, *operands, **parameters)
         given = list(operands)

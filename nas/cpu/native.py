@@ -1,7 +1,8 @@
 """The C++ kernels for CPU: built by the system's compiler on first use, kept in a cache folder.
 
-``NAS_NATIVE=0`` does without them, ``NAS_NATIVE=-convolution,-pooling`` without those named (`enabled`). They live under ``NAS_CACHE_DIR`` (or ~/.cache/nas), one shared library
-for each source, compiler, jaxlib and processor. XLA calls them through its foreign function interface.
+``NAS_NATIVE=0`` does without them, ``NAS_NATIVE=-convolution,-pooling`` without those named (`enabled`). They live
+under ``NAS_CACHE_DIR`` (or ~/.cache/nas), one shared library for each source, compiler, jaxlib and processor. XLA calls
+them through its foreign function interface.
 """
 
 import concurrent.futures
@@ -13,6 +14,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -142,7 +144,7 @@ def _load(compiler: list[str]) -> tuple[Path, ctypes.CDLL]:
     try:
         path = _cache_folder() / name
         return path, _cached(compiler, path)
-    except (OSError, RuntimeError):  # read-only, full, no home
+    except (OSError, RuntimeError):  # read-only, full, no home, not private
         path = Path(tempfile.mkdtemp(prefix="nas-kernels-")) / name
         try:
             _build(compiler, path)
@@ -152,12 +154,11 @@ def _load(compiler: list[str]) -> tuple[Path, ctypes.CDLL]:
 
 
 def _cached(compiler: list[str], path: Path) -> ctypes.CDLL:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    if path.exists() and _is_private(path):
         with contextlib.suppress(OSError):  # a damaged one is replaced
             return ctypes.CDLL(str(path))
     with _locked(path.with_suffix(".lock")):
-        if path.exists():  # by now
+        if path.exists() and _is_private(path):  # by now
             with contextlib.suppress(OSError):
                 return ctypes.CDLL(str(path))
         _build(compiler, path)
@@ -165,7 +166,21 @@ def _cached(compiler: list[str], path: Path) -> ctypes.CDLL:
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("NAS_CACHE_DIR") or Path.home() / ".cache" / "nas").expanduser() / "native"
+    """Where the library is kept. Raises OSError where others could have put one: it runs as us."""
+    root = Path(os.environ.get("NAS_CACHE_DIR") or Path.home() / ".cache" / "nas").expanduser()
+    folder = root / "native"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(root) or not _is_private(folder):
+        raise OSError(f"{folder} can be written by others")
+    return folder
+
+
+def _is_private(path: Path) -> bool:
+    """Whether nobody but this user (and root) can have written ``path``."""
+    if not hasattr(os, "getuid"):  # Windows, which has no modes
+        return True
+    status = path.stat()
+    return status.st_uid in (os.getuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _key(compiler: list[str]) -> str:
@@ -213,6 +228,7 @@ def _build(compiler: list[str], path: Path) -> None:
             _compile(compiler, "-march=native", built)
         except _BuildError:  # what some compilers call it for Arm
             _compile(compiler, "-mcpu=native", built)
+        built.chmod(0o700)  # whatever the umask: `is_safe` refuses a file that a group may write to
         os.replace(built, path)
 
 

@@ -6,7 +6,6 @@ than their training gains; the ablation in docs/ablation.md has the figures.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +21,13 @@ from nas.cpu.function import (
     differentiated,
     fused,
     kernel,
+    named,
     static,
     use_kernel,
 )
 
 
-@functools.partial(jax.jit, static_argnames=("activation", "eps"))  # by their names the engine knows them
+@named("activation", "eps")
 def batch_norm_act(
     x: Array,
     scale: Array,
@@ -39,8 +39,8 @@ def batch_norm_act(
 ) -> tuple[Array, Array, Array]:
     """``activation((x - mean) / sqrt(var + eps) * scale + bias [+ residual])``, mean and var (Ioffe, Szegedy 2015).
 
-    ``x`` and ``residual`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]. Gradients flow
-    through the first result alone: mean and var are there for running statistics.
+    ``x`` and ``residual`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]. Gradients
+    flow through the first result alone: mean and var are there for running statistics.
     """
     if not fused(activation):
         y, mean, var = batch_norm_act(x, scale, bias, eps=eps)
@@ -59,7 +59,7 @@ def moments(x: Array) -> tuple[Array, Array]:
     return mean, var
 
 
-@functools.partial(jax.jit, static_argnames=("activation", "eps"))
+@named("activation", "eps")
 def batch_norm_inference(
     x: Array,
     scale: Array,
@@ -76,7 +76,7 @@ def batch_norm_inference(
     return ACTIVATIONS[activation](y if residual is None else y + residual).astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("activation", "eps"))
+@named("activation", "eps")
 def layer_norm_act(
     x: Array,
     scale: Array,
@@ -193,11 +193,25 @@ def _batch_norm_tangents(
     return masked, jnp.zeros_like(mean), jnp.zeros_like(var)
 
 
-_moments_kernel = kernel("nas_moments", _moments)
-batch_norm_kernel = kernel("nas_batch_norm", _batch_norm, tangents=_batch_norm_tangents)
-_batch_norm_backward_tangent_kernel = kernel("nas_batch_norm_backward_tangent", _batch_norm_backward_along)
+def _backward_results(dy: Array, x: Array, mean: Array, var: Array, *arrays: Array, **_: Any) -> Arrays:
+    """Shaped as the gradients of x, scale and bias, and of a shortcut where there was one."""
+    return [x, mean, var, *([x] if len(arrays) > 2 else [])]
+
+
+_moments_kernel = kernel("nas_moments", _moments, lambda x: [jax.ShapeDtypeStruct(x.shape[-1:], x.dtype)] * 2)
+batch_norm_kernel = kernel(
+    "nas_batch_norm", _batch_norm, lambda x, scale, *_, **__: [x, scale, scale], tangents=_batch_norm_tangents
+)
+_batch_norm_backward_tangent_kernel = kernel(
+    "nas_batch_norm_backward_tangent",
+    _batch_norm_backward_along,
+    lambda dy, x, mean, var, *_, **__: [x, mean, var],
+)
 batch_norm_backward_kernel = kernel(
-    "nas_batch_norm_backward", _batch_norm_backward, tangents=_batch_norm_backward_tangents
+    "nas_batch_norm_backward",
+    _batch_norm_backward,
+    _backward_results,
+    tangents=_batch_norm_backward_tangents,
 )
 _batch_norm_call = differentiated(batch_norm_kernel, _batch_norm_gradient)
 
@@ -231,8 +245,14 @@ def _layer_norm_gradient(
     return found if kept or not residual else [*found, dy]
 
 
-_layer_norm_backward_kernel = kernel("nas_layer_norm_backward", _layer_norm_backward)
-_layer_norm_call = differentiated(kernel("nas_layer_norm", _layer_norm), _layer_norm_gradient)
+_layer_norm_backward_kernel = kernel(
+    "nas_layer_norm_backward",
+    _layer_norm_backward,
+    lambda dy, x, scale, bias, *kept, **_: [x, scale, bias, *([x] if kept else [])],
+)
+_layer_norm_call = differentiated(
+    kernel("nas_layer_norm", _layer_norm, lambda x, *_, **__: [x]), _layer_norm_gradient
+)
 
 
 # ---- the activation behind a normalisation ---------------------------------------------------------------------

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nas.cache import cache_root
 from nas.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -100,11 +99,6 @@ class _Summed:
     def write(self, data: Any) -> None:
         self._file.write(data)
         self.crc32 = zlib.crc32(data, self.crc32)
-
-
-def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where the data cache is: below ``cache_dir``, ``NAS_CACHE_DIR`` or ``~/.cache/nas``."""
-    return cache_root(cache_dir) / "data"
 
 
 def cached(folder: Path, build: Callable[[Writer], Mapping[str, Any]]) -> Entry:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.cache import Entry, Writer, cache_folder, cached
+from nas.cache import cache_folder
+from nas.data.cache import Entry, Writer, cached
 from nas.data.dataset import Dataset, Split
 from nas.data.decoding import decode
 from nas.data.embedded import EMBEDDED, read_embedded, version_of
@@ -122,7 +123,7 @@ def _entries(
     cache_dir: str | os.PathLike[str] | None,
 ) -> tuple[Entry, Entry]:
     """The decoded set and its splits, two entries of the cache."""
-    root = cache_folder(cache_dir)
+    root = cache_folder("data", cache_dir)
     key, build_pool = _pool(request.name, request.image_size, data_dir, root)
     pool = cached(root / key, build_pool)
     drawn = f"seed{request.seed}-valid{request.valid_fraction!r}"

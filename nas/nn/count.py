@@ -9,7 +9,6 @@ from jax.extend import core
 
 from nas.cpu.function import plain
 
-
 FREE = ("local_response_norm",)
 """Jitted functions that are normalisations and compute their sums by a product."""
 

@@ -1,13 +1,12 @@
 """The Flax layers that the spaces share beside Flax's own: NHWC images, float32 parameters.
 
-A layer is called as ``layer(*inputs)``, with those of ``train=…`` and the traced numbers of a step (`nas.nn.noise`) that
-its call names; `nn.Conv`, `nn.Dense` and `nn.LayerNorm` are nodes of a network as they are. Parameters are drawn by
+A layer is called as ``layer(*inputs)``, with those of ``train=…`` and the traced numbers of a step that its call names
+(`nas.nn.call`); `nn.Conv`, `nn.Dense` and `nn.LayerNorm` are nodes of a network as they are. Parameters are drawn by
 `drawn` below.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from jax.typing import ArrayLike
 
 from nas.cpu.edges import Unnormalised, activate, add
 from nas.cpu.function import ACTIVATIONS as FUNCTIONS
+from nas.cpu.function import named
 from nas.cpu.normalisation import batch_norm_act, batch_norm_inference, layer_norm_act, moments
 from nas.nn import noise
 
@@ -104,7 +104,9 @@ class FitConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         padding = padding_of("FIT", x.shape, self.kernel)
-        inner = conv(self.features, self.kernel, self.stride, groups=self.groups, padding=padding, bias=self.bias)
+        inner = conv(
+            self.features, self.kernel, self.stride, groups=self.groups, padding=padding, bias=self.bias
+        )
         nn.share_scope(self, inner)
         return inner(x)
 
@@ -131,15 +133,15 @@ def conv(
     )  # fmt: skip
 
 
-def conv2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1) -> Array:
-    """Cross-correlation of images ``x`` [B, H, W, C] with a ``kernel`` [kh, kw, C, O] that a layer makes itself."""
+def conv2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1, groups: int = 1) -> Array:
+    """Cross-correlation of ``x`` [B, H, W, C] with a ``kernel`` [kh, kw, C / groups, O] that a layer makes itself."""
     return lax.conv_general_dilated(
         x, kernel.astype(x.dtype), (stride, stride), padding_of(padding, x.shape, kernel.shape[0]),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("padding", "stride"))
+@named("padding", "stride")
 def local2d(x: Array, kernel: Array, padding: Padding = "SAME", stride: int = 1) -> Array:
     """Cross-correlation whose every output unit has weights of its own: no two windows share any.
 
@@ -263,7 +265,7 @@ def running(old: tuple[Array, Array], new: tuple[Array, Array]) -> tuple[Array, 
     )
 
 
-@functools.partial(jax.jit, static_argnames=("size", "alpha", "beta", "k"))  # by whose name `nas.nn.count` knows it
+@named("size", "alpha", "beta", "k")  # `nas.nn.count` knows it by its name
 def local_response_norm(
     x: Array, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> Array:
@@ -314,7 +316,9 @@ def average_pool(
     if count_include_pad or not any(map(any, pads)):
         return mean
     inside = []  # of each axis, the share of every window that lies in the image
-    for length, taps, by, (before, _), count in zip(x.shape[1:3], size, step, pads, mean.shape[1:3], strict=True):
+    for length, taps, by, (before, _), count in zip(
+        x.shape[1:3], size, step, pads, mean.shape[1:3], strict=True
+    ):
         first = np.arange(count) * by - before
         inside.append((np.minimum(first + taps, length) - np.maximum(first, 0)) / taps)
     return mean * jnp.asarray(1 / np.multiply.outer(*inside)[..., None], x.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 from nas import cpu
 from nas.data import Dataset, load, load_test
 from nas.errors import InputError
+from nas.nn.bridge import as_linen
 from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.space import Architecture, SearchSpace
 from nas.training.checkpoint import Checkpoints
@@ -268,10 +269,10 @@ def join(a: Data, b: Data) -> Data:
 
 
 def build(space: SearchSpace, arch: Architecture, num_classes: int) -> Any:
-    """The network of ``arch``; TrainingFailed says why where the space cannot build it."""
+    """The network of ``arch`` as a Linen module. Raises InputError where the space has none."""
     if space.build is None:
         raise InputError(f"space {space.name}: has no networks to build")
-    return space.build(arch, num_classes)
+    return as_linen(space.build(arch, num_classes))
 
 
 def size_of(network: Any, image_shape: tuple[int, int, int]) -> Size:

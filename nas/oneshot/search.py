@@ -18,7 +18,8 @@ from nas.errors import InputError
 from nas.nn.layout import Layout
 from nas.nn.supernet import Supernet
 from nas.oneshot import monitor
-from nas.oneshot.bilevel import Metrics, Point, Problem, Rates, Search, State
+from nas.oneshot.bilevel import Metrics, Point, Problem, Rates, State
+from nas.oneshot.programs import Search
 from nas.oneshot.relaxation import RELAXATIONS, entropy, given
 from nas.oneshot.settings import Settings
 from nas.space import Architecture
@@ -184,7 +185,7 @@ class SupernetSearch:
             dtype=self.config.dtype,
         )
         network = self._as_run(self.supernet.build(layout.opened(), self.num_classes, **sizes))
-        search = Search(network, problem, shape, self.config.formulation)
+        search = Search(network, problem, shape)
         initial = search.prepare(self.seed + number, curvature=self._curved)
         return _Stage(number, bounds[number], bounds[number + 1], layout, search, initial)
 

@@ -1,9 +1,9 @@
 """Looking into a network through its traced program: rectifiers, layers, feature maps, for any Flax module.
 
-A network is its ``init`` and ``apply``; what a score wants of its inside stands in the program that tracing it
-gives, with `visible_activations`. `watched` runs such a program equation by equation and returns what was seen
-beside its results; it is jitted and differentiated like any function. What lies in a loop or behind a derivative of a user's own is not looked into: that raises ScoreError
-where something wanted is in there.
+A network is its ``init`` and ``apply``; what a score wants of its inside stands in the program that tracing it gives
+(with `nas.cpu.function.visible_activations`). `watched` runs such a program equation by equation and returns what was
+seen beside its results; it is jitted and differentiated like any function. What lies in a loop or behind a derivative
+of a user's own is not looked into: that raises ScoreError where something wanted is in there.
 """
 
 from __future__ import annotations

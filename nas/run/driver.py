@@ -15,7 +15,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed, trial_folder
-from nas.results.record import TRIALS, Observation, Record
+from nas.record import TRIALS, Observation, Record
 from nas.strategies.base import Strategy, recorded
 from nas.trial import ScoreMeasurement, Trial
 
@@ -244,6 +244,10 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
             if math.isnan(measurement.value):
                 name = "score" if isinstance(measurement, ScoreMeasurement) else "valid_accuracy"
                 raise TrialFailed(f"{name} is not a number after {measurement.budget} units")
+            for name in ("valid_accuracy", "train_accuracy"):
+                accuracy = getattr(measurement, name)
+                if accuracy < 0 or accuracy > 1:  # either may be NaN, as those of a score are
+                    raise TrialFailed(f"{name} {accuracy} is not between 0 and 1")
             if measurement.budget == trial.budget or measurement.last:
                 # First: who hears of the last unit may give the trial to another worker, or end it.
                 _close(measurements)

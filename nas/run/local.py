@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from nas.objectives.base import Objective, TrialFailed
-from nas.results.record import Record, Run
+from nas.record import Record, Run
 from nas.run.driver import Ledger, Listener, evaluate
 from nas.strategies.base import Strategy
 

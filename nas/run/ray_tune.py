@@ -51,7 +51,7 @@ from ray.tune.stopper import NoopStopper, Stopper
 from nas.errors import InputError, one_of
 from nas.objectives.base import Finisher, Objective, Trained, Trainer, TrialFailed
 from nas.objectives.score import ScoreObjective, ScoreSetup
-from nas.results.record import Record, Run
+from nas.record import Record, Run
 from nas.run.driver import Ledger, Listener, describe_error, evaluate, one_line
 from nas.run.filtering import Clocked, Filter
 from nas.space import FILE_MODULE, Architecture, SearchSpace

@@ -17,7 +17,7 @@ from nas.objectives.oneshot import SupernetObjective, SupernetSetup, settings_sp
 from nas.objectives.score import ScoreObjective, ScoreSetup, check_score
 from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup, check_devices
 from nas.oneshot.settings import METHODS
-from nas.results.record import Record, Run
+from nas.record import Record, Run
 from nas.run import local
 from nas.run.filtering import Clocked, Filter
 from nas.run.progress import Progress

@@ -24,7 +24,7 @@ from rich.progress import Progress
 from nas.errors import InputError, one_of
 from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
-from nas.results.searches import Comparison, Job, Search, Searches, planned, read_comparison
+from nas.record.comparison import Comparison, Job, Search, Searches, planned, read_comparison
 from nas.run.driver import HOPELESS
 from nas.space import Architecture, SearchSpace
 from nas.strategies import STRATEGIES, Strategy, StrategyConfig, filtered

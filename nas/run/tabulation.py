@@ -15,7 +15,7 @@ from nas.data.embedded import EMBEDDED, version_of
 from nas.errors import InputError
 from nas.objectives.base import Trained
 from nas.objectives.train import FinalJob, TrainSetup
-from nas.results.record import Record, Run
+from nas.record import Record, Run
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import Progress
 from nas.space import Architecture, Categorical, Integer, SearchSpace

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.objectives.base import trial_folder
 from nas.objectives.train import DataConfig, TrainSetup
-from nas.results.record import Record, Run
+from nas.record import Record, Run
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import Progress
 from nas.run.sweep import hyperparameters

@@ -155,6 +155,10 @@ class Table:
 
     def task(self, dataset: str | None = None) -> Task:
         """The protocol for ``dataset`` (None: the usual one); InputError naming those that there are."""
+        if not any(column.quantity == "valid_accuracy" for column in self._epochs):
+            raise InputError(
+                f"table {self.name}: has no valid_accuracy, so that no search can be run on it, only {self.listed()}"
+            )
         if not self.tasks:
             raise InputError(f"table {self.name}: has no protocol of its own; it has {self.listed()}")
         if dataset is not None and dataset not in self.tasks:

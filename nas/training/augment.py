@@ -1,7 +1,7 @@
 """Data augmentation: a few numbers an image are drawn on the host, the pixels change on the device.
 
 The draws are numpy's, a pure function of (seed, epoch), so that they are the same on every platform and
-cost no compilation; `nas.ops.gather_augmented` turns them and the uint8 images into one float batch.
+cost no compilation; `gather_images` turns them and the uint8 images into one float batch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 # What each draws for a batch; see `draw`.
 AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca")
@@ -25,10 +27,12 @@ def crop_pad(size: int) -> int:
     return max(1, round(size / 8))
 
 
-def principal_components(covariance: np.ndarray) -> np.ndarray:
-    """float32 [C, C], column i the i-th principal component of the pixels times its variance: l_i p_i.
+def principal_components(
+    covariance: Float[np.ndarray, "channel channel"],
+) -> Float32[np.ndarray, "channel channel"]:
+    """Column i is the i-th principal component of the pixels times its variance: l_i p_i.
 
-    ``covariance`` [C, C] is that of pixels in [0, 1]. On one channel the only component is 1.
+    ``covariance`` is that of pixels in [0, 1]. On one channel the only component is 1.
     """
     variances, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))]
@@ -61,7 +65,7 @@ def draw(
     steps: int,
     batch: int,
     image_shape: tuple[int, int, int],
-    components: np.ndarray | None = None,
+    components: Float32[np.ndarray, "channel channel"] | None = None,
 ) -> dict[str, np.ndarray]:
     """The random numbers of ``steps`` batches, each with leading axes [steps, batch] (mixup: [steps]).
 
@@ -101,8 +105,73 @@ def draw(
     return plan
 
 
-def adjust_colour(images: Array, factors: Array, mean: Array, std: Array) -> Array:
-    """Brightness, contrast and saturation of normalised ``images`` [B, H, W, C] times ``factors`` [B, 3].
+def gather_images(
+    images: UInt8[Array, "all height width channel"],
+    index: Int[Array, " batch"],
+    mean: Float[Array, " channel"],
+    std: Float[Array, " channel"],
+) -> Float[Array, "batch height width channel"]:
+    """``(images[index] / 255 - mean) / std``; an index beyond the images takes the last one."""
+    return _normalised(images.at[index].get(mode="clip"), mean, std)
+
+
+def gather_augmented(
+    images: UInt8[Array, "all height width channel"],
+    index: Int[Array, " batch"],
+    mean: Float[Array, " channel"],
+    std: Float[Array, " channel"],
+    shift: Int[Array, "batch 2"],
+    flip: Bool[Array, " batch"],
+    cutout: Int[Array, "batch 3"],
+) -> Float[Array, "batch height width channel"]:
+    """`gather_images` with each image moved, mirrored and cut out as its row of the parameters says.
+
+    First moved: pixel (i, j) of the result is (i + dy, j + dx) of the image, for ``shift`` = (dy, dx); beyond its
+    edges pixels are 0 before normalisation. (Padding by p and cropping at random is dy and dx uniform on -p..p.)
+    Then mirrored left to right where ``flip``. Then the square ``cutout`` = (top, left, size), clipped by the edges,
+    is set to 0 after normalisation, the mean colour (DeVries and Taylor 2017); size 0 cuts nothing.
+    """
+    chosen = images.at[index].get(mode="clip")
+    _, height, width, _ = images.shape
+    row, column = jnp.arange(height), jnp.arange(width)
+    rows = row + shift[:, :1]
+    columns = jnp.where(flip[:, None], column[::-1], column) + shift[:, 1:]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    place = jnp.arange(index.shape[0])[:, None, None]
+    moved = chosen.at[place, rows[:, :, None], columns[:, None, :]].get(mode="clip")
+    out = _normalised(jnp.where(inside[..., None], moved, jnp.zeros((), moved.dtype)), mean, std)
+
+    def within(position: Array, first: Array) -> Array:
+        return (position >= first[:, None]) & (position < (first + cutout[:, 2])[:, None])
+
+    cut = within(row, cutout[:, 0])[:, :, None] & within(column, cutout[:, 1])[:, None, :]
+    return jnp.where(cut[..., None], jnp.zeros((), out.dtype), out)
+
+
+def _normalised(pixels: Array, mean: Array, std: Array) -> Array:
+    return (pixels.astype(mean.dtype) / 255 - mean) * (1 / std)
+
+
+def gather_targets(
+    labels: Int[Array, " all"], index: Int[Array, " batch"], num_classes: int, smoothing: ArrayLike = 0.0
+) -> tuple[Int[Array, " batch"], Float[Array, "batch class"]]:
+    """The labels at ``index``, and their target probabilities.
+
+    A label's class gets ``1 - smoothing + smoothing / num_classes``, every other ``smoothing / num_classes``
+    (Szegedy et al. 2016, section 7); ``smoothing`` may be traced. An index beyond the labels takes the last one.
+    """
+    chosen = labels.at[index].get(mode="clip")
+    low = jnp.asarray(smoothing, jnp.float32) / num_classes
+    return chosen, jnp.where(chosen[:, None] == jnp.arange(num_classes), 1 - smoothing + low, low)
+
+
+def adjust_colour(
+    images: Float[Array, "batch height width channel"],
+    factors: Float[Array, "batch 3"],
+    mean: Float[Array, " channel"],
+    std: Float[Array, " channel"],
+) -> Float[Array, "batch height width channel"]:
+    """Brightness, contrast and saturation of normalised ``images`` times ``factors``.
 
     Contrast is about each image's mean, saturation about each pixel's mean over channels (no effect on
     one channel); done on pixels in [0, 1] without clipping.

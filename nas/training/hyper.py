@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nas.errors import InputError, one_of
 from nas.training.augment import AUGMENTATIONS
-from nas.training.optimiser import OPTIMISERS
+from nas.training.optimiser import FACTORIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Hyper:
     """
 
     optimiser: str = "nesterov"
-    """one of nas.training.optimiser.OPTIMISERS"""
+    """one of nas.training.optimiser.FACTORIES: optax's by their names, and momentum and nesterov (0.9)"""
     learning_rate: float = 0.05
     """the highest learning rate of the schedule"""
     schedule: str = "cosine"
@@ -31,7 +35,7 @@ class Hyper:
     batch_size: int = 64
     """images a step, over all devices"""
     weight_decay: float = 1e-4
-    """L2 on kernels: added to the gradient, decoupled in adamw"""
+    """of kernels: decoupled in the optimisers that have it so (adamw, lion, lamb, ...), else L2"""
     label_smoothing: float = 0.0
     """probability mass spread evenly over all classes"""
     augmentation: str = "none"
@@ -44,8 +48,8 @@ class Hyper:
     """probability of dropping a path through a cell, reached linearly over the epochs"""
 
     def __post_init__(self) -> None:
-        if self.optimiser not in OPTIMISERS:
-            raise one_of("optimiser", self.optimiser, OPTIMISERS)
+        if self.optimiser not in FACTORIES:
+            raise one_of("optimiser", self.optimiser, FACTORIES)
         if self.schedule not in SCHEDULES:
             raise one_of("schedule", self.schedule, SCHEDULES)
         for part in self.augmentation.split("+"):
@@ -78,43 +82,29 @@ def hyper_of(arch: Mapping[str, Any], **defaults: Any) -> Hyper:
     return Hyper(**(defaults | given | {name: arch[name] for name in NAMES if name in arch}))
 
 
-def _constant(done: np.ndarray) -> np.ndarray:
-    return np.ones_like(done)
+def _step(rate: float, steps: int, *, reductions: Sequence[float]) -> optax.Schedule:
+    """Divided by 10 where each of these shares of the training is done."""
+    return optax.piecewise_constant_schedule(rate, {math.ceil(steps * share): 0.1 for share in reductions})
 
 
-def _linear(done: np.ndarray) -> np.ndarray:
-    return 1.0 - done
-
-
-def _cosine(done: np.ndarray) -> np.ndarray:
-    """Loshchilov and Hutter 2017, one period without restarts."""
-    return 0.5 * (1.0 + np.cos(np.pi * done))
-
-
-def _step(done: np.ndarray) -> np.ndarray:
-    """He et al. 2015: divided by 10 at one half and at three quarters of the training."""
-    return np.where(done < 0.5, 1.0, np.where(done < 0.75, 0.1, 0.01))
-
-
-def _evenly(reductions: int, done: np.ndarray) -> np.ndarray:
-    """Divided by 10 so many times, at even distances (Li et al. 2018)."""
-    return 0.1 ** np.floor(done * (reductions + 1))
-
-
-def _one_cycle(done: np.ndarray) -> np.ndarray:
+def _one_cycle(rate: float, steps: int) -> optax.Schedule:
     """Linear warm-up over the first 15 %, then linear to zero (the triangle of Smith and Topin 2018)."""
-    return np.minimum(done / 0.15, (1.0 - done) / 0.85)
+    top = 0.15 * steps
+    rise, fall = optax.linear_schedule(0.0, rate, top), optax.linear_schedule(rate, 0.0, steps - top)
+    return optax.join_schedules((rise, fall), (top,))  # type: ignore[arg-type]
 
 
-# Each maps the fraction of training done, in [0, 1), to the fraction of the highest learning rate.
-SCHEDULES = {
-    "constant": _constant,
-    "linear": _linear,
-    "cosine": _cosine,
-    "step": _step,
-    "step_1": functools.partial(_evenly, 1),
-    "step_2": functools.partial(_evenly, 2),
-    "step_3": functools.partial(_evenly, 3),
+Schedule = Callable[[float, int], optax.Schedule]
+
+# Each makes optax's schedule of the highest learning rate and the number of steps.
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+    "cosine": optax.cosine_decay_schedule,  # Loshchilov and Hutter 2017, one period without restarts
+    "step": functools.partial(_step, reductions=(1 / 2, 3 / 4)),  # He et al. 2015
+    "step_1": functools.partial(_step, reductions=(1 / 2,)),  # these three: Li et al. 2018
+    "step_2": functools.partial(_step, reductions=(1 / 3, 2 / 3)),
+    "step_3": functools.partial(_step, reductions=(1 / 4, 2 / 4, 3 / 4)),
     "one_cycle": _one_cycle,
 }
 
@@ -124,5 +114,15 @@ def learning_rates(hyper: Hyper, *, epoch: int, epochs: int, steps: int) -> np.n
 
     The schedule runs over the full ``epochs``, also when a scheduler stops the trial sooner.
     """
-    done = (epoch * steps + np.arange(steps, dtype=np.float64)) / (epochs * steps)
-    return (hyper.learning_rate * SCHEDULES[hyper.schedule](done)).astype(np.float32)
+    fractions = _fractions(SCHEDULES[hyper.schedule], epochs * steps)
+    return np.float32(hyper.learning_rate) * fractions[epoch * steps : (epoch + 1) * steps]
+
+
+@functools.lru_cache(maxsize=64)
+def _fractions(schedule: Schedule, steps: int) -> np.ndarray:
+    """float32 [steps]: a schedule's shares of the highest learning rate, computed once for all trials."""
+    of = schedule(1.0, steps)
+    found = jax.jit(lambda counts: jnp.broadcast_to(of(counts), counts.shape))(
+        np.arange(steps, dtype=np.int32)
+    )
+    return np.asarray(found, np.float32)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nas import ops
 from nas.data import Split
 from nas.errors import InputError, one_of
 from nas.training import augment
@@ -23,13 +23,12 @@ from nas.training.hyper import Hyper, learning_rates
 from nas.training.network import Noise
 from nas.training.optimiser import Rates
 from nas.training.programs import (
-    FORMULATIONS,
     Batch,
     Runner,
     Shape,
     State,
+    count_correct,
     data_mesh,
-    make_runner,
     place,
     timed,
 )
@@ -50,8 +49,6 @@ class TrainingConfig:
 
     dtype: str = "float32"
     """compute dtype: float32 or bfloat16 (parameters stay float32)"""
-    formulation: str = "auto"
-    """program (one XLA program a step), pieces (one a node, shared between networks), or auto"""
     clip_norm: float | None = None
     """scale gradients down to this global norm"""
     ema_decay: float | None = None
@@ -70,8 +67,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        if self.formulation not in FORMULATIONS:
-            raise one_of("formulation", self.formulation, FORMULATIONS)
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"clip_norm: {self.clip_norm} is not above 0")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
@@ -120,16 +115,16 @@ def make_batch(
 
     Targets are one-hot, smoothed by Szegedy et al. 2016 (``smoothing`` spread over all classes).
     """
-    given = (data.images, plan["index"], data.mean, 1 / data.std)
+    given = (data.images, plan["index"], data.mean, data.std)
     if "shift" in plan:
-        images = ops.gather_augmented(*given, plan["shift"], plan["flip"], plan["cutout"])
+        images = augment.gather_augmented(*given, plan["shift"], plan["flip"], plan["cutout"])
     else:
-        images = ops.gather_normalise(*given)
+        images = augment.gather_images(*given)
     if "colour" in plan:
         images = augment.adjust_colour(images, plan["colour"], data.mean, data.std)
     if "offset" in plan:
         images = images + (plan["offset"] / data.std)[:, None, None, :]
-    labels, target = ops.gather_targets(data.labels, plan["index"], num_classes, smoothing)
+    labels, target = augment.gather_targets(data.labels, plan["index"], num_classes, smoothing)
     if "mix" in plan:
         images, target = (plan["mix"] * a + (1 - plan["mix"]) * a[::-1] for a in (images, target))
         labels = jnp.where(plan["mix"] < 0.5, labels[::-1], labels)  # of the image that is most to be seen
@@ -143,15 +138,15 @@ def make_batch(
 def tally(sums: Array, loss: Array, logits: Array, labels: Array) -> Array:
     """``sums`` float32 [3] (of losses, correct, images) plus those of a training batch."""
     count = jnp.float32(len(labels))
-    return sums + jnp.stack([loss * count, ops.count_correct(logits, labels), count])
+    return sums + jnp.stack([loss * count, count_correct(logits, labels), count])
 
 
 @jax.jit
 def tally_padded(sums: Array, logits: Array, batch: Batch, count: Array) -> Array:
     """``sums`` plus those of an evaluation batch of which the first ``count`` images count."""
     real = jnp.arange(len(batch.labels)) < count
-    losses = ops.softmax_cross_entropy(logits, batch.target)
-    correct = ops.count_correct(logits, jnp.where(real, batch.labels, -1))
+    losses = optax.softmax_cross_entropy(logits, batch.target)
+    correct = count_correct(logits, jnp.where(real, batch.labels, -1))
     return sums + jnp.stack([jnp.sum(jnp.where(real, losses, 0)), correct, count.astype(jnp.float32)])
 
 
@@ -224,7 +219,7 @@ class Training:
             devices=devices,
             own_weight_decay=tuple(module for module, _ in hyper.own_weight_decay),
         )
-        self.runner: Runner = make_runner(network, self.shape, config.formulation)
+        self.runner = Runner(network, self.shape)
         self.state: State = self.runner.init(seed)
         for module in self.shape.own_weight_decay:
             if module not in self.state.variables["params"]:
@@ -233,6 +228,7 @@ class Training:
     def compile(self) -> None:
         """Compile all that training and evaluation run, on shapes alone; the state stays as it is."""
         self.runner.compile()
+        learning_rates(self.hyper, epoch=0, epochs=self.epochs, steps=self.steps)
         plan = self._plan(np.random.default_rng(0), 1, np.arange(self.hyper.batch_size))
         zero = np.float32(0)
         batch = self._batch(self.train, {name: values[0] for name, values in plan.items()}, zero)
@@ -269,8 +265,7 @@ class Training:
         sums = self._zero()
         for k in range(self.steps):
             batch = self._batch(self.train, {name: values[k] for name, values in plan.items()}, smoothing)
-            step = np.int32(epoch * self.steps + k)
-            noise, now = Noise(dropout, seeds[k], drop_path), Rates(rates[k], decay, clip, step, own)
+            noise, now = Noise(dropout, seeds[k], drop_path), Rates(rates[k], decay, clip, own)
             self.state, loss, logits = self.runner.step(self.state, batch, noise, now, ema_decay)
             sums = tally(sums, loss, logits, batch.labels)
             if (k + 1) % NAN_CHECK_STEPS == 0 or k + 1 == self.steps:
@@ -337,10 +332,10 @@ def train(
 ) -> Iterator[Measurement]:
     """Train up to epoch ``until``, yielding one measurement an epoch after the last of ``measured``.
 
-    A checkpoint is written behind every epoch; a newest one found there is gone on from, with its
-    measurements, else training begins again from the start, which repeats the same numbers and yields
-    only those not in ``measured``. Without ``valid`` the validation fields are NaN; with ``test``, which only a
-    final training has, every measurement is a `MeasurementWithTest`. Raises TrainingFailed.
+    A checkpoint is written after every epoch. Training resumes from the newest one, with its measurements; without
+    one it begins again from the start, which repeats the same numbers and yields only those not in ``measured``.
+    Without ``valid`` the validation fields are NaN; with ``test``, which only a final training has, every measurement
+    is a `MeasurementWithTest`. Raises TrainingFailed.
     """
     known = list(measured)
     kind = Measurement if test is None else MeasurementWithTest

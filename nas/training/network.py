@@ -58,9 +58,7 @@ def apply_train(
     given = keywords(network, train=True, **noise._asdict()) | further
     mutable = [*(name for name in variables if name != "params"), *Extra._fields]
     key = jax.random.key(noise.seed)  # for modules that use Flax's own dropout
-    output, updated = network.apply(
-        variables, *inputs, mutable=mutable, rngs={"dropout": key}, **given
-    )
+    output, updated = network.apply(variables, *inputs, mutable=mutable, rngs={"dropout": key}, **given)
     updated = dict(updated)
     sown = {name: updated.pop(name, {}) for name in Extra._fields}
     heads = jax.tree.leaves(sown["auxiliary"], is_leaf=_is_head)
@@ -92,7 +90,13 @@ def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Ar
 def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str) -> dict[str, Tree]:
     """A network's variables, drawn from ``seed`` without running or compiling it."""
     image = abstract((1, *image_shape), dtype)
-    return _kept(network.lazy_init(jax.random.key(seed), image))
+    key = jax.random.key(seed)
+    return _kept(network.lazy_init(streams(key), image, **keywords(network, train=False)))
+
+
+def streams(key: Array) -> dict[str, Array]:
+    """The random streams that a module may ask for when its variables are drawn."""
+    return {"params": key, "dropout": key}
 
 
 def _kept(variables: Mapping[str, Tree]) -> dict[str, Tree]:
@@ -122,7 +126,7 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
 
     def build(key: Array, image: Array) -> tuple[Array, dict[str, Tree]]:
         return network.init_with_output(
-            key, image, capture_intermediates=True, **keywords(network, train=False)
+            streams(key), image, capture_intermediates=True, **keywords(network, train=False)
         )
 
     with plain():  # a native kernel does not show what it multiplies
@@ -132,7 +136,9 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
         made = _kept(made)
         kept = made.pop("intermediates", {})
         if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
-            program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(made, image)
+            program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(
+                made, image
+            )
 
     def size(tree: Tree) -> int:
         return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))

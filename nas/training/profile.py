@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from nas import cpu
-from nas.nn.count import macs_of_equation
 from nas.errors import InputError
-from nas.training.network import Extra, Noise, Outline, abstract
+from nas.nn.call import keywords
+from nas.nn.count import macs_of_equation
+from nas.training.network import Extra, Noise, Outline, abstract, streams
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
 
@@ -61,7 +62,9 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
         return method == "__call__"
 
     def build(key: Any, image: Any) -> Any:
-        return network.init_with_output(key, image, train=False, capture_intermediates=capture)
+        return network.init_with_output(
+            streams(key), image, capture_intermediates=capture, **keywords(network, train=False)
+        )
 
     trace = jax.make_jaxpr(build, return_shape=True)
     try:
@@ -297,7 +300,7 @@ def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
     labels = target.argmax(axis=1).astype(np.int32)
     batch = Batch(*jax.device_put((images.astype(jax.numpy.dtype(shape.dtype)), target, labels)))
     zero = np.float32(0)
-    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero, np.float32(np.inf), np.int32(0))
+    noise, rates = Noise(zero, np.uint32(0)), Rates(zero, zero)
     state = place(init_state(network, shape, 0), None)
     forward_seconds = {
         size: _median_seconds(lambda f=f, size=size: f(state.variables, batch.images[:size]), seconds)

@@ -1,10 +1,7 @@
-"""The compiled programs of one training run, in two formulations with the same values.
+"""The compiled programs of one training run: a training step and a prediction.
 
-``program``: a training step is one XLA program. ``pieces`` (`nas.training.pieces`): a network that is a
-graph of modules (`network.nodes`, see `search_spaces.graph`) is run node by node, each node a few small
-programs which every network with an equal node at equal shapes shares. Programs are pure: ``(state,
-arguments) -> (state, …)``; everything that may differ between two trials without changing the network is an
-argument. They are kept for the life of the process, and on disk.
+Programs are pure: ``(state, arguments) -> (state, …)``; everything that may differ between two trials without
+changing the network is an argument. They are kept for the life of the process, and on disk.
 """
 
 from __future__ import annotations
@@ -13,17 +10,18 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+from jaxtyping import Float, Int
 
-from nas import ops
-from nas.errors import InputError
+from nas.cpu import register
 from nas.training import optimiser
 from nas.training.network import (
     Noise,
@@ -34,10 +32,11 @@ from nas.training.network import (
     apply_train,
     initialise,
     outline,
-    sows,
 )
 from nas.training.optimiser import Rates
 from nas.training.stored import stored
+
+register()  # convolution and pooling on CPU are lowered to native kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ class State(NamedTuple):
     """All that training changes. ``variables`` holds "params" and other Flax collections."""
 
     variables: dict[str, Tree]
-    slots: Tree
+    opt_state: Tree  # optax's
     ema: Tree | None  # the averaged parameters, where they are kept
 
 
@@ -72,36 +71,14 @@ class Batch(NamedTuple):
     labels: Array  # int32 [B]
 
 
-class Runner(Protocol):
-    """A network compiled for training: what `nas.training.loop` calls."""
-
-    def init(self, seed: int) -> State: ...
-
-    def compile(self) -> None:
-        """Compile everything that training and evaluation call, so that no later call compiles."""
-        ...
-
-    def step(
-        self, state: State, batch: Batch, noise: Noise, rates: Rates, ema_decay: ArrayLike
-    ) -> tuple[State, Array, Array]:
-        """One update; ``state`` is consumed. Returns it with the mean loss and the logits [B, classes].
-
-        The loss is the cross-entropy of the output alone, comparable with an evaluation's; what a network
-        sows (`Extra`) adds to the gradient only.
-        """
-        ...
-
-    def predict(self, variables: dict[str, Tree], images: Array) -> Array:
-        """Logits float32 [B, classes] in evaluation mode."""
-        ...
-
-
-def mean_loss(logits: Array, target: Array) -> Array:
+def mean_loss(logits: Float[Array, "batch class"], target: Float[Array, "batch class"]) -> Float[Array, ""]:
     """Mean cross-entropy over the batch."""
-    return ops.softmax_cross_entropy(logits.astype(jnp.float32), target, mean=True)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), target).mean()
 
 
-# ------------------------------------------------------------------------------------------ one program
+def count_correct(logits: Float[Array, "batch class"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
+    """How many rows of ``logits`` are largest at their label."""
+    return (logits.argmax(-1) == labels).sum(dtype=jnp.float32)
 
 
 def train_step(
@@ -113,7 +90,11 @@ def train_step(
     rates: Rates,
     ema_decay: ArrayLike,
 ) -> tuple[State, Array, Array]:
-    """The whole update as a pure function; see `Runner.step`."""
+    """The whole update as a pure function: the new state, the mean loss and the logits [B, classes].
+
+    The loss is the cross-entropy of the output alone, comparable with an evaluation's; what a network sows
+    (`Extra`) adds to the gradient only.
+    """
     params = state.variables["params"]
     rest = {name: tree for name, tree in state.variables.items() if name != "params"}
 
@@ -124,13 +105,15 @@ def train_step(
             total += weight * mean_loss(head, batch.target)
         return sum(extra.losses, total), (loss, logits, updated)
 
-    (_, (loss, logits, updated)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    scale = ops.clip_scale(grads, jnp.asarray(rates.clip_norm))[1] if shape.clip else 1.0
-    params, slots = optimiser.update(
-        shape.optimiser, params, grads, state.slots, rates, scale, shape.own_weight_decay
-    )
-    ema = ops.ema_update(state.ema, params, jnp.asarray(ema_decay)) if shape.ema else None
-    return State({"params": params, **updated}, slots, ema), loss, logits.astype(jnp.float32)
+    (total, (loss, logits, updated)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    params, opt_state = optimiser.update(
+        shape.optimiser, params, grads, state.opt_state, rates,
+        own=shape.own_weight_decay, clip=shape.clip, loss=total,
+    )  # fmt: skip
+    ema = None
+    if shape.ema:
+        ema = optax.incremental_update(params, state.ema, 1 - jnp.asarray(ema_decay))
+    return State({"params": params, **updated}, opt_state, ema), loss, logits.astype(jnp.float32)
 
 
 def abstract_arguments(
@@ -144,8 +127,8 @@ def abstract_arguments(
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
     variables = outline(network, shape.image_shape).variables
-    slots = jax.eval_shape(functools.partial(optimiser.init, shape.optimiser), variables["params"])
-    state = State(variables, slots, variables["params"] if shape.ema else None)
+    opt_state = jax.eval_shape(_optimiser(shape).init, variables["params"])
+    state = State(variables, opt_state, variables["params"] if shape.ema else None)
     size = shape.batch_size
     batch = Batch(
         abstract((size, *shape.image_shape), shape.dtype),
@@ -154,14 +137,19 @@ def abstract_arguments(
     )
     number = abstract(())
     own = (number,) * len(shape.own_weight_decay)
-    rates = Rates(number, number, number, abstract((), "int32"), own)
+    rates = Rates(number, number, number, own)
     return placed(state, whole), placed(batch, split), *placed((abstract_noise(), rates, number), whole)
+
+
+def _optimiser(shape: Shape) -> optax.GradientTransformation:
+    return optimiser.transformation(shape.optimiser, own=shape.own_weight_decay, clip=shape.clip)
 
 
 def init_state(network: Any, shape: Shape, seed: int) -> State:
     variables = initialise(network, seed, shape.image_shape, shape.dtype)
-    slots = optimiser.init(shape.optimiser, variables["params"])
-    return State(variables, slots, copied(variables["params"]) if shape.ema else None)
+    params = variables["params"]
+    opt_state = optimiser.initial_state(_optimiser(shape), params)
+    return State(variables, opt_state, copied(params) if shape.ema else None)
 
 
 def copied(tree: Tree) -> Tree:
@@ -178,8 +166,8 @@ def place(state: Tree, mesh: Mesh | None) -> Tree:
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()) if mesh else None)
 
 
-class WholeProgram:
-    """`Runner` whose step is one XLA program, data-parallel over ``shape.devices`` local devices."""
+class Runner:
+    """A network compiled for training, data-parallel over ``shape.devices`` local devices."""
 
     def __init__(self, network: Any, shape: Shape) -> None:
         self.network, self.shape, self.mesh = network, shape, data_mesh(shape.devices)
@@ -188,18 +176,25 @@ class WholeProgram:
         return place(init_state(self.network, self.shape, seed), self.mesh)
 
     def compile(self) -> None:
-        self._step, self._predict = _whole(self.network, self.shape)
+        """Compile the step and the prediction, so that no later call compiles."""
+        self._step, self._predict = _compiled(self.network, self.shape)
 
-    def step(self, state, batch, noise, rates, ema_decay):
+    def step(
+        self, state: State, batch: Batch, noise: Noise, rates: Rates, ema_decay: ArrayLike
+    ) -> tuple[State, Array, Array]:
+        """`train_step`; ``state`` is consumed."""
         return self._step(state, batch, noise, rates, ema_decay)
 
-    def predict(self, variables, images):
+    def predict(self, variables: dict[str, Tree], images: Array) -> Array:
+        """Logits float32 [B, classes] in evaluation mode."""
         return self._predict(variables, images)
 
 
 @functools.lru_cache(maxsize=256)
-def _whole(network: Any, shape: Shape) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    step = stored("train_step", shape, network, functools.partial(lower_step, network, shape))
+def _compiled(network: Any, shape: Shape) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The step, found on disk by the optimiser's source too, and the prediction."""
+    lower, source = functools.partial(lower_step, network, shape), optimiser.source(shape.optimiser)
+    step = stored("train_step", (shape, source), network, lower) if source else lower().compile()
     return step, stored("predict", shape, network, functools.partial(lower_predict, network, shape))
 
 
@@ -234,36 +229,6 @@ def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _predict(network: Any, variables: dict[str, Tree], images: Array) -> Array:
     return apply_evaluate(network, variables, (images,)).astype(jnp.float32)
-
-
-# --------------------------------------------------------------------------------------------- choosing
-
-FORMULATIONS = ("auto", "program", "pieces")
-
-
-def make_runner(network: Any, shape: Shape, formulation: str = "auto") -> Runner:
-    """The network's runner. ``auto`` is ``program``; on a CPU without native kernels, ``pieces`` of a graph.
-
-    With native kernels a whole program is little more than calls, and compiles faster than its pieces; where
-    XLA has to generate all code, pieces are compiled once for many networks. Raises InputError for ``pieces``
-    of a network that is not a graph or has more losses than that of its output, or over several devices.
-    """
-    graph = hasattr(network, "nodes")
-    if formulation == "auto":
-        slow = jax.default_backend() == "cpu" and not ops.native_available()
-        pieces = graph and slow and shape.devices == 1 and not sows(network, shape.image_shape)
-        formulation = "pieces" if pieces else "program"
-    if formulation == "program":
-        return WholeProgram(network, shape)
-    if not graph:
-        raise InputError(f"formulation: {type(network).__name__} is not a graph of modules: it has no pieces")
-    if shape.devices > 1:
-        raise InputError("formulation: the pieces formulation runs on one device")
-    if sows(network, shape.image_shape):
-        raise InputError("formulation: a network with further losses or auxiliary classifiers has no pieces")
-    from nas.training.pieces import Pieces  # which needs this module
-
-    return Pieces(network, shape)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nas.objectives.train import build, size_of
+from nas.ops import noise_taken
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
@@ -27,7 +28,9 @@ def test_shapes(name, image_shape):
         stateful = [collection for collection in variables if collection != "params"]
 
         def trained(v, x, net=network, stateful=stateful):
-            return net.apply(v, x, train=True, dropout=jnp.float32(0.1), seed=jnp.uint32(0), mutable=stateful)
+            noise = {"dropout": jnp.float32(0.1), "seed": jnp.uint32(0)}
+            taken = {name: noise[name] for name in noise_taken(net) if name in noise}
+            return net.apply(v, x, train=True, mutable=stateful, **taken)
 
         logits, updated = jax.eval_shape(trained, variables, image)
         assert logits.shape == (3, 7)

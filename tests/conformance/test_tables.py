@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from nas.objectives.table import TableObjective
-from nas.results.searches import Job, Search
+from nas.record.comparison import Job, Search
 from nas.run import tabular
 from nas.space import SearchSpace
 from nas.strategies import STRATEGIES, StrategyConfig

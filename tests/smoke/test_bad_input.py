@@ -40,6 +40,10 @@ WRONG = {
     "no table": (("compare", "--objective", "table", "--seeds", "2"), "table: say --table or --space"),
     "a table that is not there": (
         ("compare", "--objective", "table", "--table", "none.npz"), "table: there is no file none.npz"),
+    "no table of a space": (
+        ("compare", "--objective", "table", "--space", "natssize"),
+        "table: there is none named natssize, only nasbench201",
+    ),
     "unknown data set": (("search", *SEARCH, "--dataset", "cifra10"), "cifra10"),
     "a data set not prepared": (("search", *SEARCH, "--dataset", "cifar100", "--data-dir", "here"), "prepare_data.py"),
     "unknown choice": (("search", *SEARCH, "--fix", "colour=red"), "colour"),
@@ -57,7 +61,6 @@ WRONG = {
         ("search", *SEARCH[:-2], "--strategy", "grid"), "--trials or --total-epochs"),
     "no budget": (("search", *SEARCH, "--total-epochs", "0"), "total_epochs: 0 is below 1"),
     "unknown dtype": (("search", *SEARCH, "--dtype", "float8"), "dtype: 'float8' is not one of"),
-    "unknown formulation": (("search", *SEARCH, "--formulation", "eager"), "formulation: 'eager' is not one of"),
     "impossible fraction": (("search", *SEARCH, "--valid-fraction", "1.5"), "valid_fraction"),
     "a subset too large": (("search", *SEARCH, "--subset", "100000"), "subset"),
     "hyper that the space has": (("search", *SEARCH, "--hyper", "learning_rate=1"), "hyper: learning_rate is a choice"),
@@ -174,7 +177,7 @@ def test_a_full_disk(tmp_path):
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nas.results.record import Record\nfrom nas.space import Architecture\nfrom nas.trial import Trial\n"
+        "from nas.record import Record\nfrom nas.space import Architecture\nfrom nas.trial import Trial\n"
         "record = Record.create(sys.argv[1], {'strategy': 'random', 'seed': 0}, env={})\n"
         "for i in range(1000): record.start(Trial(i, Architecture({'a': i}), 1, 0))\n"
     )
@@ -184,7 +187,7 @@ def test_a_full_disk(tmp_path):
     )
     assert done.returncode != 0
     assert "InputError" in done.stderr
-    from nas.results.record import Record, read_run
+    from nas.record import Record, read_run
 
     kept = len(read_run(tmp_path / "run").trials)
     assert kept > 5
@@ -220,6 +223,6 @@ def test_ctrl_c_is_one_line_and_resumable(script, monkeypatch):
     assert err.strip().splitlines()[-1].startswith("error: interrupted")
     assert script("search", *options, "--resume")[0] == 0
     assert script("search", *(*options[:-3], "whole", *options[-2:]))[0] == 0
-    from nas.results.record import record_difference
+    from nas.record import record_difference
 
     assert record_difference("run", "whole") is None

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.results.searches import SEARCHES, is_comparison
+from nas.record.comparison import SEARCHES, is_comparison
 from nas.tables import write_table
 from search_spaces import SPACES
 from tests.planted import planted

@@ -93,7 +93,7 @@ def test_an_architecture_of_a_space_at_cifars_shape(describe):
 
 
 def test_a_run_at_the_shape_of_its_data(describe, tmp_path):
-    from nas.results.record import Record
+    from nas.record import Record
     from nas.trial import Measurement, Trial
     from search_spaces import SPACES
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
-from nas.results.record import read_run, record_difference
+from nas.record import Record, Run, read_run, record_difference
 from nas.space import Architecture
+from nas.strategies import STRATEGIES, StrategyConfig, recorded
 from nas.trial import Trial
 
 ROOT = Path(__file__).parents[2]
@@ -43,24 +45,32 @@ def experiment() -> Any:
 
 
 @pytest.fixture(scope="module")
-def problem(experiment: ModuleType) -> Any:
-    return experiment.Problem(DataConfig("digits"), 100)
+def networks(experiment: ModuleType) -> Any:
+    return importlib.import_module("_hidden_layer")
 
 
-def trained_at_least(
-    experiment: ModuleType, problem: Any, arch: Architecture, least: int, most: int
-) -> tuple[list[Any], Any]:
-    steps = experiment.train(problem, Trial(0, arch, most, seed=3), least, most)
-    measured = []
-    while True:
-        try:
-            measured.append(next(steps))
-        except StopIteration as end:
-            return measured, end.value
+@pytest.fixture(scope="module")
+def problem(networks: ModuleType) -> Any:
+    return networks.Problem(DataConfig("digits"), 100)
 
 
-def trained(experiment: ModuleType, problem: Any, arch: Architecture, epochs: int) -> tuple[list[Any], Any]:
-    return trained_at_least(experiment, problem, arch, epochs, epochs)
+def trained(networks: ModuleType, problem: Any, arch: Architecture, epochs: int) -> tuple[list[Any], Any]:
+    """Every epoch's measurement, and the test of the best of them."""
+    objective, trial = networks.HiddenLayerObjective(problem), Trial(0, arch, epochs, seed=3)
+    measured = list(objective(trial))
+    best = 1 + int(np.argmax([measurement.valid_accuracy for measurement in measured]))
+    return measured, objective.final(trial, best)
+
+
+def searched(
+    experiment: ModuleType, problem: Any, archs: list[Architecture], least: int, most: int, out: Path
+) -> Run:
+    """These networks as the trials of a search."""
+    scale = dataclasses.replace(experiment.SCALES["smoke"], least_epochs=least, most_epochs=most)
+    plan = StrategyConfig(trials=len(archs), epochs=most)
+    strategy = recorded(STRATEGIES["random"](experiment.SPACE, plan), dict(enumerate(archs)))
+    with Record.create(out, {"strategy": "random"}) as record:
+        return experiment.search_and_test(strategy, problem, scale, record)
 
 
 # ------------------------------------------------------------------------------------------ the networks
@@ -68,11 +78,11 @@ def trained(experiment: ModuleType, problem: Any, arch: Architecture, epochs: in
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_training_is_gradient_descent_worked_out_by_hand(
-    experiment: ModuleType, problem: Any, activation: str
+    networks: ModuleType, problem: Any, activation: str
 ) -> None:
     arch = ARCH.set(activation=activation, l2=3.1e-5)
-    first, _, kept = problem.start(arch, 3)
-    assert kept == 64
+    first, _ = problem.start(arch, 3)
+    assert problem.inputs_used(arch) == 64
     w, _, v, _ = (np.asarray(leaf, np.float64) for leaf in first)
     w, v = w[:, :20], v[:20]  # the padding left out
     b, c = np.zeros(20), np.zeros(10)
@@ -98,7 +108,7 @@ def test_training_is_gradient_descent_worked_out_by_hand(
             c - rate * back.sum(axis=0),
         )
     assert 5 * steps > 300  # it was annealed
-    measured, final = trained(experiment, problem, arch, 5)
+    measured, final = trained(networks, problem, arch, 5)
     by_epoch = np.reshape(losses, (5, steps)).mean(axis=1)
     np.testing.assert_allclose([m.train_loss for m in measured], by_epoch, rtol=1e-4)
     valid = problem.dataset.valid
@@ -111,26 +121,77 @@ def test_training_is_gradient_descent_worked_out_by_hand(
     assert measured[final.epochs - 1].valid_accuracy == final.valid_accuracy
 
 
-def test_padding_changes_nothing(
-    experiment: ModuleType, problem: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, narrow = trained(experiment, problem, ARCH, 3)
-    monkeypatch.setattr(experiment, "WIDTHS", (512,))
-    _, wide = trained(experiment, problem, ARCH, 3)
+def test_padding_changes_nothing(networks: ModuleType, problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, narrow = trained(networks, problem, ARCH, 3)
+    monkeypatch.setattr(networks, "WIDTHS", (512,))
+    _, wide = trained(networks, problem, ARCH, 3)
     assert narrow.test_loss == pytest.approx(wide.test_loss, rel=1e-4)
     assert narrow.test_accuracy == pytest.approx(wide.test_accuracy, abs=0.011)
 
 
-def test_training_stops_at_twice_the_best_epoch_and_tests_it(experiment: ModuleType, problem: Any) -> None:
-    measured, final = trained_at_least(experiment, problem, ARCH.set(learning_rate=2.0), 3, 40)
-    accuracies = [m.valid_accuracy for m in measured]
-    assert final.epochs == 1 + int(np.argmax(accuracies))
-    assert 3 < len(measured) == 2 * final.epochs < 40
-    measured, final = trained_at_least(experiment, problem, ARCH.set(learning_rate=1e-3), 3, 40)
-    assert len(measured) == 3 > 2 * final.epochs
-    wild = ARCH.set(learning_rate=10.0, activation="tanh", multiplier=2.0)
-    _, final = trained(experiment, problem, wild, 6)
-    assert 0 <= final.test_accuracy <= 1
+def test_a_training_goes_on_where_another_objective_left_off(networks: ModuleType, problem: Any) -> None:
+    trial = Trial(0, ARCH, 4, seed=3)
+    whole = list(networks.HiddenLayerObjective(problem)(trial))
+    objective = networks.HiddenLayerObjective(problem)
+    begun = list(objective(trial.replace(budget=2)))
+    started = trial.replace(measurements=tuple(begun))
+    for going_on in (objective, networks.HiddenLayerObjective(problem)):
+        values = [m.valid_loss for m in (*begun, *going_on(started))]
+        assert values == [m.valid_loss for m in whole]
+
+
+def test_training_stops_at_twice_the_best_epoch_and_tests_it(
+    experiment: ModuleType, problem: Any, tmp_path: Path
+) -> None:
+    archs = [ARCH.set(learning_rate=2.0), ARCH.set(learning_rate=1e-3)]
+    run = searched(experiment, problem, archs, 3, 40, tmp_path / "run")
+    measured = [trial.measurements for trial in run.trials.values()]
+    bests = [1 + int(np.argmax([m.valid_accuracy for m in of])) for of in measured]
+    assert [final.epochs for final in run.finals] == bests
+    assert [final.valid_accuracy for final in run.finals] == [
+        of[best - 1].valid_accuracy for of, best in zip(measured, bests, strict=True)
+    ]
+    assert 3 < len(measured[0]) == 2 * bests[0] < 40
+    assert len(measured[1]) == 3 > 2 * bests[1]
+
+
+def test_a_diverged_trial_has_failed_and_is_tested_with_its_best_weights(
+    experiment: ModuleType,
+    networks: ModuleType,
+    problem: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = searched(experiment, problem, [ARCH], 4, 4, tmp_path / "whole")
+
+    def diverging(*arguments: Any) -> Any:
+        step = networks.program(*arguments)
+
+        def after(params: Any, train: Any, valid: Any, hyper: Any, t: Any) -> Any:
+            params, averages = step(params, train, valid, hyper, t)
+            return params, averages * (np.nan if t >= updates else 1)
+
+        return after
+
+    updates = 2 * (len(problem.dataset.train) // ARCH["batch_size"])
+    monkeypatch.setattr(
+        problem,
+        "compile",
+        lambda epoch, params, hyper, kind: diverging(
+            epoch,
+            params,
+            *(problem.on_device(kind, split) for split in ("train", "valid")),
+            hyper,
+            np.float32(0),
+        ),
+    )
+    run = searched(experiment, problem, [ARCH], 4, 4, tmp_path / "run")
+    (trial,), (final,) = run.trials.values(), run.finals
+    assert (trial.status, trial.spent) == ("failed", 2)
+    assert trial.error == "the loss is not a number after 3 epochs"
+    accuracies = [m.valid_accuracy for m in whole.trials[0].measurements[:2]]
+    assert (final.epochs, final.valid_accuracy) == (1 + int(np.argmax(accuracies)), max(accuracies))
+    assert 0 < final.test_accuracy < 1
 
 
 def test_preprocessing(experiment: ModuleType, problem: Any) -> None:
@@ -150,7 +211,8 @@ def test_preprocessing(experiment: ModuleType, problem: Any) -> None:
     shares = np.cumsum(variances) / variances.sum()
     for energy in (0.5, 0.8, 0.95):
         arch = ARCH.set(preprocessing="components", energy=energy)
-        _, hyper, count = problem.start(arch, 0)
+        _, hyper = problem.start(arch, 0)
+        count = problem.inputs_used(arch)
         assert shares[count - 2] < energy <= shares[count - 1]
         assert hyper.inputs.sum() == count
 

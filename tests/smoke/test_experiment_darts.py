@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.results.record import read_run
+from nas.record import read_run
 from nas.space import Architecture
 from nas.trial import Measurement, Trial
 from search_spaces.darts import genotype_of, read_genotype
@@ -44,9 +44,8 @@ def test_random_search_has_the_trials_that_ended_in_time(experiment):
 def test_scales_search_and_train_the_same_cells(experiment):
     """Of every scale: the space has cells left to choose, and nothing else."""
     for scale in experiment.SCALES.values():
-        places = experiment.Places(Path(), False, None)
         space = experiment.narrowed(
-            experiment.options_of(scale, places, "random", 0), {"darts": experiment.SPACE}
+            experiment.options_of(scale, experiment.Config(), "random", 0), {"darts": experiment.SPACE}
         )
         open_choices = {name for name, choice in space.choices.items() if len(choice.options()) > 1}
         assert open_choices

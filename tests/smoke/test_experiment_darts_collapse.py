@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas.oneshot.monitor import STOPS, Epoch, stop_on_curvature, stopping
-from nas.results.record import read_run
+from nas.record import read_run
 from nas.run.sweep import search
 from nas.trial import SupernetMeasurement
 from search_spaces.nasbench201 import SPACE
@@ -72,14 +72,14 @@ def test_a_stopped_search_is_the_other_cut_short(experiment, runs, method):
 def test_outcomes_are_read_off_the_record(experiment, runs):
     from nas.tables import load_table
 
-    judge = experiment.Judge(load_table("nasbench201", bench_files("nasbench201")))
+    lookup = experiment.Lookup(load_table("nasbench201", bench_files("nasbench201")))
     skips = dict.fromkeys(SPACE.choices, "skip_connect")
-    assert judge(skips).test == pytest.approx(0.5430, abs=1e-4)  # what is published of DARTS
+    assert lookup(skips).test == pytest.approx(0.5430, abs=1e-4)  # what is published of DARTS
     for method, rule in {"darts_first": "none", **experiment.STOPPED}.items():
-        read = experiment.outcome(runs["darts_first"], judge, rule)
+        read = experiment.outcome(runs["darts_first"], lookup, rule)
         (trial,) = runs[method].trials.values()
         assert read.epochs == len(trial.measurements)
-        assert read.worth == judge(trial.chosen)
+        assert read.accuracy == lookup(trial.chosen)
         assert isinstance(trial.measurements[-1], SupernetMeasurement)
         assert read.skips == trial.measurements[-1].skips
 

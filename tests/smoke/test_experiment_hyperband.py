@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import read_run
-from nas.results.searches import Search, read_comparison
+from nas.record import read_run
+from nas.record.comparison import Search, read_comparison
 from nas.tables import Column, Curve, Table, Task
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.results.record import read_run
+from nas.record import read_run
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("lenet5", "lenet5-moved", "lenet5_dense")

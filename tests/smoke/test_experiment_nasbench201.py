@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results.searches import SEARCHES, read_comparison
+from nas.record.comparison import SEARCHES, read_comparison
 from tests.benchmarks import bench_files
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import find_runs, read_run, record_difference
+from nas.record import find_runs, read_run, record_difference
 from nas.trial import MeasurementWithTest
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from nas.results.record import Record, read_run, record_difference
+from nas.record import Record, read_run, record_difference
 from nas.run import local
 from nas.strategies import STRATEGIES, StrategyConfig
 from tests.synthetic import SPACE, Setup, units_done

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.results.record import read_run, record_difference
+from nas.record import read_run, record_difference
 from nas.trial import SupernetMeasurement
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import TRIALS, Record
-from nas.results.report import write_report
+from nas.record import TRIALS, Record
+from nas.report.report import write_report
 from nas.space import Architecture
 from nas.trial import Final, Measurement, Trial
 
@@ -143,7 +143,7 @@ def test_the_script_says_in_one_line_what_is_wrong(tmp_path):
 
 def test_reporting_needs_no_jax():
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import nas.results.report; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import nas.report.report; "
         "print([name for name in ('jax', 'flax', 'ray', 'matplotlib.pyplot') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from nas.errors import InputError
-from nas.results import cells
+from nas.report import cell_drawing
 from nas.space import Cell
 from search_spaces import SPACES, darts
 from search_spaces.zoo import ZOO
@@ -25,7 +25,7 @@ def cells_of(name):
 @pytest.mark.parametrize("name", [*darts.GENOTYPES, "nasbench201_best"])
 def test_nothing_lies_on_anything_else(name):
     for cell in cells_of(name).values():
-        items = cells._placed(cell)
+        items = cell_drawing._placed(cell)
         labels = sorted(label for _, _, label in cell.edges if label)
         assert sorted(item.text for item in items if item.text and not item.state) == labels
         assert [item.text for item in items if item.state] == list(cell.nodes)
@@ -38,15 +38,15 @@ def test_nothing_lies_on_anything_else(name):
 
 
 def test_places_are_the_nearest_that_do_not_overlap():
-    assert cells._apart([1.0, 5.0], [1.0, 1.0]) == [1.0, 5.0]
-    assert cells._apart([2.0, 2.0, 9.0], [1.0, 1.0, 1.0]) == [1.5, 2.5, 9.0]
-    assert cells._apart([3.0, 1.0], [1.0, 3.0]) == [1.0, 3.0]
+    assert cell_drawing._apart([1.0, 5.0], [1.0, 1.0]) == [1.0, 5.0]
+    assert cell_drawing._apart([2.0, 2.0, 9.0], [1.0, 1.0, 1.0]) == [1.5, 2.5, 9.0]
+    assert cell_drawing._apart([3.0, 1.0], [1.0, 3.0]) == [1.0, 3.0]
 
 
 def test_columns_are_turned_until_few_arrows_cross():
     nodes = ("a", "b", "c", "d")
     crossed = Cell(nodes, (("a", "d", "x"), ("b", "c", "y")))
-    items = cells._placed(crossed)
+    items = cell_drawing._placed(crossed)
     assert (items[0].y < items[1].y) == (items[3].y < items[2].y)
 
 
@@ -54,15 +54,15 @@ def test_a_picture_has_all_names_and_is_the_same_again(tmp_path):
     drawn = cells_of("darts_v2")
     for ending in ("svg", "png"):
         first, again = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
-        cells.draw_cells(drawn, first, "two cells")
-        cells.draw_cells(drawn, again, "two cells")
+        cell_drawing.draw_cells(drawn, first, "two cells")
+        cell_drawing.draw_cells(drawn, again, "two cells")
         assert first.read_bytes() == again.read_bytes()
     text = (tmp_path / "a.svg").read_text()
     for shown in ("two cells", "normal", "reduce", "sep_conv_3x3", "dil_conv_3x3", "c(k-2)"):
         assert f"<!-- {shown} -->" in text
     assert text.count("<!-- skip_connect -->") == 2 + 3
     with pytest.raises(InputError, match="its ending"):
-        cells.draw_cells(drawn, tmp_path / "a.gif")
+        cell_drawing.draw_cells(drawn, tmp_path / "a.gif")
 
 
 def test_cells_are_those_of_the_architecture():
@@ -88,5 +88,5 @@ def test_a_cell_of_nothing_is_drawn(tmp_path):
     assert space.cells is not None
     drawn = space.cells(space.from_string(EMPTY))
     assert drawn["cell"].edges == ()
-    cells.draw_cells(drawn, tmp_path / "empty.png")
+    cell_drawing.draw_cells(drawn, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 500

@@ -70,7 +70,7 @@ def derivatives(function):
 
     def everything(*arrays):
         value, backward = jax.vjp(function, *arrays)
-        seeds = jnp.sin(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape)
+        seeds = jnp.sin(jnp.arange(value.size)).reshape(value.shape).astype(value.dtype)
         return value, backward(seeds), jax.jvp(function, arrays, tuple(a[::-1] for a in arrays))[1]
 
     return everything

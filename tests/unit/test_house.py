@@ -77,7 +77,7 @@ def test_a_search_space_needs_spaces_and_operations_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["strategies", "objectives", "training", "ops", "data", "tables", "results", "proxies"]
+    "part", ["strategies", "objectives", "training", "ops", "data", "tables", "record", "report", "proxies"]
 )
 def test_only_scripts_and_experiments_stand_above_the_drivers(part: str) -> None:
     assert offenders(f"nas/{part}", "nas.run") == []
@@ -85,7 +85,17 @@ def test_only_scripts_and_experiments_stand_above_the_drivers(part: str) -> None
 
 def test_a_strategy_touches_no_files_clock_or_global_randomness() -> None:
     assert offenders("nas/strategies", "os", "pathlib", "io", "time", "datetime", "random", "secrets") == []
-    assert offenders("nas/strategies", "nas.objectives", "nas.training", "nas.results", "nas.data") == []
+    assert (
+        offenders("nas/strategies", "nas.objectives", "nas.training", "nas.record", "nas.report", "nas.data")
+        == []
+    )
+
+
+def test_a_record_knows_no_report_and_a_report_runs_nothing() -> None:
+    assert (
+        offenders("nas/record", "nas.report", "nas.objectives", "nas.training", "nas.data", "nas.run") == []
+    )
+    assert offenders("nas/report", "nas.objectives", "nas.data", "nas.oneshot", "nas.run", "importlib") == []
 
 
 def test_a_search_space_value_needs_no_network_library() -> None:
@@ -176,7 +186,7 @@ def test_no_file_is_longer_than_can_be_read_at_a_time() -> None:
         ("ray", ("nas/run/ray_tune.py", "nas/run/tune/")),
         ("tensorflow_datasets", ("nas/data/",)),
         ("flax.linen", ("search_spaces/", "nas/oneshot/")),
-        ("matplotlib", ("nas/results/", "experiments/")),
+        ("matplotlib", ("nas/report/", "experiments/")),
     ],
 )
 def test_a_library_has_one_home(library: str, home: tuple[str, ...]) -> None:

@@ -129,7 +129,7 @@ def test_counted_sizes_of_the_size_space(index):
 
 
 def test_every_node_of_a_network_is_read():
-    """The piecewise formulation asks for it; the parameters of what has no effect are there all the same."""
+    """The parameters of what has no effect are there all the same."""
     for text in CELLS.values():
         graph = Skeleton(4, 1)(nasbench201.SPACE.from_string(text), 10)
         readers = collections.Counter(i for node in graph.nodes for i in node.inputs)

@@ -8,12 +8,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from nas import ops
+from nas.cpu import native_status
 from nas.oneshot import bilevel
-from nas.oneshot.bilevel import Point, Problem, Rates, Search
+from nas.oneshot.bilevel import Point, Problem, Rates
+from nas.oneshot.programs import OF_RELAXATION, Search
 from nas.oneshot.relaxation import RELAXATIONS
 from nas.training.network import Noise, apply_train
 from nas.training.programs import Shape
@@ -57,7 +59,8 @@ def problem_state(order, relaxation="softmax", part=1):
     state = Search(network, problem, SHAPE).init(0)
     alphas = jax.random.normal(jax.random.key(1), (layout.size,))
     trace = jax.tree.map(lambda p: 0.1 * jnp.ones_like(p), state.params)
-    return network, problem, wide(state._replace(alphas=alphas, slots=(trace,)))
+    opt_state = optax.tree.set(state.opt_state, trace=trace)
+    return network, problem, wide(state._replace(alphas=alphas, opt_state=opt_state))
 
 
 def mean_loss(network, params, mixing, state, batch):
@@ -151,9 +154,9 @@ def test_the_published_difference_comes_near_the_exact_second_order_gradient():
         assert np.linalg.norm(difference - exact) < 0.01 * np.linalg.norm(exact - first)
 
 
-def stepped(order, relaxation, formulation, steps=2):
+def stepped(order, relaxation, one_program, steps=2):
     layout, network = supernet()
-    search = Search(network, Problem(layout, RELAXATIONS[relaxation], order), SHAPE, formulation)
+    search = Search(network, Problem(layout, RELAXATIONS[relaxation], order), SHAPE, one_program)
     state = search.init(0)
     for k in range(steps):
         rates = Rates(unroll=0.1, progress=0.5, alpha_learning_rate=0.1)
@@ -164,19 +167,18 @@ def stepped(order, relaxation, formulation, steps=2):
 @pytest.mark.parametrize(
     ("order", "relaxation"), [("first", "gumbel"), ("exact", "softmax"), ("difference", "adversarial")]
 )
-def test_one_program_and_pieces_do_the_same(order, relaxation):
-    results = [stepped(order, relaxation, formulation) for formulation in ("program", "pieces")]
-    (whole, of_whole), (pieces, of_pieces) = results
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+def test_one_program_a_step_and_one_a_derivative_do_the_same(order, relaxation):
+    results = [stepped(order, relaxation, one_program) for one_program in ("step", "derivative")]
+    (whole, of_whole), (apart, of_apart) = results
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(apart), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
-    np.testing.assert_allclose(of_whole, of_pieces, rtol=1e-4)
-    assert whole.step == 2
-    assert whole.alpha_step == 2
+    np.testing.assert_allclose(of_whole, of_apart, rtol=1e-4)
+    assert optax.tree.get(whole.alpha_opt_state, "count") == 2
 
 
 def test_a_step_compiles_nothing_after_compile():
     layout, network = supernet()
-    search = Search(network, Problem(layout, RELAXATIONS["softmax"], "first"), SHAPE, "pieces")
+    search = Search(network, Problem(layout, RELAXATIONS["softmax"], "first"), SHAPE, "derivative")
     search.compile()
     state = search.init(0)
     batch, compiled = random_batch(1), []
@@ -190,7 +192,7 @@ def test_a_step_compiles_nothing_after_compile():
 @pytest.fixture
 def own_caches(tmp_path, monkeypatch):
     """Empty caches of compiled programs, ours and JAX's: a program of JAX's cache is not stored in ours."""
-    ops.native_status()  # built in the cache folder of all tests, not in this one's
+    native_status()  # built in the cache folder of all tests, not in this one's
     monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path))
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "xla"))
@@ -208,10 +210,10 @@ def test_a_second_process_traces_only_what_has_no_name_on_disk(monkeypatch):
     monkeypatch.setattr(
         Search, "traced", lambda self, *names: traced.append(names[0]) or of_shape(self, *names)
     )
-    for expected in (set(bilevel.OF_RELAXATION[2:]) | {"by_both", "mixed", "by_weights", "unrolled",
-                     "weights_update", "predict"}, set(bilevel.OF_RELAXATION[2:])):  # fmt: skip
+    for expected in (set(OF_RELAXATION[2:]) | {"by_both", "mixed", "by_weights", "unrolled",
+                     "weights_update", "predict"}, set(OF_RELAXATION[2:])):  # fmt: skip
         traced.clear()
-        search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), SHAPE, "pieces")
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), SHAPE, "derivative")
         search.compile()
         assert set(traced) == expected
         _, metrics = search.step(search.init(0), random_batch(1), random_batch(2), Rates(), np.uint32(0))
@@ -224,7 +226,7 @@ def test_what_is_computed_again_is_not_kept():
     shape, kept, losses = Shape((8, 8, 3), 10, 16, 16, "momentum"), [], []
     for remat in (False, True):
         network = darts.supernet(layout, 10, channels=8, cells=1).clone(remat=remat)
-        search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), shape, "pieces")
+        search = Search(network, Problem(layout, RELAXATIONS["softmax"], "exact"), shape, "derivative")
         function, arguments = search.traced("by_weights", "by_weights")
         kept.append(function.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
         train, valid = (random_batch(k, 16, (8, 8, 3), 10) for k in range(2))
@@ -238,7 +240,7 @@ def test_one_program_lowers_for_accelerators(order, dtype):
     layout = darts.layout(1)
     network = darts.supernet(layout, 10, channels=4, cells=2)
     shape = Shape((8, 8, 3), 10, 2, 2, "momentum", dtype=dtype)
-    search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, "program")
+    search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, "step")
     function, arguments = search.traced("search_step", "search_step")
     exported = jax.export.export(function, platforms=["tpu", "cuda"])(*arguments)
     assert "@nas_" not in exported.mlir_module()
@@ -255,7 +257,7 @@ def test_a_step_in_bfloat16_is_near_that_in_float32():
             network,
             Problem(layout, RELAXATIONS["softmax"], "exact"),
             dataclasses.replace(SHAPE, dtype=dtype),
-            "program",
+            "step",
         )
         train, valid = (one._replace(images=one.images.astype(dtype)) for one in map(random_batch, (1, 2)))
         state, metrics = search.step(search.init(0), train, valid, Rates(), np.uint32(0))
@@ -270,10 +272,12 @@ def test_weights_follow_the_published_update():
     gradient = {"kernel": jnp.full((2, 2), 30.0), "bias": jnp.full(2, 40.0)}
     trace = jax.tree.map(jnp.ones_like, params)
     rates = Rates(learning_rate=0.1, momentum=0.5, weight_decay=0.01, clip_norm=5.0)
-    found, (slots,) = bilevel.weights_update(params, (trace,), gradient, rates)
+    opt_state = optax.tree.set(bilevel.weights_optimiser(rates).init(params), trace=trace)
+    found, opt_state = bilevel.weights_update(params, opt_state, gradient, rates)
+    moved = optax.tree.get(opt_state, "trace")
     factor = 5 / np.sqrt(4 * 30**2 + 2 * 40**2)
-    np.testing.assert_allclose(slots["kernel"], 0.5 + 30 * factor + 0.01 * 1, rtol=1e-5)
-    np.testing.assert_allclose(slots["bias"], 0.5 + 40 * factor + 0.01 * 2, rtol=1e-5)
+    np.testing.assert_allclose(moved["kernel"], 0.5 + 30 * factor + 0.01 * 1, rtol=1e-5)
+    np.testing.assert_allclose(moved["bias"], 0.5 + 40 * factor + 0.01 * 2, rtol=1e-5)
     np.testing.assert_allclose(found["bias"], 2 - 0.1 * (0.5 + 40 * factor + 0.02), rtol=1e-5)
 
 
@@ -286,7 +290,7 @@ def test_every_relaxation_finds_the_planted_operation(variant):
     shape = Shape((4, 4, 4), 2, 32, 32, "momentum")
     order = "first"
     relaxation = RELAXATIONS[name]
-    search = Search(planted_network(layout.opened()), Problem(layout, relaxation, order), shape, "program")
+    search = Search(planted_network(layout.opened()), Problem(layout, relaxation, order), shape, "step")
     state = search.init(0)
     steps = 80
 

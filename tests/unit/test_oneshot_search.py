@@ -18,7 +18,7 @@ from nas.objectives.oneshot import settings_space
 from nas.oneshot import search as searching
 from nas.oneshot.search import SupernetSearch
 from nas.oneshot.settings import METHODS, Settings, settings_of
-from nas.results.record import Record, record_difference
+from nas.record import Record, record_difference
 from nas.run import local
 from nas.space import Architecture, Categorical, SearchSpace
 from nas.strategies import STRATEGIES, StrategyConfig

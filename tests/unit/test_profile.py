@@ -10,7 +10,7 @@ import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas.errors import InputError
-from nas.results import drawing
+from nas.report import network_drawing, network_layout
 from nas.training.network import outline
 from nas.training.profile import Layer, dissect, measure, repeats
 from nas.training.programs import Shape, lower_step
@@ -178,11 +178,11 @@ def test_dense_blocks_are_repeats_though_each_layer_reads_more():
 
 def test_folding_keeps_what_is_connected():
     layers = dissect(*network_of("densenetbc100")).layers
-    kept, groups = drawing.fold(layers)
+    kept, groups = network_layout.fold(layers)
     assert [remark for _, remark in groups] == ["× 16"] * 3
-    assert len(kept) == len(layers) - 3 * (16 - drawing.SHOWN - 2)
+    assert len(kept) == len(layers) - 3 * (16 - network_layout.SHOWN - 2)
     hidden = [layer for layer in kept if "more" in layer.kind]
-    assert [layer.kind for layer in hidden] == [f"… {16 - drawing.SHOWN - 1} more"] * 3
+    assert [layer.kind for layer in hidden] == [f"… {16 - network_layout.SHOWN - 1} more"] * 3
     for number, layer in enumerate(kept, 1):
         assert all(0 <= i < number for i in layer.inputs)
     first = groups[0][0]
@@ -199,7 +199,7 @@ def boxes_of(axes) -> list[FancyBboxPatch]:
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "densenetbc100", "googlenet_aux", "resnet152"])
 def test_no_box_of_a_drawing_lies_on_another(name):
     network, shape = network_of(name)
-    figure = drawing.draw(dissect(network, shape).layers, shape, name)
+    figure = network_drawing.draw(dissect(network, shape).layers, shape, name)
     (axes,) = figure.axes
     solid = [p for p in boxes_of(axes) if p.get_facecolor()[:3] != (0.975,) * 3]  # frames are around boxes
     boxes = np.array(
@@ -222,7 +222,7 @@ def test_a_drawing_has_every_layer_and_connection():
     branches = [b.add(f"branch_{k}", conv(4, k), x) for k in (1, 3, 5)]
     y = b.add("join", Concat(), x, *branches)
     b.add("logits", Dense(10), b.add("average", CellAverage(1), y))
-    figure = drawing.draw(dissect(b.graph(), (8, 8, 3)).layers, (8, 8, 3), "title")
+    figure = network_drawing.draw(dissect(b.graph(), (8, 8, 3)).layers, (8, 8, 3), "title")
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.texts]
     for text in ("title", "image", "Conv 1x1 4", "Conv 5x5 4", "Concat", "8x8x16", "Dense 10"):
@@ -233,22 +233,24 @@ def test_a_drawing_has_every_layer_and_connection():
     assert len(set(np.round(lefts, 3))) > 3  # branches stand side by side
 
 
-@pytest.mark.parametrize("ending", drawing.ENDINGS)
+@pytest.mark.parametrize("ending", network_drawing.ENDINGS)
 def test_a_drawing_is_the_same_bytes_again(tmp_path, ending):
     layers = dissect(*network_of("lenet5")).layers
     for name in ("a", "b"):
-        drawing.save(drawing.draw(layers, (32, 32, 1), "lenet5"), tmp_path / f"{name}{ending}")
+        network_drawing.save(
+            network_drawing.draw(layers, (32, 32, 1), "lenet5"), tmp_path / f"{name}{ending}"
+        )
     first = (tmp_path / f"a{ending}").read_bytes()
     assert len(first) > 2000
     assert first == (tmp_path / f"b{ending}").read_bytes()
 
 
 def test_a_file_that_cannot_be_drawn_is_named(tmp_path):
-    figure = drawing.draw(dissect(*network_of("mlp")).layers, (28, 28, 1), "mlp")
+    figure = network_drawing.draw(dissect(*network_of("mlp")).layers, (28, 28, 1), "mlp")
     with pytest.raises(InputError, match=r"'.gif' is not one of .png, .svg, .pdf"):
-        drawing.save(figure, tmp_path / "x.gif")
+        network_drawing.save(figure, tmp_path / "x.gif")
     with pytest.raises(InputError, match="cannot write"):
-        drawing.save(figure, tmp_path / "none" / "x.png")
+        network_drawing.save(figure, tmp_path / "none" / "x.png")
 
 
 # ------------------------------------------------------------------------------------------------ measuring

@@ -20,9 +20,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InputError
-from nas.results import lines as lines_module
-from nas.results.lines import environment
-from nas.results.record import (
+from nas.record import (
     CONFIG,
     ENV,
     TRIALS,
@@ -34,8 +32,10 @@ from nas.results.record import (
     same_record,
     without_times,
 )
+from nas.record import files as files_module
+from nas.record.files import environment
 from nas.space import Architecture
-from nas.trial import Final, Measurement, Trial
+from nas.trial import Final, Measurement, ScoreMeasurement, Trial
 
 ROOT = Path(__file__).parents[2]
 CONFIG_VALUES = {"space": "chain", "strategy": "random", "seed": 0, "epochs": 3, "fix": (), "rate": 0.1}
@@ -214,7 +214,7 @@ def test_a_writer_killed_at_random_moments_loses_nothing_and_repeats_nothing(tmp
         f"""
         import sys
         sys.path.insert(0, {str(ROOT)!r})
-        from nas.results.record import Record, is_run
+        from nas.record import Record, is_run
         from nas.space import Architecture
         from nas.trial import Measurement, Trial
         folder = {str(folder)!r}
@@ -253,7 +253,7 @@ def test_killed_while_the_folder_was_made_the_folder_is_free_again(tmp_path, mon
     def killed(path, value):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lines_module, "_write_json", killed)
+    monkeypatch.setattr(files_module, "_write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path / "run")
     monkeypatch.undo()
@@ -378,7 +378,7 @@ def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
             resume(tmp_path / "run")
         program = (
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "from nas.results.record import Record\n"
+            "from nas.record import Record\n"
             "try: Record.resume(sys.argv[1], {}, may_differ=tuple(sys.argv[2:]), env={})\n"
             "except ValueError as error: print(error)"
         )
@@ -391,26 +391,26 @@ def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
 
 def test_two_creators_of_one_folder_are_one_too_many(tmp_path, monkeypatch):
     first: list[Record] = []
-    lock = lines_module._lock
+    lock = files_module._lock
 
     def overtaken(descriptor, folder):
-        monkeypatch.setattr(lines_module, "_lock", lock)
+        monkeypatch.setattr(files_module, "_lock", lock)
         first.append(create(folder))
         lock(descriptor, folder)
 
-    monkeypatch.setattr(lines_module, "_lock", overtaken)
+    monkeypatch.setattr(files_module, "_lock", overtaken)
     with pytest.raises(InputError, match="another process is writing this run"):
         create(tmp_path / "run")
     play(first[0])
     first[0].close()
 
     def overtaken_and_done(descriptor, folder):
-        monkeypatch.setattr(lines_module, "_lock", lock)
+        monkeypatch.setattr(files_module, "_lock", lock)
         with create(folder):
             pass
         lock(descriptor, folder)
 
-    monkeypatch.setattr(lines_module, "_lock", overtaken_and_done)
+    monkeypatch.setattr(files_module, "_lock", overtaken_and_done)
     with pytest.raises(InputError, match="holds a run already"):
         create(tmp_path / "other")
 
@@ -435,7 +435,7 @@ def test_another_users_folder_is_one_line(tmp_path):
             folder.chmod(0o755)
     program = (
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nas.results.record import Record\n"
+        "from nas.record import Record\n"
         f"os.seteuid(65534); place = {str(tmp_path)!r}; config = {CONFIG_VALUES!r}\n"
         "for make, folder in (Record.create, '/new'), (Record.resume, '/run'):\n"
         "    try: make(place + folder, config)\n"
@@ -484,9 +484,9 @@ def full_after(monkeypatch, allowed: int, code: int = errno.ENOSPC, truncate: bo
     def broken(descriptor, size):
         raise OSError(errno.EIO, "I/O error")
 
-    monkeypatch.setattr(lines_module.os, "write", limited)
+    monkeypatch.setattr(files_module.os, "write", limited)
     if not truncate:
-        monkeypatch.setattr(lines_module.os, "ftruncate", broken)
+        monkeypatch.setattr(files_module.os, "ftruncate", broken)
 
 
 @pytest.mark.parametrize("truncate", [True, False])
@@ -548,7 +548,7 @@ def test_a_failing_fsync_takes_its_line_back(tmp_path, monkeypatch):
         def fail(descriptor):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(lines_module.os, "fsync", fail)
+        monkeypatch.setattr(files_module.os, "fsync", fail)
         with pytest.raises(InputError, match="disk full; 1 measurements kept"):
             record.start(trial(1))
         monkeypatch.undo()
@@ -559,7 +559,7 @@ def test_a_full_disk_while_the_folder_is_made_is_one_line_and_leaves_it_free(tmp
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(lines_module.os, "fsync", fail)
+    monkeypatch.setattr(files_module.os, "fsync", fail)
     with pytest.raises(InputError, match=r"run: disk full$"):
         create(tmp_path / "run")
     monkeypatch.undo()
@@ -574,7 +574,7 @@ def test_the_device_that_is_always_full(tmp_path, monkeypatch):
         play(record, SCRIPT[:2])
         full = os.open("/dev/full", os.O_WRONLY)
         write = os.write
-        monkeypatch.setattr(lines_module.os, "write", lambda _, data: write(full, data))
+        monkeypatch.setattr(files_module.os, "write", lambda _, data: write(full, data))
         with pytest.raises(InputError, match="run: disk full; 1 measurements kept"):
             record.start(trial(1))
         os.close(full)
@@ -631,6 +631,10 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_touched(tmp_path):
             assert (folder / TRIALS).read_bytes() == damaged
 
 
+TOO_LONG = "damaged line, 10000000000000000000… does not fit into 64 bits"
+MEASURED = '{"event": "measurement", "id": 2, "budget": 1, "valid_accuracy": '
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -649,6 +653,47 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_touched(tmp_path):
         ('{"event": "end", "id": 0, "status": "stopped"}', "end of trial 0, which has ended (completed)"),
         ('{"event": "measurement", "id": 2, "budget": 1}', "valid_accuracy='missing' is not a number"),
         ('{"event": "measurement", "id": 2, "budget": true}', "budget=True is not an integer"),
+        (
+            '{"event": ["trial"]}',
+            "event=['trial'] is not one of trial, promotion, measurement, end, final, done",
+        ),
+        (
+            '{"event": "end", "id": 1' + 400 * "0" + "}",
+            TOO_LONG,
+        ),
+        (
+            '{"event": "end", "id": 1' + 9999 * "0" + "}",
+            TOO_LONG,
+        ),
+        (
+            '{"event": "end", "id": 36893488147419103232}',
+            "damaged line, 36893488147419103232 does not fit into 64 bits",
+        ),
+        ('{"event": "done", "elapsed_seconds": 1e999}', "damaged line, 1e999 does not fit into 64 bits"),
+        ('{"event": "done", "elapsed_seconds": NaN}', "damaged line, not JSON (NaN)"),
+        ('{"event": "done", "elapsed_seconds": 1e300}', "elapsed_seconds=1e+300 is not between 0 and 1e+12"),
+        ('{"event": "done", "elapsed_seconds": -1}', "elapsed_seconds=-1 is not between 0 and 1e+12"),
+        (
+            '{"event": "end", "id": 2, "status": "stopped", "train_seconds": -0.5}',
+            "train_seconds=-0.5 is not between 0 and 1e+12",
+        ),
+        ('{"event": "x", "y": ' + 65 * "[" + 65 * "]" + "}", "damaged line, nested too deeply"),
+        ('{"event": "x", "y": ' + 99_999 * "[" + 99_999 * "]" + "}", "damaged line, nested too deeply"),
+        ('{"event": "trial", "id": -1, "arch": {}, "budget": 1, "seed": 0}', "id=-1 is below 0"),
+        ('{"event": "trial", "id": 3, "arch": {}, "budget": -1, "seed": 0}', "budget=-1 is below 1"),
+        ('{"event": "measurement", "id": 2, "budget": -1}', "budget=-1 is below 1"),
+        (
+            MEASURED + "2}",
+            "valid_accuracy=2 is not between 0 and 1",
+        ),
+        (
+            MEASURED + "-1.0}",
+            "valid_accuracy=-1.0 is not between 0 and 1",
+        ),
+        (
+            '{"event": "final", "arch": {}, "seed": 0, "epochs": 1, "test_accuracy": 1.5}',
+            "test_accuracy=1.5 is not between 0 and 1",
+        ),
     ],
 )
 def test_a_line_that_makes_no_sense_is_named(tmp_path, line, said):
@@ -662,6 +707,38 @@ def test_a_line_that_makes_no_sense_is_named(tmp_path, line, said):
     with pytest.raises(InputError) as refusal:
         read_run(folder)
     assert str(refusal.value) == f"{folder}/{TRIALS}:{count + 1}: {said}"
+
+
+def test_a_score_may_be_any_number(tmp_path):
+    with create(tmp_path / "run") as record:
+        record.start(trial(0))
+        record.measure(0, ScoreMeasurement.of(1, -2.5e6, evaluate_seconds=0.1))
+    assert read_run(tmp_path / "run").trials[0].score == -2.5e6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1' + 400 * "0" + "}", "damaged, 10000000000000000000… does not fit into 64 bits"),
+        ('{"a": ' + 99_999 * "[" + 99_999 * "]" + "}", "damaged, nested too deeply"),
+        ('{"a": ' + 500 * '{"b": ' + "1" + 500 * "}" + "}", "damaged, nested too deeply"),
+        ('{"seed": [1]}', "seed=[1] is not an integer"),
+    ],
+)
+def test_a_config_that_no_run_has_is_named(tmp_path, text, said):
+    folder = tmp_path / "run"
+    with create(folder):
+        pass
+    (folder / CONFIG).write_text(text)
+    with pytest.raises(InputError) as refusal:
+        read_run(folder)
+    assert str(refusal.value) == f"{folder}/{CONFIG}: {said}"
+
+
+def test_a_config_that_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"its config cannot be recorded: .* does not fit into 64 bits"):
+        Record.create(tmp_path / "run", {"seed": 10**20}, env={})
+    assert not (tmp_path / "run").exists()
 
 
 def test_damaged_config_and_env_are_named(tmp_path):
@@ -769,7 +846,7 @@ def test_environment_names_versions_and_devices_but_no_place(tmp_path):
 
 def test_reading_and_writing_records_needs_no_jax():
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import nas.results.record; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import nas.record; "
         "print([name for name in ('jax', 'matplotlib', 'pandas', 'scipy') if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -12,7 +12,7 @@ import pytest
 
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
-from nas.results.record import Record, Run, record_difference
+from nas.record import Record, Run, record_difference
 from nas.run import local
 from nas.run.driver import HOPELESS, BudgetSpent, Ended, Event, Measured, Started, describe_error, one_line
 from nas.strategies import STRATEGIES, StrategyConfig
@@ -235,8 +235,8 @@ def test_checkpoints_are_kept_while_a_trial_may_go_on(tmp_path: Path) -> None:
 class _Odd:
     """An objective that breaks its contract, or that fails when it is told to stop."""
 
-    def __init__(self, *units: int, closing: Exception | None = None) -> None:
-        self.units, self.closing = units, closing
+    def __init__(self, *units: int, closing: Exception | None = None, accuracy: float = 0.5) -> None:
+        self.units, self.closing, self.accuracy = units, closing, accuracy
 
     def describe(self, trial: Trial) -> tuple[None, None]:
         return None, None
@@ -244,7 +244,7 @@ class _Odd:
     def __call__(self, trial: Trial) -> Iterator[Measurement]:
         try:
             for unit in self.units:
-                yield Measurement(unit, 0.5, 1.0, 0.5, 1.0)
+                yield Measurement(unit, self.accuracy, 1.0, 0.5, 1.0)
         finally:
             if self.closing is not None:
                 raise self.closing
@@ -257,6 +257,7 @@ class _Odd:
         (_Odd(1, 3), "the objective measured unit 3 after 1"),
         (_Odd(*range(1, 10), closing=OSError("disk\nfull")), "OSError: disk full"),
         (_Odd(closing=TrialFailed("no memory")), "no memory"),
+        (_Odd(1, accuracy=97.0), "valid_accuracy 97.0 is not between 0 and 1"),
     ],
 )
 def test_objective_is_held_to_its_contract(tmp_path: Path, objective: _Odd, error: str) -> None:

@@ -14,8 +14,8 @@ from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.score import Scorer, ScoreSetup
 from nas.objectives.train import DataConfig
-from nas.results import tables
-from nas.results.record import Record, read_run, record_difference
+from nas.record import Record, read_run, record_difference
+from nas.report import result_table
 from nas.run.scoring import SCORES, read_scores, score_architectures
 from nas.run.sweep import SearchOptions, search
 from nas.strategies import StrategyConfig, sample_architecture
@@ -86,7 +86,7 @@ def test_a_search_by_score_trains_its_best_alone(tmp_path: Path):
     assert run.best is not None
     assert run.best.score == max(trial.macs_per_image or 0 for trial in run.trials.values())
     assert [(final.arch, final.epochs, final.error) for final in run.finals] == [(run.best.arch, 1, None)]
-    (row,) = tables.comparison([run])
+    (row,) = result_table.comparison([run])
     assert math.isnan(row.best_valid_accuracy.mean)
     assert run.evaluate_seconds > 0 == run.train_seconds
     with pytest.raises(InputError, match="objective: 'flop' is not one of train, params, flops"):

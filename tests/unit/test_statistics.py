@@ -12,8 +12,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.results.record import Observation, Run
-from nas.results.statistics import (
+from nas.record import Observation, Run
+from nas.report.statistics import (
     Cost,
     anytime,
     incumbent,

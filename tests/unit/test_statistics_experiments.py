@@ -10,7 +10,7 @@ import scipy.integrate
 import scipy.stats
 from scipy.special import ndtr
 
-from nas.results.statistics import accuracy_variance, chances_of_being_best, efficiency_curve, experiments
+from nas.report.statistics import accuracy_variance, chances_of_being_best, efficiency_curve, experiments
 
 VALID = np.array([0.90, 0.93, 0.50, 0.92, 0.91, 0.70, 0.925, 0.10])
 TEST = np.array([0.89, 0.90, 0.52, 0.93, 0.88, 0.66, 0.91, 0.10])

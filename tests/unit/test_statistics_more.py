@@ -11,11 +11,12 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.results import statistics
-from nas.results.statistics import (
+from nas.report.statistics import (
     Statistic,
     Trace,
     at_costs,
+    bootstrap,
+    correlation,
     cost_grid,
     cost_to_reach,
     critical_difference,
@@ -26,6 +27,7 @@ from nas.results.statistics import (
     paired_tests,
     performance_profile,
     probability_of_improvement,
+    ranks,
     regret,
     spearman,
     speed_up,
@@ -268,7 +270,7 @@ def test_bars_join_what_is_not_told_apart_and_no_bar_lies_within_another():
         matrix = np.zeros((n, n), dtype=bool)
         for i, j in apart:
             matrix[i, j] = matrix[j, i] = True
-        return statistics._bars(matrix)
+        return ranks._bars(matrix)
 
     assert bars() == [(0, 5)]
     assert bars((0, 4)) == [(0, 4), (1, 5)]
@@ -335,7 +337,7 @@ def test_correlations_are_scipys_and_so_are_those_of_the_resamples(function, ref
         x, y = np.round(x), np.round(y)
     found = function(x, y, resamples=200)
     assert found.value == pytest.approx(reference(x, y).statistic)
-    counts = statistics._resampled(np.random.default_rng(0), 40, 200)
+    counts = bootstrap.resampled(np.random.default_rng(0), 40, 200)
     drawn = [reference(np.repeat(x, c), np.repeat(y, c)).statistic for c in counts]
     assert found.low == pytest.approx(np.sort(drawn)[5], abs=1e-6)
     assert found.high == pytest.approx(np.sort(drawn)[-6], abs=1e-6)
@@ -346,7 +348,7 @@ def test_many_items_are_resampled_one_resample_at_a_time(monkeypatch):
     x = rng.normal(size=60)
     y = x + rng.normal(size=60)
     small = kendall(x, y)
-    monkeypatch.setattr(statistics, "_BY_PAIRS", 10)
+    monkeypatch.setattr(correlation, "_BY_PAIRS", 10)
     large = kendall(x, y)
     assert large.value == small.value
     assert large.low == pytest.approx(small.low, abs=0.02)

@@ -15,10 +15,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from nas.results import plots, supernet_plots
-from nas.results.record import Record, Run, read_run
-from nas.results.report import MOST_SEARCHES, write_report
-from nas.results.tables import notes
+from nas.record import Record, Run, read_run
+from nas.report import plots, supernet_plots
+from nas.report.report import MOST_SEARCHES, write_report
+from nas.report.result_table import notes
 from nas.space import Architecture, Cell
 from nas.trial import Measurement, SupernetMeasurement, Trial
 

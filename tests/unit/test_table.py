@@ -12,7 +12,7 @@ import pytest
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
-from nas.results.record import Record
+from nas.record import Record
 from nas.run import local
 from nas.space import Categorical, SearchSpace
 from nas.strategies import STRATEGIES, StrategyConfig

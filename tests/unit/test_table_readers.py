@@ -253,7 +253,7 @@ def test_macro(tmp_path):
         InputError, match="has no cifar10/50/valid_accuracy; it has cifar10/50/test_accuracy@50"
     ):
         table.at(Column("cifar10", 50, "valid_accuracy"))
-    with pytest.raises(InputError, match="has no protocol of its own"):
+    with pytest.raises(InputError, match="has no valid_accuracy, so that no search can be run on it"):
         table.task()
     path.write_bytes(gzip.compress(b"[]x"))
     with pytest.raises(InputError, match="is not the published file"):

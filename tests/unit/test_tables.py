@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.results.record import Record, Run, read_run
-from nas.results.tables import (
+from nas.record import Record, Run, read_run
+from nas.report.result_table import (
     comparison,
     format_count,
     format_mean,

@@ -15,11 +15,11 @@ import pytest
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
-from nas.results import standings
-from nas.results.record import Record
-from nas.results.report import write_comparison
-from nas.results.searches import SEARCHES, Job, Search, is_comparison, planned, read_comparison
-from nas.results.statistics import trace
+from nas.record import Record
+from nas.record.comparison import SEARCHES, Job, Search, is_comparison, planned, read_comparison
+from nas.report import standings
+from nas.report.report import write_comparison
+from nas.report.statistics import trace
 from nas.run import local, tabular
 from nas.run.tabular import TableOptions, benchmark, compare, sensible
 from nas.space import Architecture, Categorical, SearchSpace
@@ -229,6 +229,29 @@ def test_a_resumption_must_mean_the_same(file: str, tmp_path: Path) -> None:
     path.write_text("".join([lines[0], '{"strategy": "random"}\n']))
     with pytest.raises(InputError, match=r"searches\.jsonl:2: not a search \(KeyError"):
         read_comparison(tmp_path / "run")
+    for field, value, says in (
+        ("cost_seconds", 1e300, "cost_seconds=1e"),
+        ("units", -1, "units=-1 is below 0"),
+        (
+            "incumbents",
+            {**json.loads(lines[1])["incumbents"], "test_accuracy": [2.0]},
+            "test_accuracy=2.0 is not",
+        ),
+    ):
+        path.write_text(lines[0] + json.dumps({**json.loads(lines[1]), field: value}) + "\n")
+        with pytest.raises(InputError, match=rf"searches\.jsonl:2: not a search \(ValueError: {says}"):
+            read_comparison(tmp_path / "run")
+    path.write_text("".join(lines))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for field, value in (
+        ("strategies", 3),
+        ("seeds", 10**15),
+        ("optimum_test_accuracy", 2),
+        ("budget_seconds", None),
+    ):
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, field: value}))
+        with pytest.raises(InputError, match=rf"config\.json: {field}"):
+            read_comparison(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from nas.errors import InputError
 from nas.objectives.base import Trained
 from nas.objectives.table import TableObjective
 from nas.objectives.train import DataConfig, TrainObjective, TrainSetup
-from nas.results.record import read_run
+from nas.record import read_run
 from nas.run.tabulation import listed, narrowing, notes_of, table_of, tabulate
 from nas.space import Integer, SearchSpace
 from nas.tables import Column, Table, read_table, write_table

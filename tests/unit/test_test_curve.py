@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nas.objectives.train import DataConfig
-from nas.results.record import Record, Run, read_run, record_difference
+from nas.record import Record, Run, read_run, record_difference
 from nas.run.training import train_to_end
 from nas.training.loop import TrainingConfig
 from nas.trial import Measurement, MeasurementWithTest

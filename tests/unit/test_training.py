@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import subprocess
@@ -21,6 +22,8 @@ import pytest
 from nas.cache import cache_root
 from nas.data import load
 from nas.errors import InputError
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, Dense, conv
 from nas.space import Architecture
 from nas.training import augment, optimiser, stored
 from nas.training.checkpoint import Checkpoints
@@ -39,14 +42,12 @@ from nas.training.loop import (
 from nas.training.network import Noise, outline
 from nas.training.programs import (
     Batch,
+    Runner,
     Shape,
     abstract_arguments,
-    make_runner,
     step_function,
 )
 from search_spaces import SPACES, chain, nasbench201
-from nas.nn.graph import Builder
-from nas.nn.layers import CellAverage, conv, Dense
 
 ROOT = Path(__file__).parents[2]
 BASE = {
@@ -64,7 +65,7 @@ BASE = {
     "head_depth": 1,
     "head_width": 32,
 }
-RATES = optimiser.Rates(np.float32(0.1), np.float32(1e-3), np.float32(math.inf), np.int32(0))
+RATES = optimiser.Rates(np.float32(0.1), np.float32(1e-3))
 
 
 def network(**changes):
@@ -118,6 +119,7 @@ def test_schedules_equal_optax(name, reference):
 
 def test_one_cycle_rises_then_falls_to_zero():
     rates = learning_rates(Hyper(learning_rate=1.0, schedule="one_cycle"), epoch=0, epochs=1, steps=1000)
+    assert rates.dtype == np.float32
     assert rates[0] == 0
     assert rates.argmax() == 150
     assert rates[150] == pytest.approx(1)
@@ -147,60 +149,138 @@ def test_hyperparameters_come_from_the_architecture_first():
     assert (hyper.learning_rate, hyper.batch_size) == (0.2, 16)
 
 
+def mask(params):
+    return jax.tree.map(lambda p: p.ndim >= 2, params)
+
+
+def with_l2(factory, **more):
+    return lambda rate, decay: optax.chain(
+        optax.add_decayed_weights(decay, mask), factory(learning_rate=rate, **more)
+    )
+
+
+def decoupled(factory):
+    return lambda rate, decay: factory(learning_rate=rate, weight_decay=decay, mask=mask)
+
+
 REFERENCES = {
-    "sgd": optax.identity(),
-    "momentum": optax.trace(0.9),
-    "nesterov": optax.trace(0.9, nesterov=True),
-    "rmsprop": optax.scale_by_rms(0.9),
-    "adam": optax.scale_by_adam(),
-    "adamw": optax.scale_by_adam(),
-    **optimiser.OPTAX,
+    "sgd": with_l2(optax.sgd),
+    "momentum": with_l2(optax.sgd, momentum=0.9),
+    "nesterov": with_l2(optax.sgd, momentum=0.9, nesterov=True),
+    "rmsprop": with_l2(optax.rmsprop, decay=0.9, eps=1e-8),
+    "adam": with_l2(optax.adam),
+    "adamw": decoupled(optax.adamw),
+    "lion": decoupled(optax.lion),
+    "lamb": decoupled(optax.lamb),
+    "yogi": with_l2(optax.yogi),
+    "prodigy": with_l2(optax.contrib.prodigy),
 }
 
 
-@pytest.mark.parametrize("name", optimiser.OPTIMISERS)
-def test_an_update_equals_optax(name):
+def two_modules():
     rng = np.random.default_rng(0)
-    params = {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)}
-    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
-    decay = optax.add_decayed_weights(1e-2, mask={"kernel": True, "bias": False})
-    coupled = name in ("sgd", "momentum", "nesterov", "rmsprop", "adam")
-    parts = (decay, REFERENCES[name]) if coupled else (REFERENCES[name], decay)
-    reference = optax.chain(*parts, optax.scale(-0.1))
-    theirs, slots = params, reference.init(params)
-    ours, own = params, optimiser.init(name, params)
+    params = {k: {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)} for k in "ab"}
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+
+
+def first_state(name, params, **more):
+    return optimiser.initial_state(optimiser.transformation(name, **more), params)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_an_update_equals_optax(name):
+    """Called directly with rates that are constants; L2 and decoupled weight decay on kernels alone."""
+    params = two_modules()
+    reference = optax.chain(optax.clip_by_global_norm(1.0), REFERENCES[name](0.1, 1e-2))
+    theirs, their_state = params, reference.init(params)
+    ours, state = params, first_state(name, params, clip=True)
+    rates = optimiser.Rates(np.float32(0.1), np.float32(1e-2), np.float32(1.0))
+    step = jax.jit(functools.partial(optimiser.update, name, clip=True))
     for k in range(4):
         grads = jax.tree.map(lambda p, k=k: jnp.sin(p + k), params)
-        updates, slots = reference.update(jax.tree.map(lambda g: 0.5 * g, grads), slots, theirs)
+        updates, their_state = reference.update(grads, their_state, theirs)
         theirs = optax.apply_updates(theirs, updates)
-        rates = optimiser.Rates(np.float32(0.1), np.float32(1e-2), np.float32(math.inf), np.int32(k))
-        ours, own = optimiser.update(name, ours, grads, own, rates, np.float32(0.5))
-    # optax loses digits in Adam's 1 - b2 ** count, about 1e-5 of an update of 0.1.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), ours, theirs)
+        ours, state = step(ours, grads, state, rates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), ours, theirs)
+    assert not np.array_equal(ours["a"]["kernel"], params["a"]["kernel"])
 
 
-@pytest.mark.parametrize("name", ["momentum", "adamw", "lion"])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in REFERENCES else pytest.param(name, marks=pytest.mark.slow) for name in optimiser.FACTORIES],
+)
+def test_every_optimiser_starts_as_optax_does_and_is_one_program_for_all_rates(name):
+    params = two_modules()["a"]
+    state = first_state(name, params)
+    expected = optimiser.transformation(name).init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    traced = []
+
+    @jax.jit
+    def step(params, state, rates):
+        traced.append(rates)
+        return optimiser.update(name, params, params, state, rates, loss=jnp.sum(params["kernel"] ** 2))
+
+    new = params
+    for rate, decay in ((0.01, 1e-3), (0.02, 0.5), (0.1, 1e-3)):
+        new, state = step(new, state, optimiser.Rates(np.float32(rate), np.float32(decay)))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
+    assert len(traced) == 1
+    assert not np.array_equal(new["kernel"], params["kernel"])
+
+
+def test_the_first_state_costs_no_compilation():
+    compiled: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    params = {"kernel": np.ones((3, 41), np.float32), "bias": np.ones(43, np.float32)}
+    optimisers = [optimiser.transformation(name) for name in ("momentum", "adamw", "lamb")]
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    states = [optimiser.initial_state(one, params) for one in optimisers]
+    assert compiled == []
+    assert [leaf.shape for leaf in jax.tree.leaves(states[0])] == [(43,), (3, 41)]
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lion", "lamb"])
 def test_a_module_may_have_a_weight_decay_of_its_own(name):
     rng = np.random.default_rng(0)
     params = {k: {"kernel": rng.standard_normal((3, 4)), "bias": rng.standard_normal(4)} for k in "abc"}
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
     grads = jax.tree.map(jnp.sin, params)
-    slots = optimiser.init(name, params)
 
-    def updated(decay, **more):
-        return optimiser.update(
-            name, params, grads, slots, RATES._replace(weight_decay=decay, **more.pop("rates", {})), **more
-        )
+    def updated(decay, own=(), decays=()):
+        rates = RATES._replace(weight_decay=np.float32(decay), own_weight_decay=decays)
+        return optimiser.update(name, params, grads, first_state(name, params, own=own), rates, own=own)[0]
 
-    mixed, mixed_slots = updated(
-        np.float32(0.1), own=("c", "a"), rates={"own_weight_decay": (np.float32(0.3), np.float32(0.0))}
-    )
-    alone = {k: updated(np.float32(decay)) for k, decay in {"a": 0.0, "b": 0.1, "c": 0.3}.items()}
-    assert jax.tree.structure(mixed_slots) == jax.tree.structure(slots)
+    mixed = updated(0.1, ("c", "a"), (np.float32(0.3), np.float32(0.0)))
+    alone = {k: updated(decay) for k, decay in {"a": 0.0, "b": 0.1, "c": 0.3}.items()}
     assert list(mixed) == list(params)
-    for k, (expected, _) in alone.items():
-        jax.tree.map(np.testing.assert_array_equal, mixed[k], expected[k])
-    assert not np.array_equal(mixed["a"]["kernel"], alone["b"][0]["a"]["kernel"])
+    for k, expected in alone.items():
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), mixed[k], expected[k])
+    assert not np.array_equal(mixed["a"]["kernel"], alone["b"]["a"]["kernel"])
+
+
+def test_an_optimiser_of_ones_own_is_one_entry(digits, monkeypatch):
+    with pytest.raises(InputError, match="optimiser: 'mine' is not one of sgd, momentum"):
+        Hyper(optimiser="mine")
+    factory = functools.partial(optax.adamw, b1=0.5)
+    monkeypatch.setitem(optimiser.FACTORIES, "mine", factory)
+    training = training_of(digits, optimiser="mine", learning_rate=3e-3, epochs=1)
+    training.compile()
+    assert np.isfinite(training.train_epoch(0).loss)
+    found = optimiser.source("mine")
+    assert found is not None
+    assert found.startswith("optax ")
+    monkeypatch.setitem(optimiser.FACTORIES, "mine", lambda learning_rate: optax.sgd(learning_rate))
+    found = optimiser.source("mine")
+    assert found is not None
+    assert "test_an_optimiser_of_ones_own_is_one_entry" in found
 
 
 # --------------------------------------------------------------------------------------------- augmentation
@@ -279,7 +359,7 @@ def test_colour_factors_of_one_change_nothing_and_contrast_is_about_the_mean():
 def test_a_step_equals_plain_jax(digits):
     """One update of a network without normalisation or dropout, against the formula written out."""
     net = network(normalisation="none", pooling="average", head_depth=0)
-    runner = make_runner(net, shape_of(digits), "program")
+    runner = Runner(net, shape_of(digits))
     runner.compile()
     state = runner.init(0)
     batch = batch_of(digits)
@@ -313,52 +393,33 @@ def test_a_step_equals_plain_jax(digits):
     )
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"connections": "residual", "stride": 2, "normalisation": "layer", "activation": "gelu"},
-        {"connections": "dense", "normalisation": "local_response", "pooling": "overlapping_max"},
-        {"connections": "residual", "normalisation": "none", "pooling": "none", "activation": "silu"},
-    ],
-)
-def test_program_and_pieces_have_the_same_values(digits, changes):
-    net = network(depth=3, width_3=16, kernel_3=1, **changes)
-    shape = shape_of(digits, clip=True, ema=True)
-    batches = [batch_of(digits, seed=k) for k in range(2)]
-    rates = RATES._replace(clip_norm=np.float32(1.0))
-    results = []
-    for formulation in ("program", "pieces"):
-        runner = make_runner(net, shape, formulation)
-        runner.compile()
-        state = runner.init(7)
-        for k, batch in enumerate(batches):
-            noise = Noise(np.float32(0.3), np.uint32(11 + k))
-            state, losses, logits = runner.step(state, batch, noise, rates, np.float32(0.9))
-        images = jnp.concatenate([batch.images for batch in batches])
-        logits_after = runner.predict(dict(state.variables) | {"params": state.ema}, images)
-        results.append((state.variables, state.ema, losses, logits, logits_after))
-    assert any(leaf.size for leaf in jax.tree.leaves(results[0]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), results[0], results[1])
-
-
-def test_pieces_of_a_network_that_is_no_graph_are_refused(digits):
+def test_an_ordinary_flax_module_trains(digits):
     class Linear(nn.Module):
         @nn.compact
         def __call__(self, x, *, train=False):
             return nn.Dense(10)(x.reshape(x.shape[0], -1))
 
-    with pytest.raises(InputError, match="Linear is not a graph of modules"):
-        make_runner(Linear(), shape_of(digits), "pieces")
-    runner = make_runner(Linear(), shape_of(digits), "auto")  # an ordinary Flax module trains all the same
+    runner = Runner(Linear(), shape_of(digits))
     runner.compile()
-    state, before, _ = runner.step(
-        runner.init(0), batch_of(digits), Noise(np.float32(0), np.uint32(0)), RATES, np.float32(0)
-    )
-    _, after, _ = runner.step(
-        state, batch_of(digits), Noise(np.float32(0), np.uint32(0)), RATES, np.float32(0)
-    )
+    noise = Noise(np.float32(0), np.uint32(0))
+    state, before, _ = runner.step(runner.init(0), batch_of(digits), noise, RATES, np.float32(0))
+    _, after, _ = runner.step(state, batch_of(digits), noise, RATES, np.float32(0))
     assert float(after) < float(before)
+
+
+def test_clipping_and_the_average_of_parameters(digits):
+    """A clipped step of plain gradient descent is as long as the norm says, and the average moves by its share."""
+    runner = Runner(network(), shape_of(digits, optimiser="sgd", clip=True, ema=True))
+    runner.compile()
+    state = runner.init(0)
+    before, average = (jax.tree.map(np.array, tree) for tree in (state.variables["params"], state.ema))
+    rates = optimiser.Rates(np.float32(0.1), np.float32(0), np.float32(0.01))
+    noise = Noise(np.float32(0), np.uint32(0))
+    state, *_ = runner.step(state, batch_of(digits), noise, rates, np.float32(0.75))
+    moved = jax.tree.map(lambda a, b: a - b, state.variables["params"], before)
+    assert float(optax.tree.norm(moved)) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, average, state.variables["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
 
 
 class Sowing(nn.Module):
@@ -373,7 +434,7 @@ class Sowing(nn.Module):
 
 
 def test_sown_losses_are_added_to_the_gradient_alone(digits):
-    runner = make_runner(Sowing(), shape_of(digits), "auto")
+    runner = Runner(Sowing(), shape_of(digits))
     runner.compile()
     state = runner.init(0)
     assert set(state.variables) == {"params"}
@@ -396,8 +457,6 @@ def test_sown_losses_are_added_to_the_gradient_alone(digits):
         params,
         grads,
     )
-    with pytest.raises(InputError, match="no pieces"):
-        make_runner(graph_with_head(), shape_of(digits), "pieces")
 
 
 def graph_with_head():
@@ -411,7 +470,7 @@ def graph_with_head():
 
 def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
     network: Any = graph_with_head()
-    runner = make_runner(network, shape_of(digits), "auto")
+    runner = Runner(network, shape_of(digits))
     runner.compile()
     state = runner.init(0)
     batch = batch_of(digits)
@@ -454,8 +513,7 @@ def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
     )
 
 
-@pytest.mark.parametrize("formulation", ["program", "pieces"])
-def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits, formulation):
+def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits):
     compiled: list[str] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -463,12 +521,13 @@ def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits, formul
             compiled.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    config = TrainingConfig(formulation=formulation)
     valid = data_of(digits, "valid")
+    steps = len(digits.train) // 64
+    learning_rates(Hyper(schedule="linear"), epoch=0, epochs=2, steps=steps)  # a small program of its own
 
     def run(**hyper):
         before = len(compiled)
-        measured = list(train(training_of(digits, config=config, epochs=2, **hyper), valid, until=2))
+        measured = list(train(training_of(digits, epochs=2, **hyper), valid, until=2))
         return len(compiled) - before, measured
 
     first, _ = run(learning_rate=0.02, dropout=0.0, label_smoothing=0.0)
@@ -528,10 +587,9 @@ def strip(measurement):
     return dataclasses.replace(measurement, compile_seconds=0, train_seconds=0, evaluate_seconds=0)
 
 
-@pytest.mark.parametrize("formulation", ["program", "pieces"])
 @pytest.mark.parametrize("lost", [False, True])
-def test_going_on_from_a_checkpoint_repeats_to_the_bit(digits, tmp_path, formulation, lost):
-    config = TrainingConfig(formulation=formulation, ema_decay=0.9, clip_norm=1.0)
+def test_going_on_from_a_checkpoint_repeats_to_the_bit(digits, tmp_path, lost):
+    config = TrainingConfig(ema_decay=0.9, clip_norm=1.0)
     valid = data_of(digits, "valid")
 
     def new():
@@ -748,12 +806,11 @@ def test_eight_devices_equal_one_up_to_rounding(tmp_path):
 # ------------------------------------------------------------------- modules' own weight decay, parts of a pass
 
 
-@pytest.mark.parametrize("formulation", ["program", "pieces"])
-def test_choices_of_a_modules_weight_decay_reach_its_update(formulation):
+def test_choices_of_a_modules_weight_decay_reach_its_update():
     dataset = load("digits")
     data = on_device(dataset.train, dataset.mean, dataset.std)
     arch = Architecture(BASE, optimiser="sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0)
-    config = TrainingConfig(formulation=formulation, steps_per_epoch=1)
+    config = TrainingConfig(steps_per_epoch=1)
 
     def kernels(arch):
         training = Training(

@@ -62,6 +62,10 @@ class Lines:
             InputError: the folder holds a record already, is in use, or cannot be written.
         """
         folder = Path(folder)
+        try:
+            load(json.dumps(plain(dict(config)), allow_nan=False).encode())
+        except ValueError as error:
+            raise InputError(f"{folder}: its config cannot be recorded: {error}") from error
         taken = f"{folder}: holds a run already; go on with --resume or choose another --out"
         if (folder / CONFIG).exists():
             raise InputError(taken)
@@ -202,7 +206,7 @@ def read(folder: Path, file: str) -> tuple[dict[str, Any], dict[str, Any], list[
 
 
 def parsed(data: bytes) -> tuple[list[Any], bytes]:
-    """The parsed whole lines of a record (a ValueError for one that is damaged, in its place) and what
+    """The whole lines of a record as `load` reads them (a ValueError for one that it refuses, in its place) and what
     follows the last newline; where that is a whole line but for its newline, it is among the lines too."""
     *whole, tail = data.split(b"\n")
     if _whole(tail):
@@ -210,18 +214,66 @@ def parsed(data: bytes) -> tuple[list[Any], bytes]:
     lines: list[Any] = []
     for line in whole:
         try:
-            lines.append(json.loads(line))
-        except ValueError:  # UnicodeDecodeError is one too
-            lines.append(ValueError("damaged line, not JSON"))
+            lines.append(load(line))
+        except ValueError as error:
+            lines.append(ValueError(f"damaged line, {error}"))
     return lines, tail
 
 
 def _whole(tail: bytes) -> bool:
     """No proper prefix of a JSON object is JSON, so what parses was written to its last brace."""
     try:
-        return isinstance(json.loads(tail), dict)
+        return isinstance(load(tail), dict)
     except ValueError:
         return False
+
+
+MOST_NESTED = 64  # containers within each other: a config and an event have a handful
+
+
+def load(data: bytes) -> Any:
+    """The JSON in ``data``.
+
+    Raises ValueError, in a few words: not JSON, a number that does not fit into 64 bits, or nested too deeply.
+    """
+    try:
+        value = _DECODER.decode(data.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError("not JSON") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if data.count(b"{") + data.count(b"[") > MOST_NESTED and _depth(value) > MOST_NESTED:
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many containers are within each other, found without recursion."""
+    depth, level = 0, [value]
+    while level := [inner for inner in level if isinstance(inner, dict | list)]:
+        depth += 1
+        level = [x for inner in level for x in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
+        raise ValueError(f"{text[:20]}{'…' if len(text) > 20 else ''} does not fit into 64 bits")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]}{'…' if len(text) > 20 else ''} does not fit into 64 bits")
+    return value
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"not JSON ({name})")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
 def plain(value: Any) -> Any:
@@ -346,9 +398,9 @@ def read_json(path: Path) -> dict[str, Any]:
     with one_line(path, "cannot read"):
         data = path.read_bytes()
     try:
-        value = json.loads(data)
+        value = load(data)
     except ValueError as error:
-        raise InputError(f"{path}: damaged, not JSON") from error
+        raise InputError(f"{path}: damaged, {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: damaged, not a JSON object")
     return value

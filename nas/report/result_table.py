@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.errors import InputError
-from nas.results.record import Run
-from nas.results.statistics import Interval, mean_interval
+from nas.record import Run
+from nas.report.statistics import Interval, mean_interval
 
 NO_VALUE = "–"
 INCIDENTAL = frozenset(

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.errors import InputError
-from nas.results.searches import Comparison, Search
-from nas.results.statistics import (
+from nas.record.comparison import Comparison, Search
+from nas.report.result_table import NO_VALUE, format_mean, format_percent
+from nas.report.statistics import (
     CriticalDifference,
     Estimate,
     Interval,
@@ -24,7 +25,6 @@ from nas.results.statistics import (
     probability_of_improvement,
     regret,
 )
-from nas.results.tables import NO_VALUE, format_mean, format_percent
 
 BASELINE = "random"  # what the others are compared with, where it is among them
 

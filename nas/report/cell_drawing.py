@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 
-from nas.results.drawing import save
+from nas.report.network_drawing import save
 from nas.space import Cell
 
 # Inches.

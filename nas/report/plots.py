@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from nas.errors import InputError
-from nas.results.record import Run
-from nas.results.searches import Search
-from nas.results.statistics import (
+from nas.record import Run
+from nas.record.comparison import Search
+from nas.report.result_table import format_count
+from nas.report.statistics import (
     Attribution,
     Cost,
     CriticalDifference,
@@ -37,7 +38,6 @@ from nas.results.statistics import (
     probability_of_improvement,
     regret,
 )
-from nas.results.tables import format_count
 
 DOTS_PER_INCH = 200
 

@@ -8,7 +8,7 @@ JSON object a search, in the order planned (all strategies from the first seed, 
   an architecture came to lead it, by validation, and what it is worth.
 
 ``config.json`` says what was compared, on which table, and the best test accuracy there is. See
-`nas.results.lines` for how the file is written.
+`nas.record.files` for how the file is written.
 """
 
 from __future__ import annotations
@@ -23,10 +23,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nas.errors import InputError
-from nas.results.lines import Lines, holds, read
-from nas.results.statistics import Trace
+from nas.record.fields import integer, number, seconds_of
+from nas.record.files import CONFIG, Lines, holds, read
 
 SEARCHES = "searches.jsonl"
+
+
+class Trace(NamedTuple):
+    """The incumbent of one run: ``valid`` and ``test`` [k] from ``cost`` [k] on, each time until the next."""
+
+    cost: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
 
 
 class Job(NamedTuple):
@@ -73,13 +81,17 @@ class Search:
     def of(cls, line: Any) -> Search:
         """Inverse of ``to_json``, from what JSON gives; raises ValueError."""
         try:
-            incumbents = {name: tuple(line["incumbents"][key]) for key, name in _INCUMBENTS.items()}
+            lists = {name: line["incumbents"][key] for key, name in _INCUMBENTS.items()}
+            incumbents: dict[str, Any] = {"archs": tuple(map(str, lists.pop("archs")))}
+            for key, name in list(_INCUMBENTS.items())[:-1]:
+                read = seconds_of if key.endswith("_seconds") else number
+                incumbents[name] = tuple(read({key: value}, key) for value in lists[name])
             search = cls(
                 strategy=str(line["strategy"]),
-                seed=int(line["seed"]),
-                trials=int(line["trials"]),
-                units=int(line["units"]),
-                cost_seconds=float(line["cost_seconds"]),
+                seed=integer(line, "seed"),
+                trials=integer(line, "trials", 0),
+                units=integer(line, "units", 0),
+                cost_seconds=seconds_of(line, "cost_seconds"),
                 **incumbents,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -191,16 +203,44 @@ def read_comparison(folder: str | Path) -> Comparison:
     """
     folder = Path(folder)
     config, env, lines = read(folder, SEARCHES)
+    try:
+        _check_config(config)
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
     return Comparison(folder, config, env, tuple(_searches(folder, lines)))
+
+
+MOST_SEEDS = 10_000_000
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where what a report computes with is missing or no such value."""
+    names = config.get("strategies")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"strategies={names!r} are not names of strategies")
+    integer(config, "seed")
+    for name, low in (("seeds", 1), ("architectures", 1), ("epochs", 1)):
+        integer(config, name, low)
+    if config["seeds"] > MOST_SEEDS:
+        raise ValueError(f"seeds={config['seeds']} is above {MOST_SEEDS:,}")
+    number(config, "optimum_test_accuracy")
+    for name in ("budget_seconds", "mean_training_seconds"):
+        if not seconds_of(config, name):
+            raise ValueError(f"{name}={config.get(name)!r} is no time")
+    for name in ("table", "valid", "test", "table_seconds", "left_out"):
+        if name not in config:
+            raise ValueError(f"{name} is missing")
+    if not isinstance(config["left_out"], list):
+        raise ValueError(f"left_out={config['left_out']!r} is not a list")
 
 
 def _searches(folder: Path, lines: Sequence[Any]) -> list[Search]:
     searches: list[Search] = []
-    for number, line in enumerate(lines, 1):
+    for place, line in enumerate(lines, 1):
         try:
             if isinstance(line, ValueError):
                 raise line
             searches.append(Search.of(line))
         except ValueError as error:
-            raise InputError(f"{folder / SEARCHES}:{number}: {error}") from error
+            raise InputError(f"{folder / SEARCHES}:{place}: {error}") from error
     return searches

@@ -1,7 +1,6 @@
-"""A network's graph as a picture: blocks from top to bottom, branches side by side, skip connections as arcs.
+"""Where the boxes of a network's graph stand: repeated parts folded, branches side by side, long ones in columns.
 
-Works on the `Layer` values of `nas.training.profile`. Long networks are folded (a repeated part is drawn once,
-in a frame with "x 18") and broken into columns where nothing but one value goes on.
+Works on the `Layer` values of `nas.training.profile`.
 """
 
 from __future__ import annotations
@@ -10,28 +9,17 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path as Curve
-
-from nas.errors import InputError, one_of
 from nas.training.profile import Layer, repeats, shape_text
 
-ENDINGS = (".png", ".svg", ".pdf")
-DOTS_PER_INCH = 160
 MOST_BOXES = 48  # that are drawn without folding
 SHOWN = 3  # layers of a folded dense block: so many and the last
 
 # Inches.
-_LINE, _PAD, _LETTER = 0.135, 0.07, 0.064
-_GAP, _BESIDE, _MARGIN, _COLUMN, _REMARK = 0.2, 0.22, 0.3, 0.45, 0.36
+LINE, PAD, LETTER = 0.135, 0.07, 0.064
+GAP, _BESIDE, MARGIN, COLUMN, REMARK = 0.2, 0.22, 0.3, 0.45, 0.36
 _SHAPE_LETTER = 0.048
-_FONT, _SMALL = 7.0, 5.6
 
 _COLOURS = {
     "conv": "#cfe3f5",
@@ -44,7 +32,7 @@ _COLOURS = {
 
 
 @dataclasses.dataclass
-class _Box:
+class Box:
     """One or more layers in a row, as one box."""
 
     lines: list[str]
@@ -56,11 +44,11 @@ class _Box:
 
     @property
     def width(self) -> float:
-        return max(len(line) for line in self.lines) * _LETTER + 2 * _PAD
+        return max(len(line) for line in self.lines) * LETTER + 2 * PAD
 
     @property
     def height(self) -> float:
-        return len(self.lines) * _LINE + 2 * _PAD
+        return len(self.lines) * LINE + 2 * PAD
 
     @property
     def beside(self) -> float:
@@ -69,38 +57,13 @@ class _Box:
 
 
 @dataclasses.dataclass
-class _Part:
+class Placement:
     """Boxes put in place: centres (x, y) with y downwards from 0, ``left`` and ``right`` of x = 0 all taken."""
 
     places: dict[int, tuple[float, float]]
     left: float
     right: float
     height: float
-
-
-def draw(layers: Sequence[Layer], image_shape: Sequence[int], title: str) -> Figure:
-    """The network of ``layers`` under ``title``, its input image on top."""
-    boxes, frames = _boxes(layers, image_shape)
-    if len(boxes) > MOST_BOXES:
-        folded, groups = fold(layers)
-        boxes, frames = _boxes(folded, image_shape, groups)
-    columns = _columns(boxes, _needed_by(boxes, len(boxes) - 1), [set(own) for own, _ in frames])
-    return _render(boxes, frames, columns, title)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture of one of `ENDINGS`, the same bytes for the same figure. InputError where it cannot be."""
-    kinds = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    if path.suffix not in kinds:
-        raise one_of(f"{path}: its ending", path.suffix, ENDINGS)
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "nas"}):
-            figure.savefig(path, dpi=DOTS_PER_INCH, metadata=kinds[path.suffix])
-    except OSError as error:
-        raise InputError(f"{path}: cannot write ({error.strerror or error})") from error
-
-
-# ------------------------------------------------------------------------------------------------ what is drawn
 
 
 def fold(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[range, str]]]:
@@ -133,9 +96,9 @@ def fold(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[range, str]]]
     return kept, groups
 
 
-def _boxes(
+def boxes_of(
     layers: Sequence[Layer], image_shape: Sequence[int], groups: Iterable[tuple[range, str]] = ()
-) -> tuple[list[_Box], list[tuple[list[int], str]]]:
+) -> tuple[list[Box], list[tuple[list[int], str]]]:
     """Layers as boxes, the image first; a layer that changes values alone joins the one it follows."""
     groups = list(groups)
     readers = [0] * (len(layers) + 1)
@@ -143,7 +106,7 @@ def _boxes(
         for i in layer.inputs:
             readers[i] += 1
     of_group = {number: k for k, (numbers, _) in enumerate(groups) for number in numbers}
-    boxes = [_Box(["image"], "white", shape_text(image_shape), [0], [])]
+    boxes = [Box(["image"], "white", shape_text(image_shape), [0], [])]
     box_of = {0: 0}
     for number, layer in enumerate(layers, 1):
         before = layer.inputs[0]
@@ -166,7 +129,7 @@ def _boxes(
         box_of[number] = len(boxes)
         inputs = list(dict.fromkeys(box_of[i] for i in layer.inputs))
         boxes.append(
-            _Box(
+            Box(
                 [_text(layer)],
                 _colour(layer),
                 shape_text(layer.output_shape),
@@ -198,7 +161,7 @@ def _colour(layer: Layer) -> str:
     return _COLOURS["norm" if "norm" in kind else "other"]
 
 
-def _needed_by(boxes: Sequence[_Box], last: int) -> set[int]:
+def needed_by(boxes: Sequence[Box], last: int) -> set[int]:
     """The boxes that box ``last`` depends on, and itself."""
     found, waiting = {0}, [last]
     while waiting:
@@ -209,10 +172,7 @@ def _needed_by(boxes: Sequence[_Box], last: int) -> set[int]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------- where it is drawn
-
-
-def _steps(boxes: Sequence[_Box], order: Sequence[int]) -> list[tuple[list[int], int]]:
+def _steps(boxes: Sequence[Box], order: Sequence[int]) -> list[tuple[list[int], int]]:
     """``order`` cut at every box that all paths from its first to its last pass: what lies before each, and it."""
     at = {box: k for k, box in enumerate(order)}
     jumped = [0] * (len(order) + 1)  # the change, from place to place, of how many edges pass over it
@@ -231,7 +191,7 @@ def _steps(boxes: Sequence[_Box], order: Sequence[int]) -> list[tuple[list[int],
     return [(list(order[a + 1 : b]), order[b]) for a, b in itertools.pairwise(cuts)]
 
 
-def _between(boxes: Sequence[_Box], first: int, inside: list[int], last: int) -> _Part:
+def _between(boxes: Sequence[Box], first: int, inside: list[int], last: int) -> Placement:
     """The boxes ``inside`` in place, all of which lead from ``first`` to ``last``."""
     branches = _branches(boxes, inside)
     skips = first in boxes[last].inputs
@@ -244,7 +204,7 @@ def _between(boxes: Sequence[_Box], first: int, inside: list[int], last: int) ->
     return part
 
 
-def _branches(boxes: Sequence[_Box], inside: Sequence[int]) -> list[list[int]]:
+def _branches(boxes: Sequence[Box], inside: Sequence[int]) -> list[list[int]]:
     """``inside`` by what hangs together without the boxes around it."""
     of = {k: k for k in inside}
 
@@ -263,7 +223,7 @@ def _branches(boxes: Sequence[_Box], inside: Sequence[int]) -> list[list[int]]:
     return list(found.values())
 
 
-def _branch(boxes: Sequence[_Box], first: int, inside: list[int], last: int) -> _Part:
+def _branch(boxes: Sequence[Box], first: int, inside: list[int], last: int) -> Placement:
     steps = _steps(boxes, [first, *inside, last])
     if len(steps) == 1:
         return _rows(boxes, inside)
@@ -275,20 +235,20 @@ def _branch(boxes: Sequence[_Box], first: int, inside: list[int], last: int) -> 
     return _stack(parts)
 
 
-def _single(boxes: Sequence[_Box], k: int) -> _Part:
+def _single(boxes: Sequence[Box], k: int) -> Placement:
     box = boxes[k]
-    return _Part({k: (0.0, box.height / 2)}, box.width / 2, box.width / 2 + box.beside, box.height)
+    return Placement({k: (0.0, box.height / 2)}, box.width / 2, box.width / 2 + box.beside, box.height)
 
 
-def _stack(parts: Sequence[_Part]) -> _Part:
+def _stack(parts: Sequence[Placement]) -> Placement:
     places, y = {}, 0.0
     for part in parts:
         places |= {k: (x, y + own) for k, (x, own) in part.places.items()}
-        y += part.height + _GAP
-    return _Part(places, max(p.left for p in parts), max(p.right for p in parts), y - _GAP)
+        y += part.height + GAP
+    return Placement(places, max(p.left for p in parts), max(p.right for p in parts), y - GAP)
 
 
-def _side_by_side(parts: Sequence[_Part]) -> _Part:
+def _side_by_side(parts: Sequence[Placement]) -> Placement:
     """Next to each other, the middle at x = 0."""
     height = max(part.height for part in parts)
     width = sum(part.left + part.right for part in parts) + _BESIDE * (len(parts) - 1)
@@ -297,10 +257,10 @@ def _side_by_side(parts: Sequence[_Part]) -> _Part:
         down = (height - part.height) / 2
         places |= {k: (x + part.left + own, down + y) for k, (own, y) in part.places.items()}
         x += part.left + part.right + _BESIDE
-    return _Part(places, width / 2, width / 2, height)
+    return Placement(places, width / 2, width / 2, height)
 
 
-def _rows(boxes: Sequence[_Box], inside: Sequence[int]) -> _Part:
+def _rows(boxes: Sequence[Box], inside: Sequence[int]) -> Placement:
     """What has no single way through: a row below all it reads for each box, rows of several side by side."""
     row: dict[int, int] = {}
     for k in inside:
@@ -308,16 +268,16 @@ def _rows(boxes: Sequence[_Box], inside: Sequence[int]) -> _Part:
     rows = [[k for k in inside if row[k] == r] for r in range(max(row.values()) + 1)]
     part = _stack([_side_by_side([_single(boxes, k) for k in own]) if len(own) > 1 else _single(boxes, own[0])
                    for own in rows])  # fmt: skip
-    part.left += _arc(len(rows))
+    part.left += arc_width(len(rows))
     return part
 
 
-def _arc(rows: int) -> float:
+def arc_width(rows: int) -> float:
     """How far an arc over so many rows keeps away from the boxes."""
     return _BESIDE * 0.7 + 0.09 * min(rows, 12)
 
 
-def _columns(boxes: list[_Box], main: set[int], frames: Sequence[set[int]]) -> list[_Part]:
+def columns_of(boxes: list[Box], main: set[int], frames: Sequence[set[int]]) -> list[Placement]:
     """The boxes ``main`` in as many columns as make a picture that is not much higher than wide.
 
     A column begins with a box that stands for the last one of the column before: it is added to ``boxes``.
@@ -334,8 +294,8 @@ def _columns(boxes: list[_Box], main: set[int], frames: Sequence[set[int]]) -> l
             pieces[-1].append(k)
         else:
             pieces.append([k])
-    heights = [sum(parts[k].height + _GAP for k in piece) for piece in pieces]
-    width = max(part.left + part.right for part in parts) + _COLUMN
+    heights = [sum(parts[k].height + GAP for k in piece) for piece in pieces]
+    width = max(part.left + part.right for part in parts) + COLUMN
     count = 1 if sum(heights) < 7.5 else max(1, round(math.sqrt(sum(heights) / width / 1.1)))
     columns = _even(heights, count)
     made = []
@@ -344,7 +304,7 @@ def _columns(boxes: list[_Box], main: set[int], frames: Sequence[set[int]]) -> l
         if made:
             source = ends[pieces[column[0]][0] - 1]
             again = len(boxes)
-            boxes.append(_Box(["…"], "white", boxes[source].shape, [], [source]))
+            boxes.append(Box(["…"], "white", boxes[source].shape, [], [source]))
             for part in own:
                 for k in part.places:
                     boxes[k].inputs = [again if i == source else i for i in boxes[k].inputs]
@@ -367,54 +327,8 @@ def _even(heights: Sequence[float], count: int) -> list[list[int]]:
         most *= 1.02
 
 
-# --------------------------------------------------------------------------------------------------- the drawing
-
-
-def _render(
-    boxes: Sequence[_Box], frames: Sequence[tuple[list[int], str]], columns: Sequence[_Part], title: str
-) -> Figure:
-    places: dict[int, tuple[float, float]] = {}
-    column_of: dict[int, int] = {}
-    main = {k for column in columns for k in column.places}
-    gutters: list[float] = []  # left of every column
-    x, height = _MARGIN, 0.0
-    for c, column in enumerate(columns):
-        gutters.append(x - _COLUMN / 2)
-        places |= {k: (x + column.left + own, y) for k, (own, y) in column.places.items()}
-        column_of |= dict.fromkeys(column.places, c)
-        right = x + column.left + column.right + (_REMARK if frames else 0)
-        right, lowest = _place_heads(boxes, main, places, column_of, c, right)
-        height = max(height, column.height, lowest)
-        x = right + _COLUMN
-    width = max(x - _COLUMN + _MARGIN, len(max(title.splitlines(), key=len)) * _LETTER + 2 * _MARGIN)
-    top = 0.2 * (1 + title.count("\n")) + 0.2
-
-    figure = Figure(figsize=(width, height + top + 0.2))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height + 0.2, -top))
-    axes.set_axis_off()
-    axes.text(_MARGIN, 0.14 - top, title, fontsize=_FONT + 1, va="top", linespacing=1.4)
-    for own, remark in frames:
-        _draw_frame(axes, boxes, places, own, remark)
-    for k, box in enumerate(boxes):
-        for source in box.inputs:
-            if column_of[source] == column_of[k]:
-                _draw_edge(axes, boxes, places, column_of, source, k)
-                continue
-            (x0, y0), (x1, y1) = places[source], places[k]
-            bottom = max(
-                places[i][1] + boxes[i].height / 2 for i, c in column_of.items() if c == column_of[source]
-            )
-            low, high, gutter = bottom + 0.1, y1 - boxes[k].height / 2 - 0.12, gutters[column_of[k]]
-            down, end = (x0, y0 + boxes[source].height / 2), (x1, y1 - boxes[k].height / 2)
-            _line(axes, [down, (x0, low), (gutter, low), (gutter, high), (x1, high), end])
-    for k, box in enumerate(boxes):
-        _draw_box(axes, box, *places[k])
-    return figure
-
-
-def _place_heads(
-    boxes: Sequence[_Box],
+def place_heads(
+    boxes: Sequence[Box],
     main: set[int],
     places: dict[int, tuple[float, float]],
     column_of: dict[int, int],
@@ -431,7 +345,7 @@ def _place_heads(
         if column_of.get(source) != column:
             continue
         part = _rows(boxes, head)
-        y = max(places[source][1] + boxes[source].height / 2 + _GAP, bottom[0] + _GAP)
+        y = max(places[source][1] + boxes[source].height / 2 + GAP, bottom[0] + GAP)
         start = right + _BESIDE + part.left
         places |= {k: (start + own, y + down) for k, (own, down) in part.places.items()}
         column_of |= dict.fromkeys(part.places, column)
@@ -439,121 +353,3 @@ def _place_heads(
         lowest = max(lowest, bottom[0])
         edge = max(edge, start + part.right)
     return edge, lowest
-
-
-def _draw_box(axes: Axes, box: _Box, x: float, y: float) -> None:
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - box.width / 2, y - box.height / 2),
-            box.width,
-            box.height,
-            boxstyle="round,pad=0,rounding_size=0.05",
-            facecolor=box.colour,
-            edgecolor="0.35",
-            linestyle="--" if box.training_only else "-",
-            linewidth=0.7,
-        )
-    )
-    for i, line in enumerate(box.lines):
-        down = y - box.height / 2 + _PAD + (i + 0.5) * _LINE
-        axes.text(x, down, line, fontsize=_FONT, ha="center", va="center", color="0.1" if not i else "0.35")
-    axes.text(x + box.width / 2 + 0.03, y, box.shape, fontsize=_SMALL, ha="left", va="center", color="0.45")
-
-
-def _draw_frame(
-    axes: Axes,
-    boxes: Sequence[_Box],
-    places: Mapping[int, tuple[float, float]],
-    own: Sequence[int],
-    remark: str,
-) -> None:
-    left = min(places[k][0] - boxes[k].width / 2 for k in own) - 0.09
-    right = max(places[k][0] + boxes[k].width / 2 + boxes[k].beside for k in own) + _REMARK
-    top = min(places[k][1] - boxes[k].height / 2 for k in own) - 0.07
-    bottom = max(places[k][1] + boxes[k].height / 2 for k in own) + 0.07
-    axes.add_patch(
-        FancyBboxPatch(
-            (left, top),
-            right - left,
-            bottom - top,
-            boxstyle="round,pad=0,rounding_size=0.06",
-            facecolor="0.975",
-            edgecolor="0.55",
-            linestyle=(0, (4, 2)),
-            linewidth=0.8,
-        )
-    )
-    middle = (top + bottom) / 2
-    axes.text(
-        right - 0.05, middle, remark, fontsize=_FONT + 1, ha="right", va="center", weight="bold", color="0.3"
-    )
-
-
-def _draw_edge(
-    axes: Axes,
-    boxes: Sequence[_Box],
-    places: Mapping[int, tuple[float, float]],
-    column_of: Mapping[int, int],
-    source: int,
-    target: int,
-) -> None:
-    """Down where nothing is between, else an arc on the left around what is."""
-    (x0, y0), (x1, y1) = places[source], places[target]
-    start, stop = (x0, y0 + boxes[source].height / 2), (x1, y1 - boxes[target].height / 2)
-    if boxes[target].training_only and not boxes[source].training_only:
-        y = y0 + boxes[source].height * 0.36  # below the shape
-        _line(axes, [(x0 + boxes[source].width / 2, y), (x1, y), stop])
-        return
-    between = [
-        k
-        for k, (_, y) in places.items()
-        if k not in (source, target) and column_of[k] == column_of[source] and y0 < y < y1
-    ]
-    # Sideways only where branches part or meet, so that lines stay out of the other branches.
-    parting = abs(x1 - x0) > 0.01 and sum(source in box.inputs for box in boxes) > 1
-    lane = x1 if parting else x0
-    blocking = [k for k in between if abs(lane - places[k][0]) < boxes[k].width / 2]
-    if not blocking:
-        bend = start[1] + _GAP if parting else stop[1] - _GAP
-        low, high = (start[1], bend) if parting else (bend, stop[1])
-        if abs(x1 - x0) < 0.01:
-            _line(axes, [start, stop])
-            return
-        middle = (low + high) / 2
-        curve, codes = [start], [Curve.MOVETO]
-        for points, code in (
-            ([(x0, low)], Curve.LINETO),
-            ([(x0, middle), (x1, middle), (x1, high)], Curve.CURVE4),
-            ([stop], Curve.LINETO),
-        ):
-            if math.dist(points[-1], curve[-1]) > 0.02:  # an arrow needs a last piece of some length
-                curve += points
-                codes += [code] * len(points)
-        _arrow(axes, Curve(curve, codes))
-        return
-    heights = {round(places[k][1], 3) for k in blocking}
-    ends = [source, target]
-    clear = min(places[k][0] - boxes[k].width / 2 for k in [*between, *ends])
-    peak = clear - _arc(len(heights))
-    a = (x0 - boxes[source].width / 2, y0 + boxes[source].height / 4)
-    b = (x1 - boxes[target].width / 2, y1 - boxes[target].height / 4)
-    side = [a, (a[0] + (peak - a[0]) / 0.75, a[1]), (b[0] + (peak - b[0]) / 0.75, b[1]), b]
-    _arrow(axes, Curve(side, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]), color="#b0502a")
-
-
-def _line(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    _arrow(axes, Curve(list(points), [Curve.MOVETO] + [Curve.LINETO] * (len(points) - 1)))
-
-
-def _arrow(axes: Axes, path: Curve, color: str = "0.35") -> None:
-    axes.add_patch(
-        FancyArrowPatch(
-            path=path,
-            arrowstyle="-|>,head_length=2.2,head_width=1.3",
-            color=color,
-            linewidth=0.7,
-            shrinkA=0,
-            shrinkB=0,
-            zorder=1.5,
-        )
-    )

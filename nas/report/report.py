@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, TypeAlias
 from matplotlib.figure import Figure
 
 from nas.errors import InputError
-from nas.results import plots, standings, supernet_plots, tables
-from nas.results.record import Run, find_runs, read_run
-from nas.results.searches import read_comparison
-from nas.results.statistics import which_choices_mattered
-from nas.results.supernet_plots import Operations, Search
+from nas.record import Run, find_runs, read_run
+from nas.record.comparison import read_comparison
+from nas.report import plots, result_table, standings, supernet_plots
+from nas.report.statistics import which_choices_mattered
+from nas.report.supernet_plots import Operations, Search
 from nas.space import Architecture, Cell
 
 Cells: TypeAlias = Callable[[Mapping[str, Any], Architecture], Mapping[str, Cell] | None]
@@ -68,18 +68,18 @@ def write_report(
     if not paths:
         raise InputError("report: no run folder given")
     runs = [read_run(folder) for folder in find_runs(paths)]
-    groups = tables.group_runs(runs)
-    rows = tables.comparison(runs)
-    notes = tables.notes(runs)
-    markdown = tables.to_markdown(rows)
+    groups = result_table.group_runs(runs)
+    rows = result_table.comparison(runs)
+    notes = result_table.notes(runs)
+    markdown = result_table.to_markdown(rows)
     figures = _figures(groups)
     searches = _searches(runs, groups)
 
     folder = Path(paths[0] if out is None else out)
     texts = {
         "table.md": f"{markdown}\n{_listed(notes)}",
-        "table.csv": tables.to_csv(rows),
-        "table.tex": tables.to_latex(rows),
+        "table.csv": result_table.to_csv(rows),
+        "table.tex": result_table.to_latex(rows),
     }
 
     def page(gallery: str, keep: Keep) -> str:
@@ -99,7 +99,7 @@ def _of_a_search(shown: _Shown, keep: Keep, operations: Operations | None, cells
     pictures = {kind: keep(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
     drawn = cells(search.run.config, search.trial.chosen) if cells is not None else None
     if drawn:
-        from nas.results.cells import draw_cells  # it imports jax
+        from nas.report.cell_drawing import draw_cells  # it imports jax
 
         draw = functools.partial(draw_cells, drawn, title=search.title)
         pictures["supernet_cells"] = keep(f"supernet_cells_{shown.name}", draw)
@@ -131,12 +131,12 @@ def write_comparison(folder: str | Path, out: str | Path | None = None) -> Repor
         "ranks": None if ranks is None else plots.rank_figure(ranks),
         "improvement": None if ranks is None else plots.improvement_figure(groups, ranks.names),
     }
-    markdown = tables.markdown(lines)
+    markdown = result_table.markdown(lines)
     texts = {
         "table.md": f"{markdown}\n{_listed(notes)}",
         "table.csv": standings.to_csv(held),
-        "table.tex": tables.latex(lines),
-        "tests.md": tables.markdown(paired),
+        "table.tex": result_table.latex(lines),
+        "tests.md": result_table.markdown(paired),
     }
 
     def page(gallery: str, keep: Keep) -> str:
@@ -297,7 +297,7 @@ def _section(shown: _Shown, gallery: str) -> str:
     if changes:
         told += f"; the architecture changed {len(changes)} times, last in epoch {changes[-1][0]}"
     signs = [
-        f"validation accuracy {tables.format_percent(last.valid_accuracy)} % with shared weights",
+        f"validation accuracy {result_table.format_percent(last.valid_accuracy)} % with shared weights",
         f"skip connections: {last.skips}",
         *([f"entropy {last.entropy:.3f}"] if math.isfinite(last.entropy) else []),
         *([f"dominant eigenvalue {last.eigenvalue:.3g}"] if math.isfinite(last.eigenvalue) else []),
@@ -341,13 +341,13 @@ code { font-size: 0.85em; } pre { overflow-x: auto; background: #f6f6f6; padding
 
 
 def _page(
-    rows: Sequence[tables.Row],
+    rows: Sequence[result_table.Row],
     notes: Iterable[str],
     groups: Mapping[str, Sequence[Run]],
     gallery: str,
     searches: str,
 ) -> str:
-    head, *body = tables.cells(rows)
+    head, *body = result_table.cells(rows)
     named = [(label, run) for label, runs in groups.items() for run in runs]
     subject = ", ".join(
         dict.fromkeys(
@@ -414,22 +414,33 @@ def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[
     head = ["Run", "Trials", "Failed", "Epochs", "Best valid. %", "Test %", "All s", "Wall s", "State"]
     body = []
     for label, run in named:
-        (row,) = tables.comparison([run])
-        counts = [tables.format_mean(row.trials), str(row.failed_trials), tables.format_mean(row.epochs)]
-        accuracies = [
-            tables.format_percent(row.best_valid_accuracy.mean),
-            tables.format_percent(row.test_accuracy),
+        (row,) = result_table.comparison([run])
+        counts = [
+            result_table.format_mean(row.trials),
+            str(row.failed_trials),
+            result_table.format_mean(row.epochs),
         ]
-        seconds = [tables.format_seconds(row.all_seconds), tables.format_seconds(row.wall_seconds)]
+        accuracies = [
+            result_table.format_percent(row.best_valid_accuracy.mean),
+            result_table.format_percent(row.test_accuracy),
+        ]
+        seconds = [
+            result_table.format_seconds(row.all_seconds),
+            result_table.format_seconds(row.wall_seconds),
+        ]
         state = "complete" if run.done else "incomplete"
-        body.append([tables.run_name(label, run), *counts, *accuracies, *seconds, state])
+        body.append([result_table.run_name(label, run), *counts, *accuracies, *seconds, state])
     return head, body
 
 
 def _best_cells(label: str, run: Run) -> list[str]:
     arch = run.best.chosen if run.best is not None else run.finals[0].arch if run.finals else None
-    text = tables.NO_VALUE if arch is None else _spoken(run, arch)
-    return [tables.run_name(label, run), tables.NO_VALUE if run.best is None else str(run.best.id), text]
+    text = result_table.NO_VALUE if arch is None else _spoken(run, arch)
+    return [
+        result_table.run_name(label, run),
+        result_table.NO_VALUE if run.best is None else str(run.best.id),
+        text,
+    ]
 
 
 def _spoken(run: Run, arch: Architecture) -> str:
@@ -438,7 +449,7 @@ def _spoken(run: Run, arch: Architecture) -> str:
 
 
 def _settings(label: str, run: Run) -> str:
-    return _json_details(tables.run_name(label, run), run.config, run.env)
+    return _json_details(result_table.run_name(label, run), run.config, run.env)
 
 
 def _json_details(summary: str, config: Mapping[str, Any], env: Mapping[str, Any]) -> str:

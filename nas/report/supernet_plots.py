@@ -19,9 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from nas.results.plots import STYLE, Look, looks
-from nas.results.record import Run
-from nas.results.tables import run_name
+from nas.record import Run
+from nas.report.plots import STYLE, Look, looks
+from nas.report.result_table import run_name
 from nas.space import Architecture
 from nas.trial import SupernetMeasurement, Trial
 

@@ -1,0 +1,35 @@
+"""Networks of `flax.nnx` as Linen modules, which is what the engine trains."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+from flax import nnx
+
+from nas.errors import InputError
+
+
+def as_linen(network: Any) -> nn.Module:
+    """What a space's ``build`` returned as a Linen module.
+
+    A Linen module is returned as it is. An NNX network is given as its class, or a `functools.partial` of it, to be
+    called with ``rngs``: every trial draws its own weights. Its call may take ``train``, as a Linen module's may.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    made, args, kwargs = network, (), {}
+    if isinstance(network, functools.partial):
+        made, args, kwargs = network.func, network.args, network.keywords
+    if isinstance(made, type) and issubclass(made, nnx.Module):
+        return nnx.bridge.to_linen(made, *args, **kwargs)
+    if isinstance(network, nnx.Module):
+        raise InputError(
+            f"build: {type(network).__name__} is an NNX module that has its weights already; "
+            f"return its class, or functools.partial({type(network).__name__}, …)"
+        )
+    raise InputError(f"build: a {type(network).__name__} is no Flax module")

@@ -1,0 +1,77 @@
+"""A run folder's content as values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas.trial import Final, Measurement, Trial
+
+
+class Observation(NamedTuple):
+    """A measurement in its place in time: ``elapsed_seconds`` is how long the run had been going by then."""
+
+    trial_id: int
+    measurement: Measurement
+    elapsed_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that a run folder says. ``history`` has the measurements of all trials in the order recorded.
+
+    ``wall_seconds`` is how long the run was going (time between a crash and its resumption left out);
+    the other ``*_seconds`` are sums over the search's trials, on whichever workers they ran.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    env: Mapping[str, Any]
+    trials: Mapping[int, Trial]
+    finals: tuple[Final, ...]
+    history: tuple[Observation, ...]
+    done: bool
+    wall_seconds: float
+    compile_seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+
+    @property
+    def is_search(self) -> bool:
+        """False for a run that trains one architecture: its trials are the final trainings on their way."""
+        return self.config.get("strategy") is not None
+
+    @property
+    def strategy(self) -> str:
+        return str(self.config["strategy"]) if self.is_search else "training"
+
+    @property
+    def seed(self) -> int | None:
+        return self.config.get("seed")
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the highest `Trial.score` among those not failed, whatever its budget.
+
+        The score is the validation accuracy at the trial's last measurement; of equals the lower id.
+        None while nothing was measured.
+        """
+        scored = [trial for trial in self.trials.values() if math.isfinite(trial.score)]
+        return max(scored, key=lambda trial: (trial.score, -trial.id), default=None)
+
+    @property
+    def failed(self) -> tuple[Trial, ...]:
+        return tuple(trial for trial in self.trials.values() if trial.status == "failed")
+
+    @property
+    def epochs_spent(self) -> int:
+        """Budget units done by all trials, failed ones too."""
+        return sum(trial.spent for trial in self.trials.values())
+
+    @property
+    def seconds(self) -> float:
+        """Compute seconds of the search: compiling, training and evaluating, summed over workers."""
+        return self.compile_seconds + self.train_seconds + self.evaluate_seconds
