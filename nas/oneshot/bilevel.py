@@ -222,16 +222,20 @@ def alpha_gradient(problem: Problem, alphas: Array, by_mixing: Array, seed: Arra
 
 def architecture_optimiser(rates: Rates) -> optax.GradientTransformation:
     """Adam with L2 weight decay."""
-    adam = optax.adam(rates.alpha_learning_rate, rates.alpha_b1, rates.alpha_b2)  # type: ignore[arg-type]
-    return optax.chain(optax.add_decayed_weights(rates.alpha_weight_decay), adam)
+    at: Any = rates
+    return optax.chain(
+        optax.add_decayed_weights(at.alpha_weight_decay),
+        optax.adam(at.alpha_learning_rate, at.alpha_b1, at.alpha_b2),
+    )
 
 
 def weights_optimiser(rates: Rates) -> optax.GradientTransformation:
     """Momentum with L2 weight decay on all weights, gradients clipped by their norm."""
+    at: Any = rates
     return optax.chain(
-        optax.clip_by_global_norm(rates.clip_norm),  # type: ignore[arg-type]
-        optax.add_decayed_weights(rates.weight_decay),
-        optax.sgd(rates.learning_rate, rates.momentum),  # type: ignore[arg-type]
+        optax.clip_by_global_norm(at.clip_norm),
+        optax.add_decayed_weights(at.weight_decay),
+        optax.sgd(at.learning_rate, at.momentum),
     )
 
 
