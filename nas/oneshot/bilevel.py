@@ -121,7 +121,9 @@ def derivatives(network: Any) -> Derivatives:
         return loss, *found
 
     def gradient(params: Tree, mixing: Array, at: Point) -> Array:
-        return jax.grad(lambda mixing: loss_of(params, mixing, at, forward)[0])(mixing)
+        # By both, though one is asked for: normalisations have no forward mode but over a reverse one, and those
+        # before the first mixture do not depend on the mixing.
+        return jax.grad(lambda params, mixing: loss_of(params, mixing, at, forward)[0], (0, 1))(params, mixing)[1]
 
     def mixed(at: Point, along: Tree) -> Array:
         return jax.jvp(lambda params: gradient(params, at.mixing, at), (at.params,), (along,))[1]
@@ -222,16 +224,20 @@ def alpha_gradient(problem: Problem, alphas: Array, by_mixing: Array, seed: Arra
 
 def architecture_optimiser(rates: Rates) -> optax.GradientTransformation:
     """Adam with L2 weight decay."""
-    adam = optax.adam(rates.alpha_learning_rate, rates.alpha_b1, rates.alpha_b2)  # type: ignore[arg-type]
-    return optax.chain(optax.add_decayed_weights(rates.alpha_weight_decay), adam)
+    at: Any = rates
+    return optax.chain(
+        optax.add_decayed_weights(at.alpha_weight_decay),
+        optax.adam(at.alpha_learning_rate, at.alpha_b1, at.alpha_b2),
+    )
 
 
 def weights_optimiser(rates: Rates) -> optax.GradientTransformation:
     """Momentum with L2 weight decay on all weights, gradients clipped by their norm."""
+    at: Any = rates
     return optax.chain(
-        optax.clip_by_global_norm(rates.clip_norm),  # type: ignore[arg-type]
-        optax.add_decayed_weights(rates.weight_decay),
-        optax.sgd(rates.learning_rate, rates.momentum),  # type: ignore[arg-type]
+        optax.clip_by_global_norm(at.clip_norm),
+        optax.add_decayed_weights(at.weight_decay),
+        optax.sgd(at.learning_rate, at.momentum),
     )
 
 

@@ -11,13 +11,14 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from nas.proxies import passes
 from nas.proxies.passes import TRAINING, Mode, Tree
 from nas.proxies.probe import Probe, finite, loss_and_cotangent, map_weights
 from nas.proxies.watching import ScoreError
+from nas.training.programs import mean_loss
 
 
 def grad_norm(probe: Probe) -> float:
@@ -111,48 +112,31 @@ def zico(probe: Probe) -> float:
 
 
 def hessian_product(probe: Probe, vector: Tree) -> Tree:
-    """H v by the weights: the derivative of the loss's gradient along ``vector``, its parts of one axis left out."""
+    """H v by the weights: the derivative of the loss's gradient along ``vector``, its parts of one axis left out.
+
+    Forward over reverse through the jitted pieces from outside: what JAX derives of a piece is compiled once for all
+    networks that have it.
+    """
     cut, batch = probe.cut, probe.batch()
-    values: list[Any] = [batch.images]
-    tangents: list[Any] = [None]  # of the values; None where they do not move
-    arguments: list[Any] = []
-    for k, piece in enumerate(cut.pieces):
-        own = piece.share(probe.variables)
-        params, rest = own.pop("params", {}), own
-        inputs = [values[i] for i in piece.inputs]
-        along = vector if piece.name is None else vector.get(piece.name)
-        along = _along(params, along) if params else {}
-        moving = tuple(
-            tangents[i] is not None and read
-            for i, read in zip(piece.inputs, piece.unit.shapes.reads, strict=True)
-        )
-        some = [tangents[i] for i, moves in zip(piece.inputs, moving, strict=True) if moves]
-        moves = k in cut.live and bool(params or some)
-        make = functools.partial(_forward_along, piece.unit, moving)
-        args = (params, rest, inputs, along, some)
-        key = (moving, passes.seen_by(inputs))
-        output, tangent = piece.unit.program(("along", key), make, args)(*args)
-        values.append(output)
-        tangents.append(tangent if moves else None)
-        arguments.append((args, moving, key) if moves else None)
-    waiting = {len(cut.pieces): [_cotangent_along(values[-1], tangents[-1], batch.target)]}
-    product: dict[str, Tree] = {}
-    for k in range(len(cut.pieces), 0, -1):
-        parts = waiting.pop(k, None)
-        if parts is None or arguments[k - 1] is None:
-            continue
-        piece, (args, moving, key) = cut.pieces[k - 1], arguments[k - 1]
-        make = functools.partial(_backward_along, piece.unit, moving)
-        args = (*args, functools.reduce(_add_pairs, parts))
-        own, pulled = piece.unit.program(("back along", key), make, args)(*args)
-        if piece.name is None:
-            product = own
-        elif own:
-            product[piece.name] = own
-        sources = [i for i, moves in zip(piece.inputs, moving, strict=True) if moves]
-        for i, part in zip(sources, pulled, strict=True):
-            waiting.setdefault(i, []).append(part)
-    return product
+    shares = [piece.share(probe.variables) for piece in cut.pieces]
+
+    def loss(params: list[Tree]) -> Array:
+        values: list[Any] = [batch.images]
+        for piece, own, share in zip(cut.pieces, params, shares, strict=True):
+            rest = {name: tree for name, tree in share.items() if name != "params"}
+            run = piece.unit.known("jitted", lambda unit=piece.unit: jax.jit(passes.function_of(unit, TRAINING)))
+            values.append(run(own, rest, [values[i] for i in piece.inputs], [])[0])
+        return mean_loss(values[-1], batch.target)
+
+    params = [share.get("params", {}) for share in shares]
+    along = [
+        _along(own, vector if piece.name is None else vector.get(piece.name))
+        for piece, own in zip(cut.pieces, params, strict=True)
+    ]
+    product = jax.jvp(jax.grad(loss), (params,), (along,))[1]
+    if cut.pieces[0].name is None:
+        return product[0]
+    return {piece.name: own for piece, own in zip(cut.pieces, product, strict=True) if own}
 
 
 def _along(params: Tree, vector: Tree | None) -> Tree:
@@ -164,45 +148,6 @@ def _along(params: Tree, vector: Tree | None) -> Tree:
     if vector is None:
         return jax.tree.map(zero, params)
     return map_weights(vector, lambda leaf: leaf, lambda name, leaf: zero(leaf))
-
-
-def _forward_along(unit: passes.Unit, moving: tuple[bool, ...]) -> Any:
-    run = passes.differentiable(unit, TRAINING, moving)
-
-    def forward(params: Tree, rest: Any, inputs: list[Any], along: Tree, some: list[Any]) -> Any:
-        moved = [x for x, moves in zip(inputs, moving, strict=True) if moves]
-        return jax.jvp(lambda p, x: run(rest, inputs, p, x, [])[0], (params, moved), (along, some))
-
-    return forward
-
-
-def _backward_along(unit: passes.Unit, moving: tuple[bool, ...]) -> Any:
-    run = passes.differentiable(unit, TRAINING, moving)
-
-    def backward(params: Tree, rest: Any, inputs: list[Any], along: Tree, some: list[Any], pair: Any) -> Any:
-        moved = [x for x, moves in zip(inputs, moving, strict=True) if moves]
-
-        def pull(params: Tree, moved: list[Any], cotangent: Any) -> Any:
-            return jax.vjp(lambda p, x: run(rest, inputs, p, x, [])[0], params, moved)[1](cotangent)
-
-        (_, pulled), (own, dpulled) = jax.jvp(pull, (params, moved, pair[0]), (along, some, pair[1]))
-        return own, list(zip(pulled, dpulled, strict=True))
-
-    return backward
-
-
-@jax.jit
-def _cotangent_along(logits: Any, tangent: Any, target: Any) -> Any:
-    return jax.jvp(lambda logits: jax.grad(loss_of)(logits, target), (logits,), (tangent,))
-
-
-def loss_of(logits: Any, target: Any) -> Any:
-    return loss_and_cotangent(logits, target)[0]
-
-
-@jax.jit
-def _add_pairs(a: Any, b: Any) -> Any:
-    return jax.tree.map(jnp.add, a, b)
 
 
 # ------------------------------------------------------------------------------------------------------ SynFlow

@@ -249,7 +249,7 @@ def forget() -> None:
 # -------------------------------------------------------------------------------------------- their functions
 
 
-def _function(unit: Unit, mode: Mode) -> Callable[..., tuple[Array, list[Any]]]:
+def function_of(unit: Unit, mode: Mode) -> Callable[..., tuple[Array, list[Any]]]:
     """``f(params, rest, inputs, gates) -> output, what mode.watch asks for``."""
 
     def run(params: Tree, rest: Variables, inputs: Sequence[Array]) -> Array:
@@ -298,7 +298,7 @@ def leaf_name(path: Sequence[Any]) -> str:
 
 def differentiable(unit: Unit, mode: Mode, moving: tuple[bool, ...]) -> Callable[..., Any]:
     """``f(rest, inputs, params, some inputs, gates)``, to be differentiated in the last three."""
-    function = _function(unit, mode)
+    function = function_of(unit, mode)
 
     def run(rest: Variables, inputs: Sequence[Any], params: Tree, some: Sequence[Array], gates: Any) -> Any:
         given = iter(some)
@@ -407,7 +407,7 @@ def forward(
         if moves[-1]:
             taken, output, seen = step(piece, mode, params, rest, inputs, moved, gates)
         else:
-            make = functools.partial(_function, piece.unit, mode)
+            make = functools.partial(function_of, piece.unit, mode)
             args = (params, rest, inputs, gates)
             program = piece.unit.program(("forward", mode, seen_by(inputs)), make, args)
             taken, (output, seen) = None, program(*args)
@@ -419,7 +419,7 @@ def forward(
 
 def _gates(unit: Unit, mode: Mode, batch: int) -> list[np.ndarray]:
     def widths() -> list[int]:
-        run = _function(unit, mode._replace(watch=""))
+        run = function_of(unit, mode._replace(watch=""))
         images = [jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in unit.inputs]
         variables = dict(unit.shapes.variables)
         params = variables.pop("params", {})

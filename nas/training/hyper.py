@@ -89,9 +89,9 @@ def _step(rate: float, steps: int, *, reductions: Sequence[float]) -> optax.Sche
 
 def _one_cycle(rate: float, steps: int) -> optax.Schedule:
     """Linear warm-up over the first 15 %, then linear to zero (the triangle of Smith and Topin 2018)."""
-    top = 0.15 * steps
+    top: Any = 0.15 * steps  # optax's functions say int and take any number
     rise, fall = optax.linear_schedule(0.0, rate, top), optax.linear_schedule(rate, 0.0, steps - top)
-    return optax.join_schedules((rise, fall), (top,))  # type: ignore[arg-type]
+    return optax.join_schedules((rise, fall), (top,))
 
 
 Schedule = Callable[[float, int], optax.Schedule]

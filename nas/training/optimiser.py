@@ -70,24 +70,24 @@ def transformation(
     else added to the gradient (L2). The modules ``own`` (keys of the parameters) have those of
     ``rates.own_weight_decay``.
     """
-    rates = rates or Rates(1.0, 0.0, own_weight_decay=(0.0,) * len(own))
+    at: Any = rates or Rates(1.0, 0.0, own_weight_decay=(0.0,) * len(own))
     factory = FACTORIES[name]
     parameters = inspect.signature(factory).parameters
     mask = next((key for key in ("mask", "weight_decay_mask") if key in parameters), None)
-    at_rate = functools.partial(factory, learning_rate=rates.learning_rate)
-    parts = [optax.clip_by_global_norm(rates.clip_norm)] if clip else []  # type: ignore[arg-type]
-    decays = dict(zip(own, rates.own_weight_decay, strict=True))
+    at_rate = functools.partial(factory, learning_rate=at.learning_rate)
+    parts = [optax.clip_by_global_norm(at.clip_norm)] if clip else []
+    decays = dict(zip(own, at.own_weight_decay, strict=True))
     if mask is None or "weight_decay" not in parameters:
         others = {"weight_decay": 0.0} if "weight_decay" in parameters else {}
-        parts += [optax.add_decayed_weights(rates.weight_decay, _kernels_but_of(own))]
+        parts += [optax.add_decayed_weights(at.weight_decay, _kernels_but_of(own))]
         parts += [optax.add_decayed_weights(decay, _kernels_of(module)) for module, decay in decays.items()]
         parts += [at_rate(**others)]
     elif not own:
-        parts += [at_rate(weight_decay=rates.weight_decay, **{mask: _kernels})]
+        parts += [at_rate(weight_decay=at.weight_decay, **{mask: _kernels})]
     else:
-        optimisers = {
+        optimisers: dict[Any, optax.GradientTransformation] = {
             module: at_rate(weight_decay=decay, **{mask: _kernels})
-            for module, decay in {"": rates.weight_decay, **decays}.items()
+            for module, decay in {"": at.weight_decay, **decays}.items()
         }
         parts += [
             optax.partition(optimisers, lambda params: {key: key if key in own else "" for key in params})

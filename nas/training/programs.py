@@ -111,7 +111,7 @@ def train_step(
         own=shape.own_weight_decay, clip=shape.clip, loss=total,
     )  # fmt: skip
     ema = None
-    if shape.ema:
+    if state.ema is not None:
         ema = optax.incremental_update(params, state.ema, 1 - jnp.asarray(ema_decay))
     return State({"params": params, **updated}, opt_state, ema), loss, logits.astype(jnp.float32)
 

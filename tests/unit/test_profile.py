@@ -42,7 +42,7 @@ class Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.relu(nn.conv(8, (3, 3))(x))
+        x = nn.relu(nn.Conv(8, (3, 3))(x))
         x = nn.BatchNorm(use_running_average=not train)(x)
         return x @ self.param("mix", nn.initializers.ones, (8, 4))
 
@@ -130,7 +130,7 @@ def test_an_image_that_a_network_cannot_take_is_one_line():
     class Shrinks(nn.Module):
         @nn.compact
         def __call__(self, x, *, train=False):
-            return nn.conv(4, (5, 5), padding="VALID")(x).reshape(x.shape[0], -1) @ jnp.ones((4, 10))
+            return nn.Conv(4, (5, 5), padding="VALID")(x).reshape(x.shape[0], -1) @ jnp.ones((4, 10))
 
     with pytest.raises(InputError, match=r"^input 8x8x1: .+") as caught:
         dissect(Shrinks(), (8, 8, 1))

@@ -80,8 +80,8 @@ class Plain(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.relu(nn.conv(3, (3, 3), name="a")(x))
-        x = nn.relu(nn.conv(4, (3, 3), name="b")(x))
+        x = nn.relu(nn.Conv(3, (3, 3), name="a")(x))
+        x = nn.relu(nn.Conv(4, (3, 3), name="b")(x))
         return nn.Dense(CLASSES, name="c")(x.mean((1, 2)))
 
 
@@ -96,7 +96,7 @@ class Normalised(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.conv(3, (3, 3), use_bias=False, name="a")(x)
+        x = nn.Conv(3, (3, 3), use_bias=False, name="a")(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, name="n")(x))
         x = nn.relu(nn.Dense(5, name="b")(x.reshape(len(x), -1)))
         return nn.Dense(CLASSES, name="c")(x)

@@ -207,7 +207,10 @@ def test_an_update_equals_optax(name):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in REFERENCES else pytest.param(name, marks=pytest.mark.slow) for name in optimiser.FACTORIES],
+    [
+        name if name in REFERENCES else pytest.param(name, marks=pytest.mark.slow)
+        for name in optimiser.FACTORIES
+    ],
 )
 def test_every_optimiser_starts_as_optax_does_and_is_one_program_for_all_rates(name):
     params = two_modules()["a"]
