@@ -59,13 +59,13 @@ def build(arch: Architecture, num_classes: int) -> Graph:
         "none", "relu"
     )  # with the convolution's bias; it commutes with the maximum behind the first
     average = Pool("average", window=3)
-    x = b.add("conv_1", conv(width, 5, init=gaussian(1e-4)), b.add("pixels", Scale(PIXEL_STD), 0))
+    x = b.add("conv_1", conv(width, 5, kernel_init=gaussian(1e-4)), b.add("pixels", Scale(PIXEL_STD), 0))
     x = b.add("pool_1", Pool("max", window=3), b.add("relu_1", relu, x))
-    x = b.add("conv_2", conv(width, 5, init=gaussian(0.01)), b.add("norm_1", response, x))
+    x = b.add("conv_2", conv(width, 5, kernel_init=gaussian(0.01)), b.add("norm_1", response, x))
     x = b.add("pool_2", average, b.add("relu_2", relu, x))
-    x = b.add("conv_3", conv(2 * width, 5, init=gaussian(0.01)), b.add("norm_2", response, x))
+    x = b.add("conv_3", conv(2 * width, 5, kernel_init=gaussian(0.01)), b.add("norm_2", response, x))
     x = b.add("pool_3", average, b.add("relu_3", relu, x))
-    b.add("dense", Dense(num_classes, rate=0.0, init=gaussian(0.01)), b.add("flatten", Flatten(), x))
+    b.add("dense", Dense(num_classes, rate=0.0, kernel_init=gaussian(0.01)), b.add("flatten", Flatten(), x))
     return b.graph()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from nas.data import load
 from nas.errors import InputError
-from nas.nn.graph import Builder
+from nas.nn.graph import Builder, Term
 from nas.nn.layers import CellAverage, Dense, conv
 from nas.training import loop
 from nas.training.hyper import Hyper, hyper_of
@@ -52,7 +52,7 @@ def dropping() -> Any:
     b = Builder()
     x = b.add("conv", conv(4), 0)
     paths = [b.add(f"drop_{k}", darts.DropPath(), x) for k in range(2)]
-    b.add("logits", Dense(10), b.add("average", CellAverage(1), b.mix("sum", [darts.Term(p) for p in paths])))
+    b.add("logits", Dense(10), b.add("average", CellAverage(1), b.mix("sum", [Term(p) for p in paths])))
     return b.graph()
 
 
@@ -165,3 +165,14 @@ def test_genotypes_come_back_from_the_published_notation(name):
     assert darts.architecture_of(again) == darts.architecture_of(genotype)
     for kind in ("normal", "reduce"):
         assert sorted(getattr(again, kind)) == sorted(getattr(genotype, kind))
+
+
+@pytest.mark.parametrize("name", ["skip", "sep_conv", "sep_conv_3x3_", "identity_3x3", "min_pool_3x3"])
+def test_an_unknown_operation_is_refused(name):
+    """It would be passed on as a skip connection, or as what its name begins with, and a search with it would train."""
+    choices = "max_pool_3x3, avg_pool_3x3, skip_connect, .*conv_7x1_1x7"
+    with pytest.raises(InputError, match=f"^operation: '{name}' is not one of {choices}$"):
+        darts.operation(name, 8, 1, affine=True)
+    layout = darts.layout(2, ("none", "skip_connect", name))
+    with pytest.raises(InputError, match=f"^operation: '{name}' is not one of {choices}$"):
+        darts.supernet(layout, 10, channels=4, cells=3)
