@@ -145,6 +145,8 @@ def differentiated(
 ) -> Callable[..., Any]:
     """``forward`` with reverse mode by ``gradient(primals, outs, cotangent, asked, **static)``.
 
+    Forward mode over that is defined too, but not forward mode alone, of which JAX says so: it is taken within `plain`.
+
     ``cotangent`` is the first result's: the others are for statistics, and nothing is differentiated through them.
     ``asked`` has a flag for each array; the gradients of the others may be None.
     """

@@ -15,7 +15,7 @@ def keywords(module: Any, *, train: bool, **numbers: Any) -> dict[str, Any]:
 
     The mode is ``train``, or Flax's own ``use_running_average`` and ``deterministic``.
     """
-    taken, every = _signature(module.nnx_class if hasattr(module, "nnx_class") else type(module))
+    taken, every = _signature(_class(module))
     offered = {"train": train, **numbers}
     if every:
         return offered
@@ -25,8 +25,13 @@ def keywords(module: Any, *, train: bool, **numbers: Any) -> dict[str, Any]:
 
 def takes_noise(module: Any) -> tuple[str, ...]:
     """The names in ``NOISE`` that ``module``'s call takes."""
-    taken, every = _signature(type(module))
+    taken, every = _signature(_class(module))
     return tuple(name for name in NOISE if every or name in taken)
+
+
+def _class(module: Any) -> type:
+    """The class whose call counts: of a bridged NNX module (`nas.nn.bridge`) its own."""
+    return getattr(module, "nnx_class", type(module))
 
 
 @functools.cache

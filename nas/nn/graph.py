@@ -181,7 +181,10 @@ class Graph(nn.Module):
         mutable = tuple(name for name in own if self.is_mutable_collection(name))
         again = self.remat and "params" in own
         mode, numbers = _static(given)
-        value, updated = _program(node.module, mode, mutable, again)(own, inputs, numbers)
+        # A module that is told whether it is `deterministic` draws from Flax's stream "dropout".
+        draws = given.get("deterministic") is False and self.has_rng("dropout")
+        keys = {"dropout": self.make_rng("dropout")} if draws else {}
+        value, updated = _program(node.module, mode, mutable, again)(own, inputs, numbers, keys)
         for name, tree in updated.items():
             self.put_variable(name, node.name, tree)
         return value
@@ -205,7 +208,7 @@ class Graph(nn.Module):
         module: Any = self.nodes[batch[0]].module
         mode, numbers = _static(given)
         program = _program(module.side_by_side(len(batch)), mode, (), self.remat)
-        value, _ = program({"params": joined}, inputs, numbers)
+        value, _ = program({"params": joined}, inputs, numbers, {})
         leaves, tree = jax.tree.flatten(value)
         apart = zip(*(jnp.split(leaf, len(batch), -1) for leaf in leaves), strict=True)
         return [tree.unflatten(parts) for parts in apart]
@@ -241,10 +244,12 @@ def _static(given: dict[str, Any]) -> tuple[Mode, dict[str, Any]]:
 
 @functools.lru_cache(maxsize=4096)
 def _program(module: nn.Module, mode: Mode, mutable: tuple[str, ...], remat: bool) -> Callable[..., Any]:
-    """``(variables, inputs, numbers) -> output, updated collections`` of a node, jitted."""
+    """``(variables, inputs, numbers, keys) -> output, updated collections`` of a node, jitted."""
 
-    def call(variables: dict[str, Any], inputs: tuple[Array, ...], numbers: dict[str, Any]) -> Any:
-        return module.apply(variables, *inputs, mutable=list(mutable), **dict(mode), **numbers)
+    def call(
+        variables: dict[str, Any], inputs: tuple[Array, ...], numbers: dict[str, Any], keys: dict[str, Array]
+    ) -> Any:
+        return module.apply(variables, *inputs, rngs=keys, mutable=list(mutable), **dict(mode), **numbers)
 
     return jax.jit(recomputed(call) if remat else call)
 

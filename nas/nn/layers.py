@@ -120,7 +120,7 @@ def conv(
     dilation: int = 1,
     padding: Padding = "SAME",
     bias: bool = False,
-    init: Callable[..., Array] = he_normal,
+    kernel_init: Callable[..., Array] = he_normal,
     **others: Any,
 ) -> Any:
     """`nn.Conv` [B, H, W, C] -> [B, H', W', features] without bias and drawn by `he_normal` unless told otherwise."""
@@ -129,7 +129,7 @@ def conv(
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     return nn.Conv(
         features, size, strides=stride, padding=padding_of(padding, (), 0), kernel_dilation=dilation,
-        feature_group_count=groups, use_bias=bias, kernel_init=init, bias_init=zeros, **others,
+        feature_group_count=groups, use_bias=bias, kernel_init=kernel_init, bias_init=zeros, **others,
     )  # fmt: skip
 
 
@@ -169,13 +169,13 @@ class Dense(nn.Module):
     features: int
     bias: bool = True
     rate: float | None = None
-    init: Callable[..., Array] = he_normal
+    kernel_init: Callable[..., Array] = he_normal
 
     @nn.compact
     def __call__(
         self, x: Array, *, train: bool = False, dropout: ArrayLike = 0.0, seed: ArrayLike = 0
     ) -> Array:
-        inner = nn.Dense(self.features, use_bias=self.bias, kernel_init=self.init, bias_init=zeros)
+        inner = nn.Dense(self.features, use_bias=self.bias, kernel_init=self.kernel_init, bias_init=zeros)
         nn.share_scope(self, inner)
         if train and self.rate != 0:
             x = noise.dropout(x, dropout if self.rate is None else np.float32(self.rate), seed)
