@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nas.nn.call import takes_noise
 from nas.objectives.train import build, size_of
-from nas.ops import noise_taken
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
@@ -29,7 +29,7 @@ def test_shapes(name, image_shape):
 
         def trained(v, x, net=network, stateful=stateful):
             noise = {"dropout": jnp.float32(0.1), "seed": jnp.uint32(0)}
-            taken = {name: noise[name] for name in noise_taken(net) if name in noise}
+            taken = {name: noise[name] for name in takes_noise(net) if name in noise}
             return net.apply(v, x, train=True, mutable=stateful, **taken)
 
         logits, updated = jax.eval_shape(trained, variables, image)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nas import ops
+from nas.nn.noise import dropout, node_seed
 from nas.objectives.train import build
 from nas.training.network import Noise, apply_train, initialise
 from search_spaces.alexnet import NAMED, SPACE
@@ -113,7 +113,7 @@ def test_dropout_is_behind_the_hidden_dense_layers_alone():
     names = [node.name for node in network.nodes]
 
     def dropped(x, name):
-        return np.asarray(ops.dropout(jnp.asarray(x), 0.5, ops.node_seed(3, names.index(name))))
+        return np.asarray(dropout(jnp.asarray(x), 0.5, node_seed(3, names.index(name))))
 
     first = seen["average"] @ params["dense_1"]["kernel"]
     np.testing.assert_allclose(seen["dense_1"], first, rtol=1e-4, atol=1e-5)

@@ -7,9 +7,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from nas import ops
 from nas.errors import InputError
 from nas.objectives.train import build
 from nas.training.hyper import Hyper
@@ -155,7 +155,7 @@ def test_labels_move_the_readout_alone_and_each_stage_learns_from_its_own_cost()
 
     def cross_entropy(params):
         logits, _, _ = apply_train(network, {"params": params}, (x,), NOISE)
-        return ops.softmax_cross_entropy(logits, target, mean=True)
+        return optax.softmax_cross_entropy(logits, target).mean()
 
     def cost(params, stage):
         _, sown = network.apply({"params": params}, x, train=True, mutable=["losses"])

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nas import ops
 from nas.cache import cache_folder, is_safe
+from nas.cpu import native
 from nas.data import load
 from nas.errors import InputError
-from nas.ops import native
 from nas.training import programs, stored
 from search_spaces import chain
 
@@ -28,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    ops.native_status()  # built in the cache of all tests
+    native.native_status()  # built in the cache of all tests
     monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -198,7 +197,7 @@ def test_a_stored_program_survives_a_change_to_what_draws_it(monkeypatch):
     stored._sources.cache_clear()
     assert stored._sources(frozenset({programs.__name__, chain.__name__}))
     names = {path.partition(f"{ROOT}{os.sep}")[2] for path in read}
-    assert {"nas/training/programs.py", "nas/training/optimiser.py", "nas/ops/__init__.py"} <= names
+    assert {"nas/training/programs.py", "nas/training/optimiser.py", "nas/cpu/native.py"} <= names
     assert "search_spaces/chain.py" in names
     others = ("nas/results", "nas/run", "nas/strategies", "nas/data", "search_spaces/resnet")
     assert not [name for name in names if name.startswith(others)]

@@ -17,6 +17,9 @@ needs_edges = pytest.mark.skipif(not native.enabled("edges"), reason=native.nati
 needs_separable = pytest.mark.skipif(not native.enabled("separable"), reason=native.native_status())
 
 
+QUICKLY = {"xla_backend_optimization_level": 0}  # for programs that run once
+
+
 def derivatives(function, arguments, orders=2):
     """Value, gradients along a fixed cotangent; the gradients' tangent and their gradient."""
     dots = tuple(normal(90 + k, *one.shape) for k, one in enumerate(arguments))
@@ -34,7 +37,7 @@ def derivatives(function, arguments, orders=2):
             found += [jax.jvp(gradients, arguments, dots)[1], jax.grad(inner, places)(*arguments)]
         return found
 
-    return jax.jit(run)(tuple(arguments), dots)
+    return jax.jit(run, compiler_options=QUICKLY)(tuple(arguments), dots)
 
 
 # ---- activations ----------------------------------------------------------------------------------------------
@@ -277,7 +280,8 @@ def test_gradients_that_are_not_asked_for_are_not_computed():
 
     def asked(*places):
         text = str(jax.make_jaxpr(jax.grad(lambda *a: function(*a).sum(), places))(x, depthwise, pointwise))
-        return text[text.index("nas_separable_backward") - 400 :].split("asked', ")[1].split(")")[0]
+        assert text.count("nas_separable_backward") == 1
+        return text.split("'asked', np.int64(")[1].split(")")[0]
 
     assert [asked(0), asked(1, 2), asked(0, 1, 2)] == ["1", "6", "7"]
     whole = jax.grad(lambda *a: function(*a).sum(), (0, 1, 2))(x, depthwise, pointwise)
@@ -328,8 +332,9 @@ def test_one_program_for_other_platforms_and_without_a_compiler(monkeypatch):
     def both(arguments, maps):
         return jax.grad(lambda a, m: function(*a).sum() + jnp.sin(of_maps(*m)).sum(), (0, 1))(arguments, maps)
 
-    exported = in_plain(export.export(jax.jit(both), platforms=["tpu", "cuda"]), arguments, maps)
-    assert "@nas_" not in exported.mlir_module()
+    for platform in ("tpu", "cuda"):
+        exported = in_plain(export.export(jax.jit(both), platforms=[platform]), arguments, maps)
+        assert "@nas_" not in exported.mlir_module()
     expected = both(arguments, maps)
     monkeypatch.setattr(native, "available", lambda: False)
     jax.clear_caches()

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nas import ops
 from nas.errors import InputError
+from nas.nn.noise import dropout, node_seed
 from nas.objectives.train import build
 from nas.training.network import Noise, apply_train, initialise
 from search_spaces.inception import AUXILIARY_DROPOUT, GOOGLENET, NAMED, SPACE, Widths, widths_of
@@ -131,8 +131,8 @@ def test_auxiliary_classifiers_equal_torchs_functions_but_for_dropout(eighth):
     names = [node.name for node in network.nodes]
     for i, (feature, (_, found)) in enumerate(zip(features, extra.auxiliary, strict=True), 1):
         own = variables["params"][f"auxiliary_{i}"]
-        seed = ops.node_seed(5, names.index(f"auxiliary_{i}"))
-        kept = np.asarray(ops.dropout(jnp.asarray(feature), AUXILIARY_DROPOUT, seed))
+        seed = node_seed(5, names.index(f"auxiliary_{i}"))
+        kept = np.asarray(dropout(jnp.asarray(feature), AUXILIARY_DROPOUT, seed))
         assert 0.2 < np.mean(kept[feature > 0] > 0) < 0.4
         np.testing.assert_allclose(found, kept @ own["kernel"] + own["bias"], rtol=1e-4, atol=1e-4)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from nas import ops
 from nas.objectives.train import build
 from nas.space import Architecture
 from search_spaces.mlp import SPACE, Local, Units
@@ -161,7 +161,7 @@ def test_two_classes_by_one_logistic_unit():
 
     def loss(params):
         logits = network.apply({"params": params}, x)
-        return ops.softmax_cross_entropy(logits, jax.nn.one_hot(labels, 2), mean=True)
+        return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, 2)).mean()
 
     value, gradient = jax.value_and_grad(loss)(variables["params"])
     unit = variables["params"]["differences"]

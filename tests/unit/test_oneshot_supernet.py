@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from nas import ops
 from nas.errors import InputError
+from nas.nn.count import count_macs
 from nas.nn.layout import Layout
 from nas.oneshot import monitor
 from nas.oneshot.monitor import Epoch
@@ -156,7 +156,7 @@ def test_ways_to_run_a_supernet_change_neither_values_nor_gradients(made, way):
         gradient = jax.value_and_grad(of, (0, 1), has_aux=True)
         at = (variables["params"], mixing)
         calls = sum(equation.primitive.name == "jit" for equation in jax.make_jaxpr(of)(*at).jaxpr.eqns)
-        return jax.jit(gradient)(*at), calls, ops.count_macs(of, *at), ops.count_macs(gradient, *at)
+        return jax.jit(gradient)(*at), calls, count_macs(of, *at), count_macs(gradient, *at)
 
     expected, calls, macs, macs_of_all = seen(network)
     found, calls_so, macs_so, macs_of_all_so = seen(other)
