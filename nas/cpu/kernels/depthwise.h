@@ -1,10 +1,13 @@
 // Depthwise convolution (one kernel a channel) and its gradients. w is [kh, kw, 1, C].
 #pragma once
 
-#include "common.h"
-#include "correlate.h"
+#include "plan.h"
 
 namespace nas {
+
+inline bool is_depthwise(const Geometry& at, Index channels, Index outputs) {
+  return at.groups == channels && channels == outputs && at.members == 1 && channels > 1;
+}
 
 // An image as the kernels read it: in place, taps that fall outside left out, or as a copy with zeros around it,
 // where all taps count. A copy costs a pass over memory, and pays where most windows hang over an edge.
@@ -67,18 +70,14 @@ DepthwiseFunction depthwise_of(Index pixels, std::integer_sequence<int, P...>) {
   return table[pixels - 1];
 }
 
-// `pixels` output pixels of a row, which all see the taps given, in tiles of nearly the same size.
+// `pixels` output pixels of a row, which all see the taps given.
 template <int W>
 inline void depthwise_row(const float* x, Index x_step, const Seen* taps, Index count, float* y, Index y_step,
                           Index pixels) {
-  const Index tiles = ceil_div(pixels, kMostDepthwise), wide = ceil_div(pixels, tiles);
-  const auto others = std::make_integer_sequence<int, kMostDepthwise - 1>();
-  for (Index tile = 0; tile < tiles; ++tile) {
-    const Index size = tile < pixels - (wide - 1) * tiles ? wide : wide - 1;
-    depthwise_of<W>(size, others)(x, x_step, taps, count, y, y_step);
-    x += size * x_step;
-    y += size * y_step;
-  }
+  for_pieces(pixels, kMostDepthwise, [&](Index first, Index size) {
+    const auto function = depthwise_of<W>(size, std::make_integer_sequence<int, kMostDepthwise - 1>());
+    function(x + first * x_step, x_step, taps, count, y + first * y_step, y_step);
+  });
 }
 
 // A depthwise correlation, an image at a time.
@@ -105,9 +104,9 @@ class Depthwise {
   // Rows [first, last) of all phases of the image y from the image x.
   void rows(const float* x, const float* w, Index first, Index last, float* y) const {
     const Index channels = in_.channels;
+    const Cut cut = reach_.cut(plan_, first, last, 0, channels);
+    const Scratch<float> packed(copy_ ? cut.floats() : 0);
     if (copy_) {
-      const Cut cut = reach_.cut(plan_, first, last, 0, channels);
-      float* packed = scratch(kPacked, cut.floats());
       copy_cut(x, in_, cut, packed);
       x = packed - cut.row * row_floats_ - cut.column * channels;
     }
@@ -143,8 +142,8 @@ class Depthwise {
   std::vector<Part> parts_;
 };
 
-inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in, const float* w,
-                      float* y, Images out) {
+inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, const Images& in,
+                      const float* w, float* y, const Images& out) {
   const Depthwise image_of(plan, at, in, out);
   const Index rows = image_of.rows();
   Index band = image_of.band();
@@ -152,7 +151,8 @@ inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, co
   const Index bands = ceil_div(rows, band);
   parallel(pool, in.count * bands, [&](Index unit) {
     const Index image = unit / bands, first = unit % bands * band;
-    image_of.rows(x + image * in.image_floats(), w, first, std::min(rows, first + band), y + image * out.image_floats());
+    const Index last = std::min(rows, first + band);
+    image_of.rows(x + image * in.image_floats(), w, first, last, y + image * out.image_floats());
   });
 }
 
@@ -200,7 +200,7 @@ class DepthwiseWeights {
     while (copy_ && band_ > 1 && reach_.cut(plan_, 0, band_, 0, channels).floats() > kCacheFloats) {
       band_ = ceil_div(band_, 2);
     }
-    lanes_ = channels >= kWidth ? kWidth : channels >= 8 && kWidth == 16 ? 8 : channels >= 4 ? 4 : 1;
+    lanes_ = channel_width(channels);
     downs_ = segments_of(phase.down, phase.rows, plan_.in_row_step, in.rows, copy_);
     acrosses_ = segments_of(phase.across, phase.columns, plan_.in_column_step, in.columns, copy_);
   }
@@ -214,9 +214,9 @@ class DepthwiseWeights {
     for (Index first = 0; first < out_.rows; first += band_) {
       const Index last = std::min(out_.rows, first + band_);
       const float* origin = x;
+      const Cut cut = reach_.cut(plan_, first, last, 0, channels);
+      const Scratch<float> packed(copy_ ? cut.floats() : 0);
       if (copy_) {
-        const Cut cut = reach_.cut(plan_, first, last, 0, channels);
-        float* packed = scratch(kPacked, cut.floats());
         copy_cut(x, in_, cut, packed);
         origin = packed - cut.row * row_floats_ - cut.column * channels;
       }
@@ -238,16 +238,11 @@ class DepthwiseWeights {
                                                        to + ceil_div(channel, width()) * taps_ * width());
                 };
                 switch (across.last_tap - c) {
-                  case 1:
-                    return add(std::integral_constant<int, 1>());
-                  case 2:
-                    return add(std::integral_constant<int, 2>());
-                  case 3:
-                    return add(std::integral_constant<int, 3>());
-                  case 4:
-                    return add(std::integral_constant<int, 4>());
-                  default:
-                    return add(std::integral_constant<int, 5>());
+                  case 1: return add(std::integral_constant<int, 1>());
+                  case 2: return add(std::integral_constant<int, 2>());
+                  case 3: return add(std::integral_constant<int, 3>());
+                  case 4: return add(std::integral_constant<int, 4>());
+                  default: return add(std::integral_constant<int, 5>());
                 }
               });
             }
@@ -264,7 +259,8 @@ class DepthwiseWeights {
       const Index block = c / lanes_, lane = c - std::min(block * lanes_, channels - lanes_);
       for (Index tap = 0; tap < taps_; ++tap) {
         float sum = 0;
-        for (Index chunk = 0; chunk < count; ++chunk) sum += sums[chunk * stride + (block * taps_ + tap) * lanes_ + lane];
+        const float* from = sums + (block * taps_ + tap) * lanes_ + lane;
+        for (Index chunk = 0; chunk < count; ++chunk) sum += from[chunk * stride];
         dw[tap * channels + c] = sum;
       }
     }
@@ -282,11 +278,11 @@ class DepthwiseWeights {
 // Partial sums over so many chunks of the images: fixed, so that the order of additions depends on shapes alone.
 inline Index chunks_of(Index images) { return std::min<Index>(images, 16); }
 
-inline void depthwise_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
-                         float* dw) {
+inline void depthwise_dw(const Pool& pool, const Geometry& at, const float* x, const Images& in, const float* dy,
+                         const Images& out, float* dw) {
   const DepthwiseWeights gradient(at, in, out);
   const Index chunks = chunks_of(in.count), floats = gradient.floats();
-  float* sums = scratch(kPartial, chunks * floats);
+  const Scratch<float> sums(chunks * floats);
   parallel(pool, chunks, [&](Index chunk) {
     float* mine = sums + chunk * floats;
     fill_floats(mine, 0.0f, floats);

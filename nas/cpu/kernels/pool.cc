@@ -1,46 +1,286 @@
-#include "pool.h"
+// Max and sum pooling, and the sums and selections that their derivatives are.
 
-#include "handlers.h"
+#include <limits>
+
+#include "plan.h"
 
 namespace nas {
+namespace {
 
-static ffi::Error largest(ffi::ThreadPool threads, Array x, At at, Out y) {
-  max_pool({&threads}, Geometry(at), x.typed_data(), Images(x), y->typed_data(), Images(*y));
-  return ffi::Error::Success();
+// Stretches of windows whose floats lie as far apart in the image as in the result. Where columns have stride 1 a row
+// of windows is one stretch, whatever the number of channels.
+struct Stretches {
+  Index count, floats, in_step;
+  Stretches(const Geometry& at, const Images& out)
+      : count(at.columns.stride == 1 ? 1 : out.columns),
+        floats(at.columns.stride == 1 ? out.row_floats() : out.channels),
+        in_step(at.columns.stride * out.channels) {}
+};
+
+// A row of the image with room for what windows see beyond its edges.
+struct Line {
+  Index edge, width, floats;
+  Line(const Geometry& at, const Images& in)
+      : edge(at.columns.before * in.channels),
+        width(in.row_floats()),
+        floats(edge + width + at.columns.after * in.channels) {}
+};
+
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+// ---- each window joined to one value ------------------------------------------------------------------------
+
+struct Larger {
+  static constexpr float kNothing = kLowest;
+  template <typename V>
+  static V join(V best, V value) {  // NaN wins, as in XLA
+    return ((value > best) | (value != value)) ? value : best;
+  }
+};
+struct Plus {
+  static constexpr float kNothing = 0.0f;
+  template <typename V>
+  static V join(V sum, V value) { return sum + value; }
+};
+
+// Windows separate: first the columns of a window, then its row. x -> y
+template <typename Join>
+void join_windows(const Call& call) {
+  const Geometry at(call.integers("at"));
+  const Images in(call.shape(0)), out(call.result_shape(0));
+  const Axis &rows = at.rows, &columns = at.columns;
+  const float* x = call.arg(0);
+  float* y = call.result(0);
+  const Line shape(at, in);
+  const Stretches stretches(at, out);
+  parallel(call.pool, in.count, [&](Index image) {
+    const Scratch<float> scratch(shape.floats);
+    float* const line = scratch;  // the columns of a row of windows, each joined
+    const Index taps = columns.taps, channels = in.channels, edge = shape.edge, across = shape.width;
+    fill_floats(line, Join::kNothing, shape.floats);
+    for (Index i = 0; i < out.rows; ++i) {
+      const Index first = rows.first(i), count = rows.last(i) - first;
+      const float* from = x + image * in.image_floats() + (i * rows.stride + first - rows.before) * shape.width;
+      for_floats(across, [&](auto width, Index f) {
+        auto value = load<width()>(from + f);
+        for (Index r = 1; r < count; ++r) value = Join::join(value, load<width()>(from + f + r * across));
+        store<width()>(line + edge + f, value);
+      });
+      float* to = y + image * out.image_floats() + i * out.row_floats();
+      for (Index j = 0; j < stretches.count; ++j, to += stretches.floats) {
+        const float* seen = line + j * stretches.in_step;
+        for_floats(stretches.floats, [&](auto width, Index f) {
+          auto value = load<width()>(seen + f);
+          for (Index c = 1; c < taps; ++c) value = Join::join(value, load<width()>(seen + f + c * channels));
+          store<width()>(to + f, value);
+        });
+      }
+    }
+  });
 }
 
-static ffi::Error largest_dx(ffi::ThreadPool threads, Array x, Array dy, At at, Out dx) {
-  max_pool_dx({&threads}, Geometry(at), x.typed_data(), Images(x), dy.typed_data(), Images(dy), dx->typed_data());
-  return ffi::Error::Success();
+void max_pool(const Call& call) { join_windows<Larger>(call); }
+void sum_pool(const Call& call) { join_windows<Plus>(call); }
+
+// dy -> dx: each pixel gets the sum of the cotangents of the windows that see it
+void sum_pool_dx(const Call& call) {
+  const Geometry at(call.integers("at"));
+  const Images out(call.shape(0)), in(call.result_shape(0));
+  const float* dy = call.arg(0);
+  float* dx = call.result(0);
+  const Line shape(at, in);
+  const Stretches stretches(at, out);
+  parallel(call.pool, in.count, [&](Index image) {
+    const Scratch<float> scratch(shape.floats);
+    float* const line = scratch;  // what a row of windows gives each column of pixels
+    float* to = dx + image * in.image_floats();
+    fill_floats(to, 0.0f, in.image_floats());
+    auto add = [](float* sum, const float* from, Index floats) {
+      for_floats(floats, [&](auto width, Index f) {
+        store<width()>(sum + f, load<width()>(sum + f) + load<width()>(from + f));
+      });
+    };
+    for (Index i = 0; i < out.rows; ++i) {
+      fill_floats(line, 0.0f, shape.floats);
+      const float* given = dy + image * out.image_floats() + i * out.row_floats();
+      for (Index j = 0; j < stretches.count; ++j, given += stretches.floats) {
+        float* seen = line + j * stretches.in_step;
+        for (Index c = 0; c < at.columns.taps; ++c) add(seen + c * in.channels, given, stretches.floats);
+      }
+      for (Index r = at.rows.first(i); r < at.rows.last(i); ++r) {
+        add(to + (i * at.rows.stride + r - at.rows.before) * shape.width, line + shape.edge, shape.width);
+      }
+    }
+  });
 }
 
-static ffi::Error largest_gather(ffi::ThreadPool threads, Array x, Array t, At at, Out y) {
-  max_pool_gather({&threads}, Geometry(at), x.typed_data(), Images(x), t.typed_data(), Images(*y), y->typed_data());
-  return ffi::Error::Success();
+// ---- the first maximum of each window -----------------------------------------------------------------------
+
+// The tap (row * columns + column) of each window's first maximum, for all windows of one image: first along rows,
+// then down, so that of equal values the upper, then the left one stays.
+void first_maxima(const Geometry& at, const float* x, const Images& in, const Images& out, int32_t* taps) {
+  const Axis &rows = at.rows, &columns = at.columns;
+  const Line shape(at, in);
+  const Stretches stretches(at, out);
+  const int32_t across = static_cast<int32_t>(columns.taps);
+  const Index result = out.row_floats();
+  const Scratch<float> line(shape.floats);
+  // Lines of the image as windows' columns see them, as many as a window has rows: they stay in the first cache.
+  const Scratch<float> bests(rows.taps * result);
+  const Scratch<int32_t> best_taps(rows.taps * result);
+  fill_floats(line, kLowest, shape.floats);
+  Index ready = 0;  // rows of the image seen so far
+  struct Row {
+    const float* best;
+    const int32_t* tap;
+    int32_t first_tap;
+  };
+  std::vector<Row> seen_rows(rows.taps);
+  for (Index i = 0; i < out.rows; ++i) {
+    const Index origin = i * rows.stride - rows.before, begin = origin + rows.first(i), end = origin + rows.last(i);
+    for (Index row = std::max(ready, begin); row < end; ++row) {
+      copy_floats(line + shape.edge, x + row * shape.width, shape.width);
+      float* best_to = bests + row % rows.taps * result;
+      int32_t* tap_to = best_taps + row % rows.taps * result;
+      for (Index j = 0; j < stretches.count; ++j, best_to += stretches.floats, tap_to += stretches.floats) {
+        const float* seen = line + j * stretches.in_step;
+        for_floats(stretches.floats, [&](auto width, Index f) {
+          auto best = load<width()>(seen + f);
+          auto tap = Vector<width(), int32_t>{};
+          for (int32_t c = 1; c < across; ++c) {
+            const auto value = load<width()>(seen + f + c * in.channels);
+            const auto better = value > best;
+            best = better ? value : best;
+            tap = better ? Vector<width(), int32_t>{} + c : tap;
+          }
+          store<width()>(best_to + f, best);
+          store<width()>(tap_to + f, tap);
+        });
+      }
+    }
+    ready = std::max(ready, end);
+    for (Index row = begin; row < end; ++row) {
+      const Index slot = row % rows.taps * result;
+      seen_rows[row - begin] = {bests + slot, best_taps + slot, static_cast<int32_t>((row - origin) * across)};
+    }
+    for_floats(result, [&](auto width, Index f) {
+      auto best = load<width()>(seen_rows[0].best + f);
+      auto tap = load<width()>(seen_rows[0].tap + f) + seen_rows[0].first_tap;
+      for (Index r = 1; r < end - begin; ++r) {
+        const auto value = load<width()>(seen_rows[r].best + f);
+        const auto better = value > best;
+        best = better ? value : best;
+        tap = better ? load<width()>(seen_rows[r].tap + f) + seen_rows[r].first_tap : tap;
+      }
+      store<width()>(taps + i * result + f, tap);
+    });
+  }
 }
 
-static ffi::Error average(ffi::ThreadPool threads, Array x, At at, Out y) {
-  avg_pool({&threads}, Geometry(at), x.typed_data(), Images(x), y->typed_data(), Images(*y));
-  return ffi::Error::Success();
+// ---- what a plan's taps see ---------------------------------------------------------------------------------
+
+// The pixels of a plan's output, with the taps that each sees.
+class Scan {
+ public:
+  struct Seen {
+    Index offset;  // of its floats, from the window's origin
+    int32_t number;
+  };
+
+  Scan(const Plan& plan, const Geometry& at, const Images& in, const Images& out)
+      : plan_(plan), in_(in), out_(out), parts_(parts_of(plan_, in, false)), taps_(parts_.size()) {
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      for (const PartTap& tap : parts_[i].taps) {
+        taps_[i].push_back({tap.row * in.row_floats() + tap.column * in.channels,
+                            static_cast<int32_t>(tap.kernel_row * at.columns.taps + tap.kernel_column)});
+      }
+    }
+  }
+  Scan(const Scan&) = delete;  // its parts point into its plan
+
+  // Calls body(width, to, from, taps) for vectors of an image's output floats, and the input floats at their windows'
+  // origins.
+  template <typename Body>
+  void each(const Body& given) const {
+    const Body body = given;
+    const bool joined = plan_.in_column_step == 1 && plan_.out_column_step == 1;
+    for (std::size_t p = 0; p < parts_.size(); ++p) {
+      const Part& part = parts_[p];
+      const Index pixels = part.last_column - part.first_column;
+      const Index steps = joined ? 1 : pixels, floats = joined ? pixels * in_.channels : in_.channels;
+      for (Index i = part.first_row; i < part.last_row; ++i) {
+        Index to = (part.phase->first_row + i * plan_.out_row_step) * out_.row_floats() +
+                   (part.phase->first_column + part.first_column * plan_.out_column_step) * in_.channels;
+        Index from = i * plan_.in_row_step * in_.row_floats() + part.first_column * plan_.in_column_step * in_.channels;
+        for (Index j = 0; j < steps; ++j) {
+          for_floats(floats, [&](auto width, Index f) { body(width, to + f, from + f, taps_[p]); });
+          to += plan_.out_column_step * in_.channels;
+          from += plan_.in_column_step * in_.channels;
+        }
+      }
+    }
+  }
+
+ private:
+  const Plan plan_;
+  const Images in_, out_;
+  const std::vector<Part> parts_;
+  std::vector<std::vector<Seen>> taps_;
+};
+
+// x, dy -> dx: each window gives its cotangent to its first maximum
+void max_pool_dx(const Call& call) {
+  const Geometry at(call.integers("at"));
+  const Images in(call.shape(0)), out(call.shape(1));
+  const float *x = call.arg(0), *dy = call.arg(1);
+  float* dx = call.result(0);
+  const Scan scan(gradient_plan(at), at, out, in);
+  parallel(call.pool, in.count, [&](Index image) {
+    const Scratch<int32_t> scratch(out.image_floats());
+    int32_t* chosen = scratch;
+    first_maxima(at, x + image * in.image_floats(), in, out, chosen);
+    const float* given = dy + image * out.image_floats();
+    float* to = dx + image * in.image_floats();
+    scan.each([=](auto width, Index pixel, Index window, const auto& taps) {
+      auto sum = Vector<width()>{};
+      for (auto [offset, number] : taps) {
+        const auto mine = load<width()>(chosen + window + offset) == number;
+        sum += mine ? load<width()>(given + window + offset) : Vector<width()>{};
+      }
+      store<width()>(to + pixel, sum);
+    });
+  });
 }
 
-static ffi::Error sum(ffi::ThreadPool threads, Array x, At at, Out y) {
-  Geometry all(at);
-  all.whole = 2;
-  avg_pool({&threads}, all, x.typed_data(), Images(x), y->typed_data(), Images(*y));
-  return ffi::Error::Success();
+// x, t -> y: each window takes what t has where x has its first maximum
+void max_pool_gather(const Call& call) {
+  const Geometry at(call.integers("at"));
+  const Images in(call.shape(0)), out(call.result_shape(0));
+  const float *x = call.arg(0), *t = call.arg(1);
+  float* y = call.result(0);
+  const Scan scan(forward_plan(at), at, in, out);
+  parallel(call.pool, in.count, [&](Index image) {
+    const Scratch<int32_t> scratch(out.image_floats());
+    int32_t* chosen = scratch;
+    first_maxima(at, x + image * in.image_floats(), in, out, chosen);
+    const float* given = t + image * in.image_floats();
+    float* to = y + image * out.image_floats();
+    scan.each([=](auto width, Index window, Index pixel, const auto& taps) {
+      const auto mine = load<width()>(chosen + window);
+      auto taken = Vector<width()>{};
+      for (auto [offset, number] : taps) {
+        taken = mine == number ? load<width()>(given + pixel + offset) : taken;
+      }
+      store<width()>(to + window, taken);
+    });
+  });
 }
 
-static ffi::Error average_dx(ffi::ThreadPool threads, Array dy, At at, Out dx) {
-  avg_pool_dx({&threads}, Geometry(at), dy.typed_data(), Images(dy), dx->typed_data(), Images(*dx));
-  return ffi::Error::Success();
-}
-
+}  // namespace
 }  // namespace nas
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_max_pool, nas::largest, nas::unary());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_max_pool_dx, nas::largest_dx, nas::binary());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_max_pool_gather, nas::largest_gather, nas::binary());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_sum_pool, nas::sum, nas::unary());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_avg_pool, nas::average, nas::unary());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_avg_pool_dx, nas::average_dx, nas::unary());
+NAS_HANDLER(max_pool);
+NAS_HANDLER(max_pool_dx);
+NAS_HANDLER(max_pool_gather);
+NAS_HANDLER(sum_pool);
+NAS_HANDLER(sum_pool_dx);

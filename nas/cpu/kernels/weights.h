@@ -1,79 +1,10 @@
 // The weight gradient of a convolution: sums over pixels of x times dy, one for each tap and pair of channels.
 #pragma once
 
-#include "common.h"
-#include "correlate.h"
+#include "plan.h"
+#include "tiles.h"
 
 namespace nas {
-
-// Images, rows and columns of pixels to sum over, as float offsets between them.
-struct Steps {
-  Index image, row, column;
-};
-
-// Adds the outer products of T adjacent floats of x and V vectors of dy, over all pixels, to `sums` [T][stride].
-template <int W, int V, int T>
-void outer(const float* x, Steps x_step, const float* dy, Steps dy_step, Index images, Index rows, Index columns,
-           float* to, Index stride, bool fresh) {
-  Vector<W> sums[T][V] = {};
-  for (Index image = 0; image < images; ++image) {
-    for (Index row = 0; row < rows; ++row) {
-      const float* from = x + image * x_step.image + row * x_step.row;
-      const float* given = dy + image * dy_step.image + row * dy_step.row;
-      for (Index column = 0; column < columns; ++column) {
-        Vector<W> gradient[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) gradient[v] = load<W>(given + v * W);
-#pragma GCC unroll 32
-        for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) sums[t][v] += gradient[v] * from[t];
-        }
-        from += x_step.column;
-        given += dy_step.column;
-      }
-    }
-  }
-#pragma GCC unroll 32
-  for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      float* at = to + t * stride + v * W;
-      store<W>(at, fresh ? sums[t][v] : load<W>(at) + sums[t][v]);
-    }
-  }
-}
-
-using OuterFunction = void (*)(const float*, Steps, const float*, Steps, Index, Index, Index, float*, Index, bool);
-
-template <int W, int V>
-constexpr int most_taps() {
-  return std::min(kRegisters / V, W < kWidth ? 9 : V == 1 ? 24 : 14);
-}
-
-template <int W, int V, int... T>
-OuterFunction outer_at(Index taps, std::integer_sequence<int, T...>) {
-  static constexpr OuterFunction table[] = {outer<W, V, T + 1>...};
-  return table[taps - 1];
-}
-
-template <int W, int V>
-OuterFunction outer_of(Index taps) {
-  return outer_at<W, V>(taps, std::make_integer_sequence<int, most_taps<W, V>()>());
-}
-
-inline Index most_taps_of(const Panel& panel) {
-  if (panel.vectors == 3) return most_taps<kWidth, 3>();
-  if (panel.vectors == 2) return most_taps<kWidth, 2>();
-  return panel.width == kWidth ? most_taps<kWidth, 1>() : most_taps<4, 1>();
-}
-
-inline OuterFunction outer_function(const Panel& panel, Index taps) {
-  if (panel.vectors == 3) return outer_of<kWidth, 3>(taps);
-  if (panel.vectors == 2) return outer_of<kWidth, 2>(taps);
-  if (panel.width == kWidth) return outer_of<kWidth, 1>(taps);
-  return panel.width == 8 ? outer_of<8, 1>(taps) : outer_of<4, 1>(taps);
-}
 
 // How the work of a weight gradient is divided: partial sums over chunks of the images, which are added up in order
 // at the end, and, where the result is too large for many of those, panels apart. It depends on shapes alone, so the
@@ -86,8 +17,8 @@ struct Chunks {
 };
 
 // dw [members * kh, kw, C / groups, O] from x [.., H, W, C] and dy [.., H', W', O].
-inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
-                      float* dw) {
+inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, const Images& in, const float* dy,
+                      const Images& out, float* dw) {
   const Index groups = at.groups;
   const Index inputs = in.channels / groups, outputs = out.channels / groups;
   const Plan plan = forward_plan(at);
@@ -101,7 +32,7 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
   const Index part_floats = taps * inputs * padded_outputs;  // of one group
   const Chunks split(images, part_floats * groups, panels.size());
   const Index chunks = split.images;
-  float* parts = scratch(kPartial, at.members * groups * chunks * part_floats);
+  const Scratch<float> parts(at.members * groups * chunks * part_floats);
 
   const Cut everything = reach.cut(plan, 0, phase.rows, 0, in.channels);
   const bool direct = reach.inside(everything, in);
@@ -127,6 +58,8 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
     const Index begin = member * images + images * chunk / chunks;
     const Index end = member * images + images * (chunk + 1) / chunks;
     float* part = parts + piece * part_floats;
+    const Scratch<float> packed(direct ? 0 : image_floats * together + 64);
+    const Scratch<float> packed_dy(pack_dy ? together * band * out.columns * padded_outputs : 0);
     bool fresh = true;
     for (Index image = begin; image < end; image += together) {
       const Index count = std::min(together, end - image);
@@ -137,7 +70,6 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
         const float* source = x + image * in.image_floats() + first * x_step.row + group * inputs;
         if (!direct) {
           const Cut cut = reach.cut(plan, first, first + rows, group * inputs, inputs);
-          float* packed = scratch(kPacked, cut.floats() * count + 64);
           for (Index i = 0; i < count; ++i) {
             copy_cut(x + (image + i) * in.image_floats(), in, cut, packed + i * cut.floats());
           }
@@ -146,15 +78,14 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
         }
         const float* given = dy + image * out.image_floats() + first * out.row_floats() + group * outputs;
         if (pack_dy) {
-          float* packed = scratch(kPacked2, count * rows * out.columns * padded_outputs);
-          float* to = packed;
+          float* to = packed_dy;
           for (Index i = 0; i < count; ++i) {
             for (Index p = 0; p < rows * out.columns; ++p, to += padded_outputs) {
               copy_floats(to, given + i * out.image_floats() + p * out.channels, outputs);
               fill_floats(to + outputs, 0.0f, padded_outputs - outputs);
             }
           }
-          given = packed;
+          given = packed_dy;
           dy_step = {rows * out.columns * padded_outputs, out.columns * padded_outputs, padded_outputs};
         }
         const Index x_floats = count * std::min(in.image_floats(), rows * at.rows.stride * in.row_floats());
@@ -165,25 +96,13 @@ inline void direct_dw(const Pool& pool, const Geometry& at, const float* x, Imag
         const Ahead<false> next_dy(dy, out.floats(),
                                    dy + image * out.image_floats() + first * out.row_floats() + dy_floats, dy_floats);
         for (auto at_panel = first_panel; at_panel != last_panel; ++at_panel) {
-          const Panel& panel = *at_panel;
-          const Index tiles = ceil_div(length, most_taps_of(panel));
-          const Index wide = ceil_div(length, tiles), wides = length - (wide - 1) * tiles;
-          const OuterFunction wide_outer = outer_function(panel, wide);
-          const OuterFunction narrow_outer = wide > 1 ? outer_function(panel, wide - 1) : nullptr;
           for (std::size_t run = 0; run < runs.offsets.size(); ++run) {
             if (at_panel == first_panel) {
               next_x.part(run, runs.offsets.size());
               next_dy.part(run, runs.offsets.size());
             }
-            const float* from = source + runs.offsets[run];
-            float* to = part + run * length * padded_outputs + panel.first;
-            for (Index t = 0; t < tiles; ++t) {
-              const Index adjacent = t < wides ? wide : wide - 1;
-              (t < wides ? wide_outer : narrow_outer)(from, x_step, given + panel.first, dy_step, count, rows,
-                                                      phase.columns, to, padded_outputs, fresh);
-              from += adjacent;
-              to += adjacent * padded_outputs;
-            }
+            outer_products(*at_panel, length, source + runs.offsets[run], x_step, given, dy_step,
+                           {count, rows, phase.columns}, part + run * length * padded_outputs, padded_outputs, fresh);
           }
         }
       }

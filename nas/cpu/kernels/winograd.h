@@ -5,7 +5,6 @@
 // the result is about as exact as the direct sum.
 #pragma once
 
-#include "common.h"
 #include "correlate.h"
 #include "weights.h"
 
@@ -22,7 +21,7 @@ inline bool suits_winograd(const Geometry& at, const Plan& plan, Index images, I
   const Index tiles = ceil_div(phase.rows, 2) * ceil_div(phase.columns, 2);
   return plan.phases.size() == 1 && plan.in_row_step == 1 && plan.in_column_step == 1 && adjacent(phase.down) &&
          adjacent(phase.across) && at.groups == 1 && inputs >= kWidth && outputs >= kWidth &&
-         phase.rows * phase.columns * 9 > tiles * 24 && images / at.members * tiles >= 16;
+         phase.rows * phase.columns * 9 > tiles * 24 && images * tiles >= 16;
 }
 
 // Tiles of 2x2 outputs, in blocks that a unit of work transforms, multiplies and transforms back.
@@ -201,7 +200,7 @@ inline void kernel_transform(const float* w, Index floats, float* to) {
 inline void transform_inputs(const Tiles& tiles, const Phase& phase, const Block& block, const float* x, Images in,
                              float* to) {
   const Index channels = in.channels;
-  float* zeros = scratch(kPacked, in.row_floats());
+  const Scratch<float> zeros(in.row_floats());
   fill_floats(zeros, 0.0f, in.row_floats());
   for (Index image = block.image; image < block.image + block.count; ++image) {
     for (Index tile = block.first; tile < block.last; ++tile, to += tiles.columns * channels) {
@@ -219,60 +218,43 @@ inline void transform_inputs(const Tiles& tiles, const Phase& phase, const Block
   }
 }
 
-inline void winograd(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, Images in, const float* w,
-                     Index kernel_inputs, Index kernel_outputs, float* y, Images out) {
+inline void winograd(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, const Images& in,
+                     const Kernel& w, float* y, const Images& out) {
   const Index inputs = in.channels, outputs = out.channels;
   const Phase& phase = plan.phases[0];
   const std::vector<Panel> panels = panels_of(outputs);
   const Index padded = panels.back().first + panels.back().floats();
-  const Index images = in.count / at.members;
 
-  // Kernels as [members][panels][points][inputs][panel floats].
-  const Index kernel_floats = 9 * kernel_inputs * kernel_outputs, packed_floats = kPoints * inputs * padded;
-  float* weights = scratch(kWeights, at.members * packed_floats);
-  parallel(pool, at.members * panels.size(), [&](Index piece) {
-    const Index member = piece / panels.size();
-    const Panel& panel = panels[piece % panels.size()];
-    float* packed = scratch(kPacked, 9 * inputs * panel.floats());
-    pack_panel(w + member * kernel_floats, at, phase, plan.swapped, inputs, kernel_inputs, kernel_outputs, 0, panel,
-               packed);
-    kernel_transform(packed, inputs * panel.floats(),
-                     weights + member * packed_floats + kPoints * inputs * panel.first);
+  // Kernels as [panels][points][inputs][panel floats].
+  const Scratch<float> weights(kPoints * inputs * padded);
+  parallel(pool, panels.size(), [&](Index i) {
+    const Panel& panel = panels[i];
+    const Scratch<float> packed(9 * inputs * panel.floats());
+    pack_panel(w, at, phase, plan.swapped, inputs, 0, panel, packed);
+    kernel_transform(packed, inputs * panel.floats(), weights + kPoints * inputs * panel.first);
   });
 
   const Tiles tiles(phase.rows, phase.columns, 48);
-  const Index groups = ceil_div(images, tiles.images);
-  parallel(pool, at.members * groups * tiles.bands, [&](Index unit) {
-    const Index band = unit % tiles.bands, group = unit / tiles.bands % groups, member = unit / tiles.bands / groups;
-    const Index image = member * images + group * tiles.images;
-    const Block block{image, std::min(tiles.images, (member + 1) * images - image), band * tiles.band,
+  parallel(pool, ceil_div(in.count, tiles.images) * tiles.bands, [&](Index unit) {
+    const Index band = unit % tiles.bands, image = unit / tiles.bands * tiles.images;
+    const Block block{image, std::min(tiles.images, in.count - image), band * tiles.band,
                       std::min(tiles.rows, (band + 1) * tiles.band)};
     const Index used = block.tiles(tiles);
     const Index in_point = tiles.point(inputs), out_point = tiles.point(padded);
-    float* transformed = scratch(kPacked2, kPoints * (in_point + out_point));
+    const Scratch<float> transformed(kPoints * (in_point + out_point));
     float* products = transformed + kPoints * in_point;
     transform_inputs(tiles, phase, block, x, in, transformed);
 
     const Index overlap = (2 + phase.down[0].offset) * in.row_floats();  // what this block has read of the next
     const Ahead<false> next_inputs(x, in.floats(), x + block.start(in) + block.floats(in) + overlap, block.floats(in));
     const Ahead<true> results(y, out.floats(), y + block.start(out), block.floats(out));
-    const Index none = 0;
     for (Index point = 0; point < kPoints; ++point) {
       next_inputs.part(point, kPoints);
       results.part(point, kPoints);
       for (const Panel& panel : panels) {
-        const float* weight =
-            weights + member * packed_floats + kPoints * inputs * panel.first + point * inputs * panel.floats();
-        const Index pieces = ceil_div(used, panel.pixels());
-        const Index wide = ceil_div(used, pieces), wides = used - (wide - 1) * pieces;
-        const float* from = transformed + point * in_point;
-        float* to = products + point * out_point + panel.first;
-        for (Index piece = 0; piece < pieces; ++piece) {
-          const Index pixels = piece < wides ? wide : wide - 1;
-          panel.function(pixels)(from, inputs, &none, 1, inputs, weight, to, padded, panel.width);
-          from += pixels * inputs;
-          to += pixels * padded;
-        }
+        multiply(panel, used, transformed + point * in_point, inputs,
+                 weights + (kPoints * panel.first + point * panel.floats()) * inputs,
+                 products + point * out_point + panel.first, padded, panel.width);
       }
     }
 
@@ -292,8 +274,8 @@ inline void winograd(const Pool& pool, const Plan& plan, const Geometry& at, con
 }
 
 // dw from x and dy: the products of transformed tiles, summed over the tiles of a fixed number of chunks.
-inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, Images in, const float* dy, Images out,
-                        float* dw) {
+inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, const Images& in, const float* dy,
+                        const Images& out, float* dw) {
   const Index inputs = in.channels, outputs = out.channels;
   const Plan plan = forward_plan(at);
   const Phase& phase = plan.phases[0];
@@ -303,7 +285,7 @@ inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, Im
   const Index part_floats = kPoints * inputs * padded;
   const Chunks split(images, part_floats, panels.size());
   const Index chunks = split.images;
-  float* parts = scratch(kPartial, at.members * chunks * part_floats);
+  const Scratch<float> parts(at.members * chunks * part_floats);
   const Tiles tiles(phase.rows, phase.columns, std::clamp<Index>(64 * 1024 / (inputs + padded), 32, 128));
 
   parallel(pool, at.members * chunks * split.panels, [&](Index unit) {
@@ -315,7 +297,7 @@ inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, Im
                 mine = (last_panel - 1)->first + (last_panel - 1)->channels() - first_channel;
     const Index end = member * images + images * (chunk + 1) / chunks;
     const Index in_point = tiles.point(inputs), out_point = tiles.point(padded);
-    float* transformed = scratch(kPacked2, kPoints * (in_point + out_point));
+    const Scratch<float> transformed(kPoints * (in_point + out_point));
     float* given = transformed + kPoints * in_point;
     // Lanes beyond the last channel are multiplied and dropped: they need only be numbers.
     if (padded != outputs) fill_floats(given, 0.0f, kPoints * out_point);
@@ -345,18 +327,8 @@ inline void winograd_dw(const Pool& pool, const Geometry& at, const float* x, Im
           next_inputs.part(point, kPoints);
           next_given.part(point, kPoints);
           for (auto at_panel = first_panel; at_panel != last_panel; ++at_panel) {
-            const Panel& panel = *at_panel;
-            const Index pieces = ceil_div(inputs, most_taps_of(panel));
-            const Index wide = ceil_div(inputs, pieces), wides = inputs - (wide - 1) * pieces;
-            const float* from = transformed + point * in_point;
-            float* sums = part + point * inputs * padded + panel.first;
-            for (Index piece = 0; piece < pieces; ++piece) {
-              const Index adjacent = piece < wides ? wide : wide - 1;
-              outer_function(panel, adjacent)(from, {0, 0, inputs}, given + point * out_point + panel.first,
-                                              {0, 0, padded}, 1, 1, used, sums, padded, fresh);
-              from += adjacent;
-              sums += adjacent * padded;
-            }
+            outer_products(*at_panel, inputs, transformed + point * in_point, {0, 0, inputs}, given + point * out_point,
+                           {0, 0, padded}, {1, 1, used}, part + point * inputs * padded, padded, fresh);
           }
         }
       }
