@@ -21,7 +21,7 @@ from _cli import cells, operations, run
 class Config:
     """Tables and plots of finished or running searches, from their records alone."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, or folders that hold some."""
     out: Path | None = None
     """Where tables and plots go; by default the first folder given."""
@@ -32,6 +32,8 @@ def main(config: Config) -> None:
     from nas.record.comparison import is_comparison
     from nas.report.report import write_comparison, write_report
 
+    if "" in config.runs:  # as a path it would be the folder this runs in
+        raise InputError("runs: '' names no folder")
     compared = [folder for folder in config.runs if is_comparison(folder)]
     if not compared:
         report = write_report(config.runs, config.out, operations=operations, cells=cells)
