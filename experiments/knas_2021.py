@@ -231,7 +231,9 @@ def scored(
     found: ScoreTable = score_architectures(
         scorer, archs[: group.networks], out, settings, resume=resume, on_scored=say
     )
-    return {name: Scored(found.values[name], float(found.seconds[name].mean()), group) for name in group.scores}
+    return {
+        name: Scored(found.values[name], float(found.seconds[name].mean()), group) for name in group.scores
+    }
 
 
 def voted(vote: Callable[..., np.ndarray], of: Mapping[str, Scored]) -> Scored:

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 from nas.trial import Final, Measurement, Trial
 
+MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
+"""Keys of a run's config that say where and how fast it ran, not what it computed: a resumption may give others, and
+a report counts runs that differ in nothing else as one search."""
+
 
 class Observation(NamedTuple):
     """A measurement in its place in time: ``elapsed_seconds`` is how long the run had been going by then."""

@@ -11,14 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.errors import InputError
-from nas.record import Run
+from nas.record import MAY_DIFFER, Run
 from nas.report.statistics import Interval, mean_interval
 
 NO_VALUE = "–"
-INCIDENTAL = frozenset(
-    {"seed", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds"}
-)
-"""Config keys in which the runs of one row may differ; runs that differ in others get rows of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Row:
 
 
 def group_runs(runs: Iterable[Run]) -> dict[str, tuple[Run, ...]]:
-    """Runs that differ in nothing but their seed (and `INCIDENTAL` keys), under the label of their row.
+    """Runs that differ in nothing but their seed and where they ran (`MAY_DIFFER`), under the label of their row.
 
     The label is the strategy, with what else differs between the rows in brackets; rows and runs keep the
     order in which they came.
@@ -316,7 +312,7 @@ def _counted(reasons: Iterable[str]) -> str:
 
 def _identity(run: Run) -> dict[str, Any]:
     """What must be equal for runs to share a row; a key set to nothing is as good as absent."""
-    kept = {name: value for name, value in run.config.items() if name not in INCIDENTAL}
+    kept = {name: value for name, value in run.config.items() if name not in (*MAY_DIFFER, "seed", "note")}
     return {name: value for name, value in kept.items() if value not in (None, [], {})} | {
         "strategy": run.strategy
     }
