@@ -326,13 +326,15 @@ def _write(path: Path, text: str) -> Path:
 
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; }
+th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; }
+thead th { white-space: normal; vertical-align: bottom; }
+td:first-child { white-space: normal; min-width: 9rem; }
 th:first-child, td:first-child, td.text { text-align: left; }
-td.text { white-space: normal; overflow-wrap: anywhere; }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 20rem; }
 thead th { border-bottom: 1.5px solid #222; } tbody tr + tr td { border-top: 1px solid #ddd; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; width: 44rem; }
 figcaption, li { max-width: 44rem; color: #444; }
