@@ -10,6 +10,7 @@ Prints the table and writes it as Markdown, CSV and LaTeX, the plots as PNG, and
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import tyro
@@ -25,6 +26,8 @@ class Config:
     """Run folders, or folders that hold some."""
     out: Path | None = None
     """Where tables and plots go; by default the first folder given."""
+    space: str | None = None
+    """The file of the runs' space, for what is drawn with its help; what a record names is not run."""
 
 
 def main(config: Config) -> None:
@@ -36,7 +39,12 @@ def main(config: Config) -> None:
         raise InputError("runs: '' names no folder")
     compared = [folder for folder in config.runs if is_comparison(folder)]
     if not compared:
-        report = write_report(config.runs, config.out, operations=operations, cells=cells)
+        report = write_report(
+            config.runs,
+            config.out,
+            operations=functools.partial(operations, space_file=config.space),
+            cells=functools.partial(cells, space_file=config.space),
+        )
     elif len(config.runs) == 1:
         report = write_comparison(compared[0], config.out)
     else:

@@ -8,7 +8,7 @@ import functools
 import html
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -70,10 +70,10 @@ def write_report(
     runs = [read_run(folder) for folder in find_runs(paths)]
     groups = result_table.group_runs(runs)
     rows = result_table.comparison(runs)
-    notes = result_table.notes(runs)
+    searches = _searches(runs, groups)
+    notes = (*result_table.notes(runs), *_left_out(searches, operations))
     markdown = result_table.to_markdown(rows)
     figures = _figures(groups)
-    searches = _searches(runs, groups)
 
     folder = Path(paths[0] if out is None else out)
     texts = {
@@ -87,6 +87,21 @@ def write_report(
         return _page(rows, notes, groups, gallery, "".join(sections))
 
     return Report(markdown, notes, _written(folder, texts, figures, page))
+
+
+def _left_out(shown: Iterable[_Shown], operations: Operations | None) -> Iterator[str]:
+    """A note for each run that is drawn without the help of its space."""
+    for search in (one.search for one in shown if one.first):
+        if operations is None or operations(search.run.config, search.trial.chosen) is not None:
+            continue
+        space = str(search.run.config.get("space"))
+        reason = "is a file, which a report runs only when it is named again (--space)"
+        if not space.endswith(".py"):
+            reason = "is not known here, or has changed"
+        yield (
+            f"{result_table.run_name(search.group, search.run)}: the names of its operations and the drawing of its "
+            f"cells are left out, for its space {space} {reason}."
+        )
 
 
 def _of_a_search(shown: _Shown, keep: Keep, operations: Operations | None, cells: Cells | None) -> str:
