@@ -25,7 +25,7 @@ class Observation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that a run folder says. ``history`` has the measurements of all trials in the order recorded.
+    """The content of a run folder. ``history`` has the measurements of all trials in the order recorded.
 
     ``wall_seconds`` is how long the run was going (time between a crash and its resumption left out);
     the other ``*_seconds`` are sums over the search's trials, on whichever workers they ran.

@@ -19,7 +19,7 @@ NO_VALUE = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the runs of one strategy came to. Counts and seconds are means a run; NaN where not known.
+    """The results of one strategy's runs. Counts and seconds are means a run; NaN where not known.
 
     ``best_valid_accuracy`` is over runs. ``test_accuracy`` is over the runs, each with the mean of its final
     trainings; with one run it is over that run's final trainings (``test_over`` says which).
@@ -81,7 +81,7 @@ def comparison(runs: Iterable[Run]) -> tuple[Row, ...]:
 
 
 def notes(runs: Iterable[Run]) -> tuple[str, ...]:
-    """What a reader of the table must know: how numbers were averaged, and what is incomplete or failed."""
+    """The notes below the table: how numbers were averaged, what is incomplete, what failed."""
     groups = group_runs(runs)
     rows = [_row(label, group) for label, group in groups.items()]
     said = [
@@ -122,7 +122,7 @@ def notes(runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def run_name(label: str, run: Run) -> str:
-    """A run's row and seed, for people."""
+    """``LABEL, seed N``."""
     return label if run.seed is None else f"{label}, seed {run.seed}"
 
 
@@ -132,7 +132,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """An aligned Markdown table of texts, the head first; all columns but the first are set right."""
+    """An aligned Markdown table of cells, the head first; all columns but the first are right-aligned."""
     head, *body = ([cell.replace("|", r"\|") for cell in line] for line in lines)
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
@@ -152,7 +152,7 @@ def to_latex(rows: Sequence[Row]) -> str:
 
 
 def latex(lines: Sequence[Sequence[str]]) -> str:
-    """The same of texts, the head first."""
+    """A ``tabular`` of cells, the head first."""
     head, *body = ([_latex(cell) for cell in line] for line in lines)
     written = [
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
@@ -311,7 +311,7 @@ def _counted(reasons: Iterable[str]) -> str:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """What must be equal for runs to share a row; a key set to nothing is as good as absent."""
+    """The part of a run's config that must be equal for runs to share a row; empty values count as absent."""
     kept = {name: value for name, value in run.config.items() if name not in (*MAY_DIFFER, "seed", "note")}
     return {name: value for name, value in kept.items() if value not in (None, [], {})} | {
         "strategy": run.strategy
