@@ -87,48 +87,65 @@ class Chosen(NamedTuple):
     run: Run | None
 
 
-def chosen(text: str) -> Chosen:
-    """The best architecture of a run's folder, a named network, or ``space:architecture``. Raises InputError."""
+def chosen(text: str, space_file: str | None = None) -> Chosen:
+    """The best architecture of a run's folder, a named network, or ``space:architecture``.
+
+    A run whose space is a file needs it named again as ``space_file``: reading a run runs nothing. Raises InputError.
+    """
     from nas.record import is_run, read_run
-    from search_spaces import spaces_with
     from search_spaces.zoo import find_architecture
 
     if not os.path.isdir(text) or not is_run(text):  # an architecture's text may be no possible file name
         return Chosen(*find_architecture(text), None)
     found = read_run(text)
-    name = str(found.config.get("space"))
-    spaces = spaces_with(name)
-    if name not in spaces:
-        raise one_of(f"{text}: its space", name, spaces)
+    space, name = recorded_space(found.config, space_file), str(found.config.get("space"))
+    if space is None and name.endswith(".py"):
+        raise InputError(f"{text}: its space is the file {name}; name it with --space for it to be run")
+    if space is None:
+        from search_spaces import SPACES
+
+        raise one_of(f"{text}: its space", name, SPACES)
     if found.best is None:
         raise InputError(f"{text}: no trial was measured there")
-    return Chosen(spaces[name], found.best.chosen, None, found)
+    return Chosen(space, found.best.chosen, None, found)
 
 
-def operations(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any] | None:
-    """An architecture by the names of the open choices of its run's supernet; None where there is no such space."""
-    from search_spaces import spaces_with
+def recorded_space(config: Mapping[str, Any], space_file: str | None = None) -> SearchSpace | None:
+    """The space of a run's config: one of ours by its name, or where the config names a file that of ``space_file``.
+
+    None where there is none; a file that only the config names is never run. Raises InputError.
+    """
+    from search_spaces import SPACES, spaces_with
 
     name = str(config.get("space"))
+    if not name.endswith(".py"):
+        return SPACES.get(name)
+    if space_file is None:
+        return None
+    if not space_file.endswith(".py"):
+        raise InputError(f"space: {space_file!r} is not the name of a Python file")
+    return spaces_with(space_file)[space_file]
+
+
+def operations(
+    config: Mapping[str, Any], arch: Architecture, space_file: str | None = None
+) -> dict[str, Any] | None:
+    """An architecture by the names of the open choices of its run's supernet; None without `recorded_space`."""
+    space = recorded_space(config, space_file)
+    if space is None or space.supernet is None:
+        return None
     try:
-        space = spaces_with(name).get(name)
-        if space is None or space.supernet is None:
-            return None
         searched = space.searched(fix=config.get("fix", ()), narrow=config.get("narrow", ()))
         return space.supernet(searched).operations(arch)
-    except InputError:  # the space has changed since, or its file is gone: figures say less then
+    except InputError:  # the space has changed since: figures say less then
         return None
 
 
-def cells(config: Mapping[str, Any], arch: Architecture) -> Mapping[str, Cell] | None:
-    """The cells of an architecture of a run by name; None where there is no such space or it is not made of cells."""
-    from search_spaces import spaces_with
-
-    name = str(config.get("space"))
-    try:
-        space = spaces_with(name).get(name)
-    except InputError:  # its file is gone
-        return None
+def cells(
+    config: Mapping[str, Any], arch: Architecture, space_file: str | None = None
+) -> Mapping[str, Cell] | None:
+    """The cells of an architecture of a run by name; None without `recorded_space`, or where it has no cells."""
+    space = recorded_space(config, space_file)
     return None if space is None or space.cells is None else space.cells(arch)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -121,7 +122,9 @@ def compare_trainings(config: Config) -> None:
                 options = SearchOptions(**fields)
                 runs.append(search(options, strategy, folder, spaces, resume=resume, tested=tested))
     print_table(runs)
-    for path in write_report([out], out, operations=operations, cells=cells).files:
+    named = {"space_file": config.space if config.space.endswith(".py") else None}
+    drawn = {"operations": functools.partial(operations, **named), "cells": functools.partial(cells, **named)}
+    for path in write_report([out], out, **drawn).files:
         print(path)
     if not any(result.best for result in runs):
         raise InputError(f"{out}: no trial could be measured; trials.jsonl in its run folders says why")

@@ -18,6 +18,8 @@ class Config:
 
     arch: str
     """a named network (resnet20), space:architecture, or the folder of a search (its best architecture)"""
+    space: str | None = None
+    """the file of that search's space, where it has one: what a record names is not run"""
     epochs: int = 30
     """passes over the training images"""
     seeds: int = 1
@@ -37,7 +39,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    found = chosen(config.arch)
+    found = chosen(config.arch, config.space)
     name = config.arch if found.named else found.space.name
     dataset = config.data.dataset.replace("/", "_")
     out = config.out or Path("runs") / f"train-{name}-{dataset}"

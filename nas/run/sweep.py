@@ -17,7 +17,7 @@ from nas.objectives.oneshot import SupernetObjective, SupernetSetup, settings_sp
 from nas.objectives.score import ScoreObjective, ScoreSetup, check_score
 from nas.objectives.train import DataConfig, FinalJob, TrainObjective, TrainSetup, check_devices
 from nas.oneshot.settings import METHODS
-from nas.record import Record, Run
+from nas.record import MAY_DIFFER, Record, Run
 from nas.run import local
 from nas.run.filtering import Clocked, Filter
 from nas.run.progress import Progress
@@ -30,8 +30,6 @@ from nas.trial import Final
 
 # Every strategy by name, those with shared weights last: each of their trials is a whole search.
 NAMES = (*STRATEGIES, *METHODS)
-# What a resumed run may be given anew: where and how fast it runs, not what it computes.
-MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
 # Strategies with no end of their own.
 UNBOUNDED = ("random", "asha", "tpe", "evolution", "local_search", "reinforce", "bananas")
 HALVING = {"successive_halving": successive_halving.plan, "hyperband": hyperband.plan, "bohb": hyperband.plan}

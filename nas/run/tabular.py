@@ -71,7 +71,8 @@ class TableOptions:
     epochs: int | None = None
     """R, the most budget of one trial, in units (an epoch where the table has every epoch); default: all"""
     scores: Path | None = None
-    """CSV file of training-free scores, higher is better: architecture,NAME,NAME_seconds"""
+    """training-free scores: the folder that score.py wrote, or a CSV file of architecture,NAME,NAME_seconds in which
+    higher is better"""
     filter_candidates: int = 10
     """STRATEGY+SCORE: how many of the strategy's candidates a trial is chosen from"""
     processes: int | None = None

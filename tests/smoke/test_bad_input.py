@@ -72,6 +72,8 @@ WRONG = {
     "architecture of no space": (("train", "--arch", "chian:depth=1"), "chian"),
     "no such run": (("report", "nowhere"), "nowhere"),
     "no run named": (("report",), "no run folder given"),
+    "a run without a name": (("report", ""), "runs: '' names no folder"),
+    "no scores": (("score", "--dataset", "digits", "--scores"), "scores: none given; name all, or some of params"),
     "supernet of a space without": (
         ("search", "--dataset", "digits", "--space", "resnet", "--strategy", "darts"),
         "space: resnet cannot be searched by a supernet"),

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -405,4 +406,12 @@ def test_a_report_is_drawn_of_anything(tmp_path: Path, tests: dict[str, list[flo
         "report.html",
     } <= names
     assert ("ranks.png" in names, "improvement.png" in names) == (several, several)
-    assert (tmp_path / "out" / "report.html").read_text().count("<figure>") == (4 if several else 2)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<figure>") == (4 if several else 2)
+    # A window of 1,300 pixels shows every column; in a smaller one a table scrolls by itself.
+    assert page.count("<table") == page.count('<div class="wide"><table') == 2
+    rules = dict(re.findall(r"^(\S[^{]*) \{ ([^}]*) \}$", page, re.MULTILINE))
+    assert "overflow-x: auto" in rules[".wide"]
+    assert "white-space: normal" in rules["thead th"]
+    (width,) = re.findall(r"max-width: (\d+)rem; margin: 2rem auto", page)
+    assert int(width) * 16 >= 1268
