@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import io
+import itertools
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from nas.errors import InputError, one_of  # noqa: E402  (the path has to be set first)
+from nas.errors import InputError, is_disk_full, one_of  # noqa: E402  (the path has to be set first)
 
 if TYPE_CHECKING:
     from nas.record import Run
@@ -48,34 +51,58 @@ def import_torch() -> Any:
     return torch
 
 
-def run(main: Callable[[Any], None], *, compute: bool = False) -> None:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a script as Ctrl-C does."""
+
+
+def run(
+    main: Callable[[Any], None],
+    config_type: Callable[[list[str]], type] | None = None,
+    *,
+    compute: bool = False,
+) -> None:
     """Call ``main(config)`` with the options of its frozen dataclass; errors are one line and an exit code.
 
-    A union of dataclasses, each with another Literal for one option: that option chooses (see `config_meant`).
+    ``config_type``: the dataclass that the words of the command line mean, where it depends on them.
     ``compute=True`` for scripts that train: the process restarts once with better memory settings.
-    Exit codes: 2 bad input (one ``error:`` line), 74 the disk is full, 130 Ctrl-C.
+    Exit codes: 2 bad input (one ``error:`` line), 74 the disk is full, 130 Ctrl-C, 143 SIGTERM.
     """
     if compute:
         keep_buffers()
+    interrupted = "what was measured is kept, --resume goes on where the script has it"
     try:
-        config_type = config_meant(typing.get_type_hints(main)["config"], sys.argv[1:])
-        config = parse(config_type, sys.argv[1:])
-        main(config)
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, _terminate)
+        argv = sys.argv[1:]
+        config = parse(
+            typing.get_type_hints(main)["config"] if config_type is None else config_type(argv), argv
+        )
+        try:
+            main(config)
+        except SystemExit as stop:  # none of our own
+            fail(f"a file that was loaded called sys.exit({stop.code!r})", 2)
         sys.stdout.flush()
     except InputError as error:
-        fail(str(error), 2)
+        fail(str(error), 74 if is_disk_full(error) else 2)
     except BrokenPipeError:  # the reader (head, less) went away: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Terminated:
+        fail(f"terminated; {interrupted}", 143)
     except KeyboardInterrupt:
-        fail("interrupted; what was measured is kept, --resume goes on where the script has it", 130)
+        fail(f"interrupted; {interrupted}", 130)
     except MemoryError:
         fail("out of memory", 71)
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(problem):
             fail(f"disk full: {problem.filename or 'while writing'}; what was measured is kept", 74)
-        if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and problem.filename:
+        refused = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG)
+        if problem.errno in refused and problem.filename:
             fail(f"{problem.filename}: {problem.strerror}", 2)
         raise
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
 
 
 class Chosen(NamedTuple):
@@ -147,25 +174,11 @@ def fail(line: str, code: int) -> typing.NoReturn:
     raise SystemExit(code)
 
 
-def config_meant(config_type: Any, argv: list[str]) -> type:
-    """Of a union of dataclasses, the one that the command line means; any other type as it is.
+def config_meant(by_value: Mapping[str, type], name: str, argv: list[str]) -> type:
+    """Of several dataclasses, the one that the option ``name`` means; without it the first.
 
-    They are told apart by the option that is a Literal of one value in each; its default is the first one's.
-    Raises InputError where the value given is none of them.
+    Raises InputError where its value is none of them.
     """
-    members: tuple[type, ...] = typing.get_args(config_type)
-    if not members:
-        return config_type
-    hints = [typing.get_type_hints(member) for member in members]
-    literals = [
-        {name for name, hint in of.items() if typing.get_origin(hint) is typing.Literal} for of in hints
-    ]
-    (name,) = (
-        name
-        for name in set.intersection(*literals)
-        if len({typing.get_args(of[name]) for of in hints}) == len(members)
-    )
-    by_value = {typing.get_args(of[name])[0]: member for of, member in zip(hints, members, strict=True)}
     option = "--" + name.replace("_", "-")
     value = next(iter(by_value))
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
@@ -181,6 +194,9 @@ def parse(config_type: type, argv: list[str]) -> Any:
     """The dataclass from the command line; tyro's boxed messages become one line."""
     import tyro
 
+    for before, word in itertools.pairwise(["the command line", *argv]):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise InputError(f"{word.removesuffix('=') or before}: is empty")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -210,7 +226,7 @@ def gather(config_type: type, argv: list[str]) -> list[str]:
     into = rest
     tuples = {
         "--" + name.replace("_", "-")
-        for name, hint in typing.get_type_hints(config_type).items()
+        for name, hint in flat_hints(config_type).items()
         if typing.get_origin(hint) is tuple
     }
     for word in argv:
@@ -225,3 +241,13 @@ def gather(config_type: type, argv: list[str]) -> list[str]:
             into = rest
         into.append(word)
     return rest + [word for option, values in joined.items() for word in (option, *values)]
+
+
+def flat_hints(config_type: type) -> dict[str, Any]:
+    """The types of all options by field name, those of dataclasses within it included."""
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(config_type).items():
+        found |= (
+            flat_hints(hint) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else {name: hint}
+        )
+    return found

@@ -12,8 +12,8 @@ from nas.errors import InputError
 from nas.objectives.score import Scorer, check_score
 from nas.objectives.train import DataConfig
 from nas.proxies import PROXIES
+from nas.run.options import SearchOptions, narrowed
 from nas.run.scoring import SCORES, mean_seconds, score_architectures
-from nas.run.sweep import SearchOptions, narrowed
 from nas.strategies import sample_architecture
 from search_spaces import spaces_with
 

@@ -25,7 +25,7 @@ def script(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         code = 0
         try:
-            cli.run(module.main)
+            cli.run(module.main, getattr(module, "config_type", None))
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()

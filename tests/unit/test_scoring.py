@@ -16,8 +16,9 @@ from nas.objectives.score import Scorer, ScoreSetup
 from nas.objectives.train import DataConfig
 from nas.record import Record, read_run, record_difference
 from nas.report import result_table
+from nas.run.options import SearchOptions
 from nas.run.scoring import SCORES, read_scores, score_architectures
-from nas.run.sweep import SearchOptions, search
+from nas.run.search import search
 from nas.strategies import StrategyConfig, sample_architecture
 from nas.strategies.base import drawn
 from nas.trial import Measurement, MeasurementWithTest, ScoreMeasurement, Trial
