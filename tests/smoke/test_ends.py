@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.results.record import read_run, record_difference
+from nas.record import read_run, record_difference
 
 ROOT = Path(__file__).parents[2]
 SEARCH = (

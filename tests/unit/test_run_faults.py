@@ -12,7 +12,7 @@ import pytest
 
 from nas.errors import is_disk_full
 from nas.objectives.base import TrialFailed
-from nas.results.record import Record, Run, record_difference
+from nas.record import Record, Run, record_difference
 from nas.run import local
 from nas.strategies import STRATEGIES, StrategyConfig
 from nas.trial import Measurement, Trial
