@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import io
 import itertools
+import logging
 import os
 import re
 import signal
@@ -69,7 +70,6 @@ def run(
     """
     if compute:
         keep_buffers()
-    interrupted = "what was measured is kept, --resume goes on where the script has it"
     try:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, _terminate)
@@ -86,10 +86,11 @@ def run(
         fail(str(error), 74 if is_disk_full(error) else 2)
     except BrokenPipeError:  # the reader (head, less) went away: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except Terminated:
-        fail(f"terminated; {interrupted}", 143)
-    except KeyboardInterrupt:
-        fail(f"interrupted; {interrupted}", 130)
+    except KeyboardInterrupt as signalled:
+        # A checkpoint that was being written in the background fails now; it would be passed over, too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+        how, code = ("terminated", 143) if isinstance(signalled, Terminated) else ("interrupted", 130)
+        fail(f"{how}; what was measured is kept, --resume goes on where the script has it", code)
     except MemoryError:
         fail("out of memory", 71)
     except OSError as problem:
