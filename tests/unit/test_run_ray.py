@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import os
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,6 +228,42 @@ def test_worker_that_dies_before_it_begins_ends_the_search_with_a_line(tmp_path:
     with pytest.raises(InputError) as caught:
         search(tmp_path / "run", "random", Config(trials=50), dies_when_built=True)
     assert str(caught.value) == "worker: died before it could begin: killed, crashed or out of memory"
+
+
+def listening_addresses(ancestor: int) -> set[str]:
+    """Where the children of a process, and theirs, listen, as /proc/net has it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    family = {ancestor}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    sockets = set()
+    for pid in family:
+        for path in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(path))
+    rows = [
+        row.split()
+        for file in ("tcp", "tcp6")
+        for row in Path(f"/proc/net/{file}").read_text().splitlines()[1:]
+    ]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="finds sockets in /proc")
+def test_ray_of_our_own_is_open_to_nobody_else() -> None:
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    found = listening_addresses(os.getpid())
+    assert found, "nothing listens"
+    assert found <= loopback
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    folders = list(Path(tempfile.gettempdir()).glob("nas-ray-*"))
+    assert folders
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
 
 
 @pytest.mark.usefixtures("running")
