@@ -8,8 +8,8 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from _cli import flat_hints
 from nas.errors import InputError, one_of
+from nas.run.command_line import flat_hints
 from nas.run.methods import with_option
 from nas.strategies import StrategyConfig, StrategyRecord, combined_config
 

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _cli import import_torch, run
+from _cli import import_torch
 from nas.errors import InputError
+from nas.run.command_line import run
 from search_spaces import SPACES
 from search_spaces.resnet import NAMED
 

@@ -16,11 +16,12 @@ from typing import Literal
 
 from _strategies import strategy_options
 
-from _cli import cells, config_meant, operations, print_table, run
+from _cli import cells, operations, print_table
 from nas.errors import InputError
 from nas.record import is_run
 from nas.report.report import write_comparison, write_report
 from nas.run import simulated
+from nas.run.command_line import config_meant, run
 from nas.run.methods import SEARCHES
 from nas.run.options import SearchOptions
 from nas.run.plan import pass_epochs

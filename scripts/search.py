@@ -10,8 +10,9 @@ from pathlib import Path
 
 from _strategies import strategy_options
 
-from _cli import print_table, run
+from _cli import print_table
 from nas.errors import InputError
+from nas.run.command_line import run
 from nas.run.methods import SEARCHES
 from nas.run.options import SearchOptions, narrowed
 from nas.run.search import search

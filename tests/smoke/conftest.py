@@ -21,7 +21,7 @@ def script(monkeypatch, capsys, tmp_path):
 
     def call(name, *arguments):
         module = importlib.import_module(name)
-        cli = importlib.import_module("_cli")
+        cli = importlib.import_module("nas.run.command_line")
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         code = 0
         try:

@@ -23,7 +23,12 @@ SEARCH = (
 def started(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "scripts/search.py"), *SEARCH, *options]
     return subprocess.Popen(
-        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -48,7 +53,9 @@ def test_a_signal_ends_a_search_with_one_line(tmp_path: Path, engine: str, how: 
 def test_a_full_disk_ends_a_search_which_goes_on_when_there_is_room(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("needs the right to mount")
     options = ("--engine", "local", "--strategy", "hyperband", "--epochs", "4", "--eta", "2")
     try:

@@ -44,7 +44,9 @@ def operating_system() -> None:
 
 
 def tensorstore() -> None:
-    raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: [OS error 28: ENOSPC No space left on device]")
+    raise ValueError(
+        "RESOURCE_EXHAUSTED: Error writing local file: [OS error 28: ENOSPC No space left on device]"
+    )
 
 
 def in_one_line() -> None:
@@ -97,7 +99,12 @@ def test_a_full_disk_ends_the_search_and_leaves_its_trials_open(
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_network_that_calls_exit_is_a_failed_trial(tmp_path: Path, engine: str) -> None:
     run = search(tmp_path / "run", exits, engine)
-    assert [trial.status for trial in run.trials.values()] == ["completed", "completed", "failed", "completed"]
+    assert [trial.status for trial in run.trials.values()] == [
+        "completed",
+        "completed",
+        "failed",
+        "completed",
+    ]
     assert run.trials[2].error == "it called sys.exit(5)"
 
 

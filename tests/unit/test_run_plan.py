@@ -127,7 +127,9 @@ def test_a_grid_beyond_reason_is_refused_until_it_is_asked_for() -> None:
         ("random", {"trials": 1}, None),
     ],
 )  # fmt: skip
-def test_what_would_be_random_search_is_said(strategy: str, options: dict[str, int], says: str | None) -> None:
+def test_what_would_be_random_search_is_said(
+    strategy: str, options: dict[str, int], says: str | None
+) -> None:
     note = planned(strategy, StrategyConfig(**options)).note
     assert note is None if says is None else note is not None and note.startswith(says)
 
@@ -138,7 +140,9 @@ def test_few_epochs_for_all_are_few_trials() -> None:
 
 
 def test_settings_of_a_supernet_are_its_searches() -> None:
-    options = SearchOptions(space="nasbench201", plan=SupernetConfig(epochs=4, supernet=("order=first,exact",)))
+    options = SearchOptions(
+        space="nasbench201", plan=SupernetConfig(epochs=4, supernet=("order=first,exact",))
+    )
     found = plan(options, "darts", SPACES)
     assert found.planned_epochs == 8
     assert len(asked(drive(found.strategy(), outcome(lambda arch: 0.5)))) == 2
