@@ -1,5 +1,6 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and the one that ends everything: a full disk."""
 
+import errno
 from collections.abc import Iterable
 
 
@@ -14,3 +15,17 @@ def one_of(place: str, value: object, choices: Iterable[object]) -> InputError:
     """``InputError`` that says ``value`` at ``place`` is not among ``choices``."""
     listed = ", ".join(str(choice) for choice in choices)
     return InputError(f"{place}: {value!r} is not one of {listed}")
+
+
+DISK_FULL = ("No space left on device", "Disk quota exceeded")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it came from, is a full disk; TensorStore says so in the text of a ValueError."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(text in str(error) for text in DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

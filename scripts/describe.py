@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from _cli import Chosen, chosen, run
+from _cli import Chosen, chosen
 from nas.errors import InputError, one_of
+from nas.run.command_line import run
 
 if TYPE_CHECKING:  # imported where they are used: a wrong option, and --static, answer at once
     from nas.training.profile import Anatomy, Measured

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import tyro
 
-from _cli import cells, operations, run
+from _cli import cells, operations
+from nas.run.command_line import run
 
 
 @dataclasses.dataclass(frozen=True)

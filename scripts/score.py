@@ -7,13 +7,13 @@ import itertools
 import math
 from pathlib import Path
 
-from _cli import run
 from nas.errors import InputError
 from nas.objectives.score import Scorer, check_score
 from nas.objectives.train import DataConfig
 from nas.proxies import PROXIES
+from nas.run.command_line import run
+from nas.run.options import SearchOptions, narrowed
 from nas.run.scoring import mean_seconds, score_architectures
-from nas.run.sweep import SearchOptions, narrowed
 from nas.strategies import sample_architecture
 from nas.tables.scores import FILE
 from search_spaces import spaces_with

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from _cli import chosen, print_table, run
+from _cli import chosen, print_table
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
+from nas.run.command_line import run
 from nas.run.training import train_to_end
 from nas.training.loop import TrainingConfig
 

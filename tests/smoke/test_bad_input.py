@@ -79,7 +79,31 @@ WRONG = {
         "space: resnet cannot be searched by a supernet"),
     "supernet without its strategy": (
         ("search", *SEARCH, "--strategy", "random", "--supernet", "channels=4"),
-        "supernet: channels=4: random: no search with shared weights"),
+        "--supernet: random has no such option, only darts, darts_first"),
+    "another strategy's option": (
+        ("search", *SEARCH, "--strategy", "tpe", "--population", "5"),
+        "--population: tpe has no such option, only evolution"),
+    "another strategy's option in a comparison": (
+        ("compare", "--strategies", "random", "tpe", "--eta", "3"),
+        "--eta: random, tpe has no such option, only successive_halving, hyperband, asha, bohb"),
+    "another strategy's switch": (
+        ("search", *SEARCH, "--no-grid-shuffle"), "--no-grid-shuffle: random has no such option, only grid"),
+    "a seed too large": (("search", *SEARCH, "--seed", "1" + 20 * "0"), "seed=100000000000000000000 is more than"),
+    "a split seed too large": (
+        ("search", *SEARCH, "--split-seed", "1" + 20 * "0"), "split_seed: 100000000000000000000 is not from 0 to"),
+    "a seed of a training too large": (
+        ("train", "--arch", "lenet5", "--dataset", "digits", "--seed", "1" + 20 * "0"), "seed: 100000000000000000000"),
+    "an empty name": (("search", *SEARCH, "--out", ""), "--out: is empty"),
+    "an empty name behind a sign": (("search", *SEARCH, "--out="), "--out: is empty"),
+    "a name too long": (("search", *SEARCH, "--out", "x" * 300), "File name too long"),
+    "a training of no epochs": (("train", "--arch", "lenet5", "--dataset", "digits", "--epochs", "0"), "epochs: 0 is"),
+    "no trainings": (("train", "--arch", "lenet5", "--dataset", "digits", "--seeds", "0"), "seeds: at least one"),
+    "fewer than no trainings": (("train", "--arch", "lenet5", "--dataset", "digits", "--seeds", "-2"), "seeds: at"),
+    "no number of accelerators": (("search", *SEARCH, "--gpus-per-worker", "nan"), "gpus_per_worker: nan is not"),
+    "more cores than there are": (
+        ("search", *SEARCH, "--engine", "ray", "--workers", "1", "--cpus-per-worker", "99999"),
+        "cluster: cpus_per_worker=99999 is more than the"),
+    "a table of fewer than no epochs": (("tabulate", "--dataset", "digits", "--epochs", "-1"), "epochs: -1 is below 1"),
     "supernet strategy unknown": (
         ("search", "--space", "nasbench201", "--strategy", "dartz"), "strategy: 'dartz' is not one of"),
     "supernet too small": (

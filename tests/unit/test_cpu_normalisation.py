@@ -180,7 +180,9 @@ def network(params, x, targets):
     y, _, _ = batch_norm_act(x, params["s"], params["b"], activation="tanh")
     y = batch_norm_act(y, params["s"], params["b"], x, activation="silu")[0]
     y = layer_norm_act(y, params["s"], params["b"], x, activation="elu")
-    y = batch_norm_inference(y, params["s"], params["b"], params["b"], 1 + params["s"] ** 2, activation="gelu")
+    y = batch_norm_inference(
+        y, params["s"], params["b"], params["b"], 1 + params["s"] ** 2, activation="gelu"
+    )
     y = local_response_norm(y, size=3, alpha=0.5)
     y = jax.nn.sigmoid(y.reshape(y.shape[0], -1) @ params["w"] + params["c"]) @ params["v"]
     return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(y), -1))
@@ -323,7 +325,10 @@ def test_without_a_compiler(example, monkeypatch):
 def test_nothing_is_left_for_xla_to_compile():
     """One custom call each: what XLA would have to generate code for is what takes its time."""
     arrays, dy = batch((4, 6, 6, 8), residual=True)
-    functions = {"batch_norm": lambda *a: batch_norm_act(*a, activation="relu")[0], "layer_norm": layer_norm_act}
+    functions = {
+        "batch_norm": lambda *a: batch_norm_act(*a, activation="relu")[0],
+        "layer_norm": layer_norm_act,
+    }
     for name, function in functions.items():
 
         def run(*arrays, function=function):

@@ -64,8 +64,7 @@ def traced_loop(x, kernel, stride, pads):
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     rows, columns = kernel.shape[:2]
     out = [
-        jnp.tensordot(padded[window], kernel[place], 3)
-        for place, window in each_window(kernel.shape, stride)
+        jnp.tensordot(padded[window], kernel[place], 3) for place, window in each_window(kernel.shape, stride)
     ]
     return jnp.stack(out, 1).reshape(len(x), rows, columns, -1)
 
@@ -219,9 +218,7 @@ def test_shapes_alone_and_no_images():
 )
 def test_padding(size, padding, stride, expected):
     x, w = normal(0, 2, 7, 8, 3), normal(1, size, size, 3, 4)
-    y = lax.conv_general_dilated(
-        x, w, (stride, stride), expected, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    y = lax.conv_general_dilated(x, w, (stride, stride), expected, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     close(conv2d(x, w, padding, stride), y)
     layer = conv(4, size, stride, padding=padding)
     close(layer.apply({"params": {"kernel": w}}, x), y)
@@ -353,7 +350,11 @@ def test_pools_by_hand():
     assert average_pool(x, 3, 1, 1).ravel()[:2].tolist() == [2, 2.5]
     assert max_pool(x, 2, 2, "FIT").ravel().tolist() == [4]
     assert max_pool(-x, 3, 2, 1).ravel().tolist() == [0, -1, -3, -4]  # padding is never the maximum
-    for kind, expected in {"max": [4, 5, 7, 8], "average": [2, 3.5, 6.5, 8], "overlapping_max": [4, 5, 7, 8]}.items():
+    for kind, expected in {
+        "max": [4, 5, 7, 8],
+        "average": [2, 3.5, 6.5, 8],
+        "overlapping_max": [4, 5, 7, 8],
+    }.items():
         assert Pool(kind).apply({}, x).ravel().tolist() == expected
     assert CellAverage(2).apply({}, x).tolist() == [[2, 3.5, 6.5, 8]]
     assert CellAverage(4).apply({}, x).tolist() == [list(range(9))]

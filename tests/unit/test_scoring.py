@@ -17,8 +17,9 @@ from nas.objectives.train import DataConfig
 from nas.proxies import PROXIES
 from nas.record import Record, read_run, record_difference
 from nas.report import result_table
+from nas.run.options import SearchOptions
 from nas.run.scoring import read_score_table, score_architectures
-from nas.run.sweep import SearchOptions, search
+from nas.run.search import search
 from nas.strategies import StrategyConfig, sample_architecture
 from nas.strategies.base import drawn
 from nas.tables.scores import FILE, read_scores
