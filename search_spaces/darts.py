@@ -346,7 +346,9 @@ def operation(
         return SeparateKernels(features, stride, affine)
     if name.endswith("pool_3x3"):
         return PoolNorm("max" if name.startswith("max") else "average", stride, normalised=not affine)
-    return FactorizedReduce(features, affine, deferred) if stride > 1 else None  # skip_connect
+    if name != SKIP:
+        raise one_of("operation", name, OPERATIONS)
+    return FactorizedReduce(features, affine, deferred) if stride > 1 else None
 
 
 def takes_relu(name: str) -> bool:
@@ -434,6 +436,7 @@ Edges = Sequence[Sequence[tuple[Any, int]]]  # of each node, pairs of an operati
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "stem")
     genotype = genotype_of(arch)
     return network(
         {"normal": _pairs(genotype.normal), "reduce": _pairs(genotype.reduce)},
