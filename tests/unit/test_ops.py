@@ -123,8 +123,9 @@ CONVOLUTIONS = {
 }
 
 
-def test_every_kernel_is_reached():
-    assert native.available() or shutil.which("g++") is None, native.native_status()
+def test_the_kernels_are_there_unless_switched_off():
+    """Else tests that need them would be skipped without a word; NAS_NATIVE=0 runs the others without."""
+    assert native.available() == (os.environ.get("NAS_NATIVE") != "0"), native.native_status()
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
