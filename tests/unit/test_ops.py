@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
