@@ -430,6 +430,7 @@ Edges = Sequence[Sequence[tuple[Any, int]]]  # of each node, pairs of an operati
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "stem")
     genotype = genotype_of(arch)
     return network(
         {"normal": _pairs(genotype.normal), "reduce": _pairs(genotype.reduce)},

@@ -25,7 +25,6 @@ from nas.space import SearchSpace
 from nas.strategies import Strategy, filtered
 from nas.trial import Final
 
-
 FinalTrainings = Callable[[Sequence[FinalJob]], Iterable[Final]]
 
 

@@ -30,6 +30,7 @@ WRONG = {
     "unknown engine": (("search", "--engine", "spark"), "'spark'"),
     "unknown space": (("search", "--space", "chian"), "space: 'chian' is not one of chain"),
     "unknown strategy": (("search", *SEARCH, "--strategy", "rnadom"), "strategy: 'rnadom' is not one of grid"),
+    "unknown, but nearly a strategy": (("search", *SEARCH, "--strategy", "rnadom"), "(did you mean random?)"),
     "unknown strategies": (("compare", "--strategies", "random", "foo"), "strategy: 'foo' is not one of"),
     "a strategy twice": (("compare", "--strategies", "random", "random"), "each is to be named once"),
     "no strategies": (("compare", "--strategies"), "strategies"),
@@ -112,6 +113,8 @@ WRONG = {
     "supernet setting unknown": (
         ("search", "--dataset", "digits", "--space", "darts", "--strategy", "gdas", "--supernet", "width=3"),
         "supernet: 'width' is not one of"),
+    "an image beyond all memory": (
+        ("describe", "mlp", "--static", "--input", "999999x999999x999999"), "input 999999x999999x999999: an image has"),
     "a file that is no space": (("search", "--space", "none.py"), "space: no file none.py"),
 }  # fmt: skip
 
@@ -195,6 +198,42 @@ def test_a_network_too_large_for_memory_is_a_failed_trial(script):
     assert code == 2
     assert "GiB" in Path("run/trials.jsonl").read_text()
     assert "no trial could be measured" in err
+
+
+SHRINKING = """
+import flax.linen as nn
+from nas.space import Integer, SearchSpace
+
+class Stack(nn.Module):
+    depth: int
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        for i in range(self.depth):
+            x = nn.max_pool(nn.Conv(4, (3, 3), padding="VALID", name=f"conv_{i}")(x), (2, 2), (2, 2))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+SPACE = SearchSpace("shrinking", {"depth": Integer(1, 4)}, build=lambda arch, classes: Stack(arch["depth"]))
+"""
+
+
+def test_maps_without_pixels_are_a_failed_trial_and_no_named_network(script):
+    """Images of 8x8: conv_0 leaves 6, its pooling 3, conv_1 one pixel, and its pooling none."""
+    Path("shrinking.py").write_text(SHRINKING)
+    code, _, err = script(
+        "search", "--space", "shrinking.py", *SEARCH[2:], "--fix", "depth=2", "--out", "run"
+    )
+    assert code == 2
+    assert "no trial could be measured" in err
+    assert "leaves no pixels of an image of 8x8x1: [0, 0, 4]" in Path("run/trials.jsonl").read_text()
+    for command in (
+        ("describe", "shrinking.py:depth=4", "--input", "8x8x1"),
+        ("train", "--arch", "shrinking.py:depth=4", *SEARCH[2:4], "--out", "end"),
+    ):
+        code, _, err = script(*command)
+        assert code == 2
+        line = err.splitlines()[-1]
+        assert "leaves no pixels of an image of 8x8x1" in line
 
 
 def test_a_full_disk(tmp_path):
