@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,20 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-ROOT = Path(__file__).resolve().parent.parent
-for folder in (ROOT / "scripts", ROOT):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-from _cli import run  # noqa: E402  (the path has to be set first)
-from nas.errors import InputError  # noqa: E402
-from nas.objectives.train import DataConfig  # noqa: E402
-from nas.record import Run, is_run  # noqa: E402
-from nas.report.plots import save  # noqa: E402
-from nas.report.result_table import NO_VALUE  # noqa: E402
-from nas.run.training import train_to_end  # noqa: E402
-from nas.space import Architecture, SearchSpace  # noqa: E402
-from nas.training.loop import TrainingConfig  # noqa: E402
+from nas.errors import InputError
+from nas.objectives.train import DataConfig
+from nas.record import Run, is_run
+from nas.report.plots import save
+from nas.report.result_table import NO_VALUE
+from nas.run.command_line import run
+from nas.run.training import train_to_end
+from nas.space import Architecture, SearchSpace
+from nas.training.loop import TrainingConfig
 
 __all__ = [
     "NO_VALUE",

@@ -198,7 +198,7 @@ def search_and_test(
     objective = HiddenLayerObjective(problem)
     initial = problem.initial_accuracy
     patient = Patience(strategy, scale.least_epochs, scale.most_epochs, initial)
-    local.search(patient, objective, record, epochs=scale.most_epochs, on_event=on_event)
+    local.execute(patient, objective, record, epochs=scale.most_epochs, on_event=on_event)
     for trial in list(record.trials.values())[len(record.finals) :]:
         record.final(objective.final(trial, best_epoch(trial, initial)))
     record.done()

@@ -42,10 +42,11 @@ from nas.objectives.train import DataConfig
 from nas.record import Run
 from nas.report.result_table import format_percent, format_seconds
 from nas.report.statistics import mean_interval
-from nas.run.sweep import SearchOptions, narrowed, search
+from nas.run.methods import SupernetConfig
+from nas.run.options import SearchOptions, narrowed
+from nas.run.search import search
 from nas.run.training import train_to_end
 from nas.space import Architecture
-from nas.strategies import StrategyConfig
 from nas.strategies.base import sample_architecture
 from nas.training.loop import TrainingConfig
 from nas.trial import Trial
@@ -203,14 +204,14 @@ def options_of(scale: Scale, config: Config, strategy: str, seed: int) -> Search
     return SearchOptions(
         space="darts",
         fix=scale.fix,
-        supernet=() if random else scale.supernet,
         engine="local",
         test_seeds=0,
         data=dataclasses.replace(scale.search_data, data_dir=config.data_dir),
         training=scale.training
         if random
         else TrainingConfig(),  # a supernet's clipping is among its settings
-        plan=StrategyConfig(
+        plan=SupernetConfig(
+            supernet=() if random else scale.supernet,
             seed=seed,
             trials=scale.trials if random else None,
             epochs=scale.short_epochs if random else scale.search_epochs,

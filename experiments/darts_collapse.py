@@ -44,9 +44,10 @@ from nas.objectives.train import DataConfig
 from nas.oneshot.monitor import STOPS, Epoch, stopping
 from nas.record import Run
 from nas.report.result_table import format_percent, format_seconds
-from nas.run.sweep import SearchOptions, search
+from nas.run.methods import SupernetConfig
+from nas.run.options import SearchOptions
+from nas.run.search import search
 from nas.space import Architecture
-from nas.strategies import StrategyConfig
 from nas.tables import Table, load_table
 from nas.trial import SupernetMeasurement
 from search_spaces.nasbench201 import SPACE, to_text
@@ -148,11 +149,10 @@ def options_of(scale: Scale, seed: int, data_dir: str | None) -> SearchOptions:
     """One search, whichever its method; without training what it found."""
     return SearchOptions(
         space="nasbench201",
-        supernet=scale.supernet,
         engine="local",
         test_seeds=0,
         data=dataclasses.replace(scale.data, data_dir=data_dir),
-        plan=StrategyConfig(seed=seed, epochs=scale.epochs),
+        plan=SupernetConfig(seed=seed, epochs=scale.epochs, supernet=scale.supernet),
     )
 
 

@@ -38,9 +38,11 @@ from nas.report.plots import anytime_figure, regret_figure
 from nas.report.report import write_comparison
 from nas.report.result_table import format_mean, format_percent, markdown
 from nas.report.statistics import cost_to_reach, incumbent, mean_interval, spearman, speed_up
-from nas.run import tabular
-from nas.run.sweep import SearchOptions, pass_epochs, search, session
-from nas.strategies import StrategyConfig
+from nas.run import simulated
+from nas.run.options import SearchOptions
+from nas.run.plan import pass_epochs
+from nas.run.search import search, session
+from nas.strategies.hyperband import HyperbandConfig
 from nas.tables import Table, load_table
 from nas.training.loop import TrainingConfig
 from search_spaces import SPACES, spaces_with
@@ -133,10 +135,10 @@ def main(config: Config) -> None:
 
 def over_table(scale: Scale, out: Path, *, resume: bool) -> Comparison:
     """Every strategy from every seed, at equal simulated cost; with the usual report in ``out``."""
-    options = tabular.TableOptions(
+    options = simulated.TableOptions(
         table=TABLE, strategies=STRATEGIES, seeds=scale.seeds, budget_trainings=scale.trainings
     )
-    compared = tabular.compare(options, spaces_with, out, resume=resume and is_comparison(out))
+    compared = simulated.compare(options, spaces_with, out, resume=resume and is_comparison(out))
     write_comparison(out)
     return compared
 
@@ -302,7 +304,7 @@ def with_convnets(scale: Convnet, out: Path, config: Config) -> dict[str, list[R
     runs: dict[str, list[Run]] = {"hyperband": [], "random": []}
 
     def options(strategy: str, seed: int) -> SearchOptions:
-        plan = StrategyConfig(seed=seed, epochs=scale.units, eta=scale.eta)
+        plan = HyperbandConfig(seed=seed, epochs=scale.units, eta=scale.eta)
         return SearchOptions(
             space="cuda_convnet",
             fix=(f"width={scale.width}",),
@@ -345,7 +347,7 @@ def units_to(one: Run, accuracy: float) -> float:
 
 def convnet_text(scale: Convnet, runs: dict[str, list[Run]]) -> str:
     """Validation at equal budgets, the test of what was found, and the units to random search's results."""
-    plan = StrategyConfig(epochs=scale.units, eta=scale.eta)
+    plan = HyperbandConfig(epochs=scale.units, eta=scale.eta)
     once = pass_epochs(plan)
     lines = [["Search", "Units", "Best valid. %", "Test %"]]
     for label, strategy, units in (

@@ -37,7 +37,7 @@ from scipy.stats import rankdata
 from nas.objectives.score import Scorer
 from nas.objectives.table import TableObjective
 from nas.objectives.train import DataConfig
-from nas.proxies import BASELINES, PROXIES, majority, mean_rank
+from nas.proxies import BASELINES, majority, mean_rank
 from nas.report.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
 from nas.run.scoring import ScoreTable, score_architectures
 from nas.space import Architecture
@@ -232,8 +232,7 @@ def scored(
         scorer, archs[: group.networks], out, settings, resume=resume, on_scored=say
     )
     return {
-        name: Scored(PROXIES[name].sign * found.values[name], float(found.seconds[name].mean()), group)
-        for name in group.scores
+        name: Scored(found.values[name], float(found.seconds[name].mean()), group) for name in group.scores
     }
 
 

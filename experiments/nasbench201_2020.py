@@ -40,7 +40,7 @@ from nas.objectives.table import TableObjective
 from nas.record.comparison import Comparison, is_comparison
 from nas.report import result_table
 from nas.report.report import write_comparison
-from nas.run.tabular import TableOptions, compare
+from nas.run.simulated import TableOptions, compare
 from nas.tables import Table, load_table
 from nas.tables.nasbench201 import HOW
 from search_spaces import spaces_with

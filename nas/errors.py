@@ -1,5 +1,7 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and the one that ends everything: a full disk."""
 
+import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -11,6 +13,22 @@ class InputError(ValueError):
 
 
 def one_of(place: str, value: object, choices: Iterable[object]) -> InputError:
-    """``InputError`` that says ``value`` at ``place`` is not among ``choices``."""
-    listed = ", ".join(str(choice) for choice in choices)
-    return InputError(f"{place}: {value!r} is not one of {listed}")
+    """``InputError`` that says ``value`` at ``place`` is not among ``choices``, and which it is most like."""
+    texts = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(value)[:100], texts, n=1, cutoff=0.7)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return InputError(f"{place}: {value!r} is not one of {', '.join(texts)}{meant}")
+
+
+DISK_FULL = ("No space left on device", "Disk quota exceeded")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it came from, is a full disk; TensorStore says so in the text of a ValueError."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(text in str(error) for text in DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _cli import run
 from nas.errors import InputError, one_of
+from nas.run.command_line import run
 
 SCRIPTS = Path(__file__).parent
 GROUPS = ("convolution", "pooling", "normalisation", "edges", "separable")

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _cli import import_torch, run
+from _cli import import_torch
 from nas.errors import InputError, one_of
+from nas.run.command_line import run
 
 SCORES = ("grad_norm", "snip", "synflow", "naswot", "ntk_condition")
 DISAGREEMENT = 1e-2  # in the logarithm; kernels round differently, and a condition number doubles that

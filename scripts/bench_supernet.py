@@ -28,8 +28,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _cli import import_torch, run
+from _cli import import_torch
 from nas.errors import InputError, one_of
+from nas.run.command_line import run
 
 ORDERS = ("first", "difference", "exact")
 PROGRAMS = ("auto", "step", "derivative")

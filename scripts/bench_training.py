@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from _cli import run
 from nas.errors import InputError
+from nas.run.command_line import run
 from search_spaces import SPACES
 from search_spaces.resnet import NAMED
 

@@ -11,48 +11,53 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from _strategies import strategy_options
 
-from _cli import cells, operations, print_table, run
+from _cli import cells, operations, print_table
 from nas.errors import InputError
 from nas.record import is_run
 from nas.report.report import write_comparison, write_report
-from nas.run import tabular
-from nas.run.sweep import SearchOptions, check_strategies, pass_epochs, search, session
-from nas.run.tabular import TableOptions
-from nas.strategies import StrategyConfig
+from nas.run import simulated
+from nas.run.command_line import config_meant, run
+from nas.run.methods import SEARCHES
+from nas.run.options import SearchOptions
+from nas.run.plan import pass_epochs
+from nas.run.search import search, session
+from nas.run.simulated import TableOptions
+from nas.strategies import STRATEGIES
 from search_spaces import spaces_with
+
+DEFAULT = ("grid", "random", "hyperband", "asha")
+ABOUT = """those to compare; STRATEGY+SCORE takes the best by a training-free score of what the strategy would try, such
+as random+params (also: macs_per_image, and the columns of --scores); default: all that make sense here, of"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(SearchOptions):
+class TrainOptions(SearchOptions):
+    objective: Literal["train"] = "train"
+    """train: real trainings; table: what a benchmark table has, with other options"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
     """Search with several strategies from several seeds, each with the same number of epochs; one table.
 
     A network that several searches chose is trained to the end once; each counts its seconds.
     With --objective table a benchmark table answers instead, and other options hold (--objective table --help).
     """
 
-    objective: Literal["train"] = "train"
-    """train: real trainings; table: what a benchmark table has, with other options"""
-    strategies: tuple[str, ...] = ("grid", "random", "hyperband", "asha")
-    """strategies to compare"""
+    strategies: tuple[str, ...] = DEFAULT
     seeds: int = 1
     """searches of each strategy, seeded --seed, --seed + 1, …"""
     out: Path | None = None
     """folder of the comparison, one run folder a search in it; default: runs/compare-SPACE-DATASET"""
     resume: bool = False
     """go on with the comparison in that folder"""
-
-
-@dataclasses.dataclass(frozen=True)
-class TablePlan(StrategyConfig):
-    """What strategies are told here: R is an option of its own, and the budget alone ends a search."""
-
-    epochs: tyro.conf.Suppress[int] = 9
-    iterations: tyro.conf.Suppress[int | None] = None
+    options: TrainOptions = dataclasses.field(default_factory=TrainOptions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,23 @@ class TableConfig(TableOptions):
     """folder of the comparison; default: runs/compare-TABLE-DATASET"""
     resume: bool = False
     """go on with the comparison in that folder"""
-    plan: StrategyConfig = dataclasses.field(default_factory=TablePlan)
+
+
+def config_type(argv: list[str]) -> type:
+    """What the objective named wants, with the options of the strategies named."""
+    meant = config_meant({"train": Config, "table": TableConfig}, "objective", argv)
+    if meant is Config:
+        return strategy_options(Config, argv, "strategies", DEFAULT, SEARCHES, about="some of")
+    # R is an option of its own there, and the budget alone ends a search.
+    return strategy_options(
+        TableConfig,
+        argv,
+        "strategies",
+        tuple(STRATEGIES),
+        STRATEGIES,
+        hidden=("epochs", "iterations"),
+        about=ABOUT,
+    )
 
 
 def main(config: Config | TableConfig) -> None:
@@ -84,7 +105,7 @@ def compare_on_table(config: TableConfig) -> None:
     name = Path(config.table or config.space or "").stem
     default = f"compare-{name}-{config.dataset or 'table'}".replace("/", "_")
     out = config.out or Path("runs") / default
-    tabular.compare(TableOptions(**fields), spaces_with, out, resume=config.resume)
+    simulated.compare(TableOptions(**fields), spaces_with, out, resume=config.resume)
     report = write_comparison(out)
     print(report.markdown)
     for note in report.notes:
@@ -95,37 +116,37 @@ def compare_on_table(config: TableConfig) -> None:
 
 
 def compare_trainings(config: Config) -> None:
-    check_strategies(config.strategies, config.supernet)
+    options = config.options
     if not config.strategies or len(set(config.strategies)) < len(config.strategies):
         raise InputError(f"strategies: {' '.join(config.strategies) or 'none'}: each is to be named once")
     if config.seeds < 1:
         raise InputError(f"seeds: {config.seeds} is below 1")
-    dataset = config.data.dataset.replace("/", "_")
-    out = config.out or Path("runs") / f"compare-{Path(config.space).stem}-{dataset}"
+    dataset = options.data.dataset.replace("/", "_")
+    out = config.out or Path("runs") / f"compare-{Path(options.space).stem}-{dataset}"
     if not config.resume and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(SearchOptions)}
-    if config.total_epochs is None:
-        fields["total_epochs"] = pass_epochs(config.plan)
-    spaces = spaces_with(config.space)
+    if options.total_epochs is None:
+        options = dataclasses.replace(options, total_epochs=pass_epochs(options.plan))
+    spaces = spaces_with(options.space)
     runs = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(session(config))
+        stack.enter_context(session(options))
         for k in range(config.seeds):
             for strategy in config.strategies:
-                seed = config.plan.seed + k
-                fields["plan"] = dataclasses.replace(config.plan, seed=seed)
+                seed = options.plan.seed + k
+                one = dataclasses.replace(options, plan=dataclasses.replace(options.plan, seed=seed))
                 folder = out / f"{strategy}-{seed}"
                 resume = config.resume and is_run(folder)
                 tested = [final for run in runs for final in run.finals]
-                options = SearchOptions(**fields)
-                runs.append(search(options, strategy, folder, spaces, resume=resume, tested=tested))
+                runs.append(search(one, strategy, folder, spaces, resume=resume, tested=tested))
     print_table(runs)
-    for path in write_report([out], out, operations=operations, cells=cells).files:
+    named = {"space_file": config.space if config.space.endswith(".py") else None}
+    drawn = {"operations": functools.partial(operations, **named), "cells": functools.partial(cells, **named)}
+    for path in write_report([out], out, **drawn).files:
         print(path)
     if not any(result.best for result in runs):
         raise InputError(f"{out}: no trial could be measured; trials.jsonl in its run folders says why")
 
 
 if __name__ == "__main__":
-    run(main, compute=True)
+    run(main, config_type, compute=True)

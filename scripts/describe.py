@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from _cli import Chosen, chosen, run
+from _cli import Chosen, chosen
 from nas.errors import InputError, one_of
+from nas.run.command_line import run
 
 if TYPE_CHECKING:  # imported where they are used: a wrong option, and --static, answer at once
     from nas.training.profile import Anatomy, Measured
@@ -36,6 +37,8 @@ class Config:
 
     network: tyro.conf.Positional[str]
     """a named network (resnet20), space:architecture, or the folder of a run (its best architecture)"""
+    space: str | None = None
+    """the file of that run's space, where it has one: what a record names is not run"""
     input: str | None = None
     """image as HEIGHTxWIDTHxCHANNELS; default: what the network was published for, a run's data set, or 32x32x3"""
     classes: int | None = None
@@ -68,7 +71,7 @@ def main(config: Config) -> None:
     for option, path in (("draw", config.draw), ("draw-cells", config.draw_cells)):
         if path is not None:
             check_drawable(option, path)
-    found = chosen(config.network)
+    found = chosen(config.network, config.space)
     if config.draw_cells is not None:
         draw_cells(config.draw_cells, config.network, found)
     usual_shape, usual_classes = usual_input(found)

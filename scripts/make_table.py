@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from _cli import run
 from nas.objectives.train import DataConfig, TrainSetup
-from nas.run.sweep import SearchOptions, cluster_of, hyper_defaults, narrowed
+from nas.run.command_line import run
+from nas.run.options import SearchOptions, cluster_of, hyper_defaults, narrowed
 from nas.run.tabulation import narrowing, notes_of, table_of, tabulate
 from nas.tables import write_table
 from nas.tables.shipped import write_sheet

@@ -15,9 +15,9 @@ from typing import Annotated
 
 import tyro
 
-from _cli import run
 from nas.data.preparation import prepare
 from nas.errors import InputError
+from nas.run.command_line import run
 from nas.tables import bench_folder, nasbench201, write_table
 from nas.tables.files import VARIABLE
 

@@ -10,21 +10,25 @@ Prints the table and writes it as Markdown, CSV and LaTeX, the plots as PNG, and
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import tyro
 
-from _cli import cells, operations, run
+from _cli import cells, operations
+from nas.run.command_line import run
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Tables and plots of finished or running searches, from their records alone."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, or folders that hold some."""
     out: Path | None = None
     """Where tables and plots go; by default the first folder given."""
+    space: str | None = None
+    """The file of the runs' space, for what is drawn with its help; what a record names is not run."""
 
 
 def main(config: Config) -> None:
@@ -32,9 +36,16 @@ def main(config: Config) -> None:
     from nas.record.comparison import is_comparison
     from nas.report.report import write_comparison, write_report
 
+    if "" in config.runs:  # as a path it would be the folder this runs in
+        raise InputError("runs: '' names no folder")
     compared = [folder for folder in config.runs if is_comparison(folder)]
     if not compared:
-        report = write_report(config.runs, config.out, operations=operations, cells=cells)
+        report = write_report(
+            config.runs,
+            config.out,
+            operations=functools.partial(operations, space_file=config.space),
+            cells=functools.partial(cells, space_file=config.space),
+        )
     elif len(config.runs) == 1:
         report = write_comparison(compared[0], config.out)
     else:

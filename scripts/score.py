@@ -7,14 +7,15 @@ import itertools
 import math
 from pathlib import Path
 
-from _cli import run
 from nas.errors import InputError
 from nas.objectives.score import Scorer, check_score
 from nas.objectives.train import DataConfig
 from nas.proxies import PROXIES
-from nas.run.scoring import SCORES, mean_seconds, score_architectures
-from nas.run.sweep import SearchOptions, narrowed
+from nas.run.command_line import run
+from nas.run.options import SearchOptions, narrowed
+from nas.run.scoring import mean_seconds, score_architectures
 from nas.strategies import sample_architecture
+from nas.tables.scores import FILE
 from search_spaces import spaces_with
 
 MOST_DRAWS = 100  # for each architecture wanted, before a space counts as too small
@@ -48,7 +49,11 @@ class Config:
 def main(config: Config) -> None:
     if config.architectures < 1:
         raise InputError(f"architectures: {config.architectures} is below 1")
-    names = [name for name in PROXIES if name != "knas_code"] if config.scores == ("all",) else config.scores
+    names = list(dict.fromkeys(config.scores))
+    if names == ["all"]:
+        names = [name for name in PROXIES if name != "knas_code"]
+    if not names:
+        raise InputError(f"scores: none given; name all, or some of {', '.join(PROXIES)}")
     for name in names:
         check_score(name)
     options = SearchOptions(space=config.space, fix=config.fix, narrow=config.narrow)
@@ -69,13 +74,13 @@ def main(config: Config) -> None:
     print(f"| {'-' * 19} | {'-' * 6} | {'-' * 11}: | {'-' * 11}: | {'-' * 6}: | ----------------- |")
     for name in names:
         sign = PROXIES[name].sign
-        values = [-math.inf if math.isnan(value) else sign * value for value in table.values[name].tolist()]
+        values = [-math.inf if math.isnan(value) else value for value in table.values[name].tolist()]
         best = max(range(len(values)), key=values.__getitem__)
         median = sorted(values)[len(values) // 2]
         cell = table.archs[best].replace("|", r"\|")
         print(f"| {name:19} | {'higher' if sign > 0 else 'lower':6} | {sign * values[best]:12.6g} "
               f"| {sign * median:12.6g} | {mean_seconds(table, name):7.3f} | {cell} |")  # fmt: skip
-    print(out / SCORES)
+    print(out / FILE)
 
 
 if __name__ == "__main__":

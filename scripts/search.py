@@ -1,48 +1,60 @@
-"""Search a space with one strategy: python scripts/search.py --space chain --dataset cifar10 --strategy hyperband"""
+"""Search a space with one strategy: python scripts/search.py --space chain --dataset cifar10 --strategy hyperband
+
+What a strategy can be told: python scripts/search.py --strategy hyperband --help
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from _cli import print_table, run
+from _strategies import strategy_options
+
+from _cli import print_table
 from nas.errors import InputError
-from nas.run.sweep import SearchOptions, check_strategies, narrowed, search
+from nas.run.command_line import run
+from nas.run.methods import SEARCHES
+from nas.run.options import SearchOptions, narrowed
+from nas.run.search import search
 from search_spaces import spaces_with
+
+DEFAULT = "random"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(SearchOptions):
+class Config:
     """Search a space of networks with one strategy; record, train the best network anew and test it."""
 
-    strategy: str = "random"
-    """grid, random, local_search, successive_halving, hyperband, bohb, asha, tpe, evolution, reinforce, bananas; or
-    with shared weights darts, darts_first, darts_plus, robust_darts, sdarts_rs, sdarts_adv, gdas, drnas, fair_darts,
-    pc_darts, p_darts, rsps, spos"""
+    strategy: str = DEFAULT
     out: Path | None = None
     """folder of the run; default: runs/SPACE-DATASET-STRATEGY-SEED"""
     resume: bool = False
     """go on with the run in that folder"""
     describe: bool = False
     """print the space, as fixed and narrowed, and its size; search nothing"""
+    options: SearchOptions = dataclasses.field(default_factory=SearchOptions)
+
+
+def config_type(argv: list[str]) -> type:
+    """`Config` with the options of the strategy named."""
+    return strategy_options(Config, argv, "strategy", (DEFAULT,), SEARCHES)
 
 
 def main(config: Config) -> None:
-    spaces = spaces_with(config.space)
+    options = config.options
+    spaces = spaces_with(options.space)
     if config.describe:
-        print(narrowed(config, spaces).describe())
+        print(narrowed(options, spaces).describe())
         return
-    check_strategies([config.strategy], config.supernet)
-    name = f"{Path(config.space).stem}-{config.data.dataset}-{config.strategy}-{config.plan.seed}"
+    name = f"{Path(options.space).stem}-{options.data.dataset}-{config.strategy}-{options.plan.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
-    options = SearchOptions(**{f.name: getattr(config, f.name) for f in dataclasses.fields(SearchOptions)})
     result = search(options, config.strategy, out, spaces, resume=config.resume)
     print_table([result])
     if result.best is None:
         raise InputError(f"{out}: no trial could be measured; trials.jsonl there says why")
-    print(f"\nbest: {config.space}:{spaces[config.space].to_string(result.best.chosen)}")
+    print(f"\nbest: {options.space}:{spaces[options.space].to_string(result.best.chosen)}")
     print(f"plots: python scripts/report.py {out}")
 
 
 if __name__ == "__main__":
-    run(main, compute=True)
+    run(main, config_type, compute=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from _cli import chosen, print_table, run
+from _cli import chosen, print_table
 from nas.errors import InputError
 from nas.objectives.train import DataConfig
+from nas.run.command_line import run
 from nas.run.training import train_to_end
 from nas.training.loop import TrainingConfig
 
@@ -18,6 +19,8 @@ class Config:
 
     arch: str
     """a named network (resnet20), space:architecture, or the folder of a search (its best architecture)"""
+    space: str | None = None
+    """the file of that search's space, where it has one: what a record names is not run"""
     epochs: int = 30
     """passes over the training images"""
     seeds: int = 1
@@ -37,7 +40,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    found = chosen(config.arch)
+    found = chosen(config.arch, config.space)
     name = config.arch if found.named else found.space.name
     dataset = config.data.dataset.replace("/", "_")
     out = config.out or Path("runs") / f"train-{name}-{dataset}"

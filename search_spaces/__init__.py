@@ -66,7 +66,7 @@ def spaces_with(name: str) -> Mapping[str, SearchSpace]:
         spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"space: {name} does not run: {type(error).__name__}: {error}") from error
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):

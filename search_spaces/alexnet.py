@@ -30,6 +30,7 @@ UNGROUPED = (1, 3)  # section 3.5: the third convolution sees both halves; the f
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of an ``alexnet`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "padding", "pooling", "normalisation", "normalised")
     b = Builder()
     stem_padding = {"same": "SAME", "unpadded": "FIT", "two": 2}[arch["padding"]]
     pool = Pool(arch["pooling"], padding="SAME" if arch["padding"] == "same" else "FIT")

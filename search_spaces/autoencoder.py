@@ -151,6 +151,7 @@ def gaussian_window(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of an ``autoencoder`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "weights", "decoder", "contrast")
     b = Builder()
     x = 0
     for i in range(1, arch["stages"] + 1):

@@ -103,6 +103,7 @@ def build(arch: Mapping[str, Any], num_classes: int, *, searching: bool = False)
 
     ``searching``: kernel sizes and pooling may be left open; candidates of a convolution have names of their own.
     """
+    SPACE.check_known(arch, "pooling", "connections", "normalisation")
     b = Builder()
     x = 0
     width = 0  # channels of x; 0: the image's

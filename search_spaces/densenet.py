@@ -129,6 +129,7 @@ class DenseLayer(nn.Module):
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of a ``densenet`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "stem", "dropout_at")
     b = Builder()
     growth, drops = arch["growth"], arch["dropout_at"] == "convolutions"
     layer = DenseLayer(growth, arch["bottleneck"], drops, arch["remat"])

@@ -111,6 +111,7 @@ def widths_of(arch: Architecture, stage: int, module: int) -> Widths:
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of an ``inception`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "stem", "pooling", "widths", "normalisation")
     b = Builder()
     kind = "batch" if arch["normalisation"] == "batch" else "none"
     norm = NormAct(kind, arch["activation"], EPSILON)

@@ -195,6 +195,7 @@ class RadialBasis(nn.Module):
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of a ``lenet`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "c3_table", "subsampling", "output", "normalisation")
     b = Builder()
     activation = arch["activation"]
     scaled = activation == "scaled_tanh"

@@ -145,6 +145,7 @@ def _whole(kernel: Any, axis: int, size: int, taps: int) -> Any:
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of an ``mlp`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "edges", "border", "normalisation", "classifier")
     b = Builder()
     x, shape = 0, "image"  # or "units", [B, n], or "maps"
     for i in range(1, arch["depth"] + 1):

@@ -245,6 +245,7 @@ class Skeleton:
 
         ``searching``: as in a supernet, and its operations may be left open.
         """
+        SPACE.check_known(arch, *CHOICES)
         operations = operations_of(arch)
         b = Builder()
         x = add_stem(b, self.channels)

@@ -96,6 +96,7 @@ class Network(nn.Module):
 
 def build(arch: Mapping[str, Any], num_classes: int) -> Network:
     """The network of an architecture."""
+    SPACE.check_known(arch, *CHOICES)
     return Network(tuple(arch[name] for name in CHOICES), num_classes)
 
 

@@ -46,6 +46,7 @@ class PadShortcut(nn.Module):
 
 def build(arch: Architecture, num_classes: int) -> Graph:
     """The network of a ``resnet`` architecture: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "stem", "block", "connections", "shortcut", "stride_at")
     b = Builder()
     relu, linear = NormAct("batch", "relu"), NormAct("batch", "identity")
     width, before, residual = arch["width"], arch["preactivation"], arch["connections"] == "residual"

@@ -1,4 +1,7 @@
-"""What holds for all tests: Hypothesis draws the same examples on every run and has no deadline; shapes are checked."""
+"""What holds for all tests: Hypothesis draws the same examples on every run and has no deadline; shapes are checked;
+programs that tests start import this checkout, whatever is installed."""
+
+import os
 
 from hypothesis import settings
 
@@ -8,3 +11,5 @@ settings.register_profile("house", deadline=None, derandomize=True, database=Non
 settings.load_profile("house")
 
 shapes.install()  # before anything of these packages is imported
+
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(shapes.ROOT), os.environ.get("PYTHONPATH")]))

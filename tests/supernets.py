@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nas.nn.graph import Builder, Graph, Term
+from nas.nn.layers import CellAverage, Dense, NormAct, conv
 from nas.nn.layout import Layout
 from nas.training.programs import Batch
-from nas.nn.graph import Builder, Graph, Term
-from nas.nn.layers import CellAverage, conv, Dense, NormAct
 
 OPERATIONS = ("none", "skip", "conv_1", "conv_3")
 EDGES = ((0, 1), (0, 2), (1, 2))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from nas.cpu import native
 from nas.cpu.geometry import Windows
-from nas.cpu.lowering import Lowering
+from nas.cpu.lowering import Function
 
 _IMAGE_PIXELS, _KERNEL_PIXELS = (1, 2), (0, 1)
 _SAME = (1, 1)
@@ -35,7 +35,7 @@ def choose(
     feature_group_count: int,
     batch_group_count: int,
     **_: Any,
-) -> Lowering | None:
+) -> Function | None:
     """What a convolution is lowered to, by its operands' shapes and its parameters; None: as XLA does."""
     if lhs.ndim != 4:
         return None
@@ -57,7 +57,7 @@ def choose(
             return _lowering(_forward, at, left_size, out_size, groups)
         case (0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2) if strides == _SAME and batch_group_count == 1:
             at = _windows(out_size, right_size, spread, far, dilation, left_size)
-            return _lowering(_dx, at, out_size, left_size, groups, unreversed=((1, _KERNEL_PIXELS),))
+            return _lowering(_dx, at, out_size, left_size, groups, turned=_KERNEL_PIXELS)
         case (3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1) if spread == _SAME:
             at = _windows(left_size, out_size, dilation, low, strides, right_size)
             groups, members = batch_group_count, feature_group_count
@@ -69,7 +69,7 @@ def choose(
             # DX(dy, w): the kernel on the left, dy reversed on the right
             at = _windows(out_size, left_size, dilation, far, spread, right_size)
             swapped = _of_swapped(_dx)
-            return _lowering(swapped, at, out_size, right_size, unreversed=((1, _IMAGE_PIXELS),))
+            return _lowering(swapped, at, out_size, right_size, turned=_IMAGE_PIXELS)
         case (3, 0, 1, 2), (3, 0, 1, 2), (3, 2, 0, 1) if dilation == _SAME:
             # DW(x, dy) reversed: dy on the left, x on the right
             at = _windows(right_size, out_size, spread, far_out, strides, left_size)
@@ -117,14 +117,19 @@ def _lowering(
     groups: int = 1,
     *,
     members: int = 1,
-    unreversed: Any = (),
-) -> Lowering | None:
-    """None where padding cuts into the image, which kernels cannot do, or the windows are not those meant."""
+    turned: tuple[int, ...] = (),
+) -> Function | None:
+    """None where padding cuts into the image, which kernels cannot do, or the windows are not those meant.
+
+    ``turned``: axes of the right operand that JAX's rule has reversed. Reversed once more they are as they were, and
+    XLA removes both.
+    """
     if min(map(min, at.padding)) < 0 or at.output != outputs or min(image) < 1:
         return None
     if members > 1:
         function = _by_member(function, members)
-    return Lowering(functools.partial(function, at=at, groups=groups), unreversed)
+    found = functools.partial(function, at=at, groups=groups)
+    return (lambda a, b: found(a, jax.lax.rev(b, turned))) if turned else found
 
 
 def _of_swapped(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -28,8 +28,8 @@ class Windows:
         )
         return rows, columns
 
-    def numbers(self, groups: int = 1, members: int = 1, whole: int = 0) -> np.ndarray:
-        """What kernels are told: int64 in the order of Geometry in common.h."""
+    def numbers(self, groups: int = 1, members: int = 1) -> np.ndarray:
+        """What kernels are told: int64 in the order of Geometry in geometry.h."""
         (top, bottom), (left, right) = self.padding
         sides = [*self.image, *self.kernel, *self.strides, top, bottom, left, right, *self.dilation]
-        return np.array([*sides, groups, members, whole], np.int64)
+        return np.array([*sides, groups, members], np.int64)

@@ -16,31 +16,31 @@ from jax import lax
 
 from nas.cpu import native
 from nas.cpu.geometry import Windows
-from nas.cpu.lowering import Lowering
+from nas.cpu.lowering import Function
 
 
-def choose_max(operand: Any, **parameters: Any) -> Lowering | None:
+def choose_max(operand: Any, **parameters: Any) -> Function | None:
     at = _windows(operand.shape, **parameters)
-    return None if at is None else Lowering(functools.partial(_call, "nas_max_pool", at, at.output))
+    return None if at is None else functools.partial(_call, "nas_max_pool", at, at.output)
 
 
-def choose_scatter(source: Any, operand: Any, *, select_prim: Any, **parameters: Any) -> Lowering | None:
-    at = _windows(operand.shape, **parameters)
-    if at is None or select_prim is not lax.ge_p:
-        return None
-    return Lowering(lambda dy, x: _call("nas_max_pool_dx", at, at.image, x, dy))
-
-
-def choose_gather(tangents: Any, operand: Any, *, select_prim: Any, **parameters: Any) -> Lowering | None:
+def choose_scatter(source: Any, operand: Any, *, select_prim: Any, **parameters: Any) -> Function | None:
     at = _windows(operand.shape, **parameters)
     if at is None or select_prim is not lax.ge_p:
         return None
-    return Lowering(lambda t, x: _call("nas_max_pool_gather", at, at.output, x, t))
+    return lambda dy, x: _call("nas_max_pool_dx", at, at.image, x, dy)
 
 
-def choose_sum(operand: Any, **parameters: Any) -> Lowering | None:
+def choose_gather(tangents: Any, operand: Any, *, select_prim: Any, **parameters: Any) -> Function | None:
     at = _windows(operand.shape, **parameters)
-    return None if at is None else Lowering(functools.partial(_call, "nas_sum_pool", at, at.output))
+    if at is None or select_prim is not lax.ge_p:
+        return None
+    return lambda t, x: _call("nas_max_pool_gather", at, at.output, x, t)
+
+
+def choose_sum(operand: Any, **parameters: Any) -> Function | None:
+    at = _windows(operand.shape, **parameters)
+    return None if at is None else functools.partial(_call, "nas_sum_pool", at, at.output)
 
 
 def _windows(

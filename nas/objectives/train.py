@@ -68,6 +68,10 @@ class DataConfig:
     data_dir: str | None = None
     """folder of prepared TFDS sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets"""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.split_seed < 2**32:
+            raise InputError(f"split_seed: {self.split_seed} is not from 0 to {2**32 - 1}")
+
     def arguments(self) -> dict[str, Any]:
         return {
             "name": self.dataset,

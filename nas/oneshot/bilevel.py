@@ -123,7 +123,9 @@ def derivatives(network: Any) -> Derivatives:
     def gradient(params: Tree, mixing: Array, at: Point) -> Array:
         # By both, though one is asked for: normalisations have no forward mode but over a reverse one, and those
         # before the first mixture do not depend on the mixing.
-        return jax.grad(lambda params, mixing: loss_of(params, mixing, at, forward)[0], (0, 1))(params, mixing)[1]
+        return jax.grad(lambda params, mixing: loss_of(params, mixing, at, forward)[0], (0, 1))(
+            params, mixing
+        )[1]
 
     def mixed(at: Point, along: Tree) -> Array:
         return jax.jvp(lambda params: gradient(params, at.mixing, at), (at.params,), (along,))[1]

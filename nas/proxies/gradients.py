@@ -124,7 +124,9 @@ def hessian_product(probe: Probe, vector: Tree) -> Tree:
         values: list[Any] = [batch.images]
         for piece, own, share in zip(cut.pieces, params, shares, strict=True):
             rest = {name: tree for name, tree in share.items() if name != "params"}
-            run = piece.unit.known("jitted", lambda unit=piece.unit: jax.jit(passes.function_of(unit, TRAINING)))
+            run = piece.unit.known(
+                "jitted", lambda unit=piece.unit: jax.jit(passes.function_of(unit, TRAINING))
+            )
             values.append(run(own, rest, [values[i] for i in piece.inputs], [])[0])
         return mean_loss(values[-1], batch.target)
 

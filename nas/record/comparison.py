@@ -1,11 +1,11 @@
-"""Many short searches in one append-only file: who led each, from which cost on, and what a test says of them.
+"""The record of a comparison over a table: many short searches in one append-only file, with their incumbents.
 
 A search over a table takes milliseconds, so it is recorded whole, when it has ended: ``searches.jsonl`` holds one
 JSON object a search, in the order planned (all strategies from the first seed, then from the next):
 
 - ``strategy, seed``; ``trials`` begun; ``units`` of budget measured; ``cost_seconds`` of them, simulated.
-- ``incumbents``: ``cost_seconds, valid_accuracy, test_accuracy, arch``, a list each: what the search had cost when
-  an architecture came to lead it, by validation, and what it is worth.
+- ``incumbents``: ``cost_seconds, valid_accuracy, test_accuracy, arch``, a list each: the cost at
+  which an architecture became the incumbent (best validation accuracy so far), its accuracies and its text.
 
 ``config.json`` says what was compared, on which table, and the best test accuracy there is. See
 `nas.record.files` for how the file is written.
@@ -24,7 +24,7 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.record.fields import integer, number, seconds_of
-from nas.record.files import CONFIG, Lines, holds, read
+from nas.record.files import CONFIG, RecordFile, holds, read
 
 SEARCHES = "searches.jsonl"
 
@@ -38,7 +38,7 @@ class Trace(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What tells one search of a comparison from another."""
+    """The key of a search within its comparison."""
 
     seed: int
     strategy: str
@@ -48,8 +48,8 @@ class Job(NamedTuple):
 class Search:
     """One search from its start to the end of its budget; accuracies are fractions in [0, 1].
 
-    The last four are of its incumbents, in the order in which they led: what the search had cost by then, the
-    validation accuracy seen, the test accuracy of the architecture and its text.
+    The last four are of its incumbents, in order: the cost at which each was found, its validation accuracy as the
+    search saw it, its test accuracy and its text.
     """
 
     strategy: str
@@ -68,11 +68,11 @@ class Search:
 
     @property
     def trace(self) -> Trace:
-        """What statistics over searches take."""
+        """The incumbents as arrays."""
         return Trace(*map(np.array, (self.costs_seconds, self.valid_accuracies, self.test_accuracies)))
 
     def to_json(self) -> str:
-        """Its line."""
+        """Its line of ``searches.jsonl``."""
         held = {name: getattr(self, name) for name in ("strategy", "seed", "trials", "units", "cost_seconds")}
         incumbents = {key: getattr(self, name) for key, name in _INCUMBENTS.items()}
         return json.dumps(held | {"incumbents": incumbents}, allow_nan=False)
@@ -111,7 +111,7 @@ _INCUMBENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All that the folder of a comparison says."""
+    """The content of a comparison's folder."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -152,14 +152,14 @@ def planned(strategies: Sequence[str], seed: int, seeds: int) -> tuple[Job, ...]
 class Searches:
     """The writer of a comparison's folder; made by `create` or `resume`, closed by ``with``."""
 
-    def __init__(self, lines: Lines, done: list[Search]) -> None:
+    def __init__(self, lines: RecordFile, done: list[Search]) -> None:
         self._lines, self._done = lines, done
 
     @classmethod
     def create(cls, folder: Path, config: Mapping[str, Any]) -> Searches:
         """Raises InputError: the folder holds a comparison or a run already, or cannot be written."""
         # No fsync: a kill loses nothing of what was written, and a power cut milliseconds of work a line.
-        return cls(Lines.create(folder, SEARCHES, config, fsync=False), [])
+        return cls(RecordFile.create(folder, SEARCHES, config, fsync=False), [])
 
     @classmethod
     def resume(cls, folder: Path, config: Mapping[str, Any], *, may_differ: Sequence[str] = ()) -> Searches:
@@ -169,7 +169,7 @@ class Searches:
         def accept(lines: Sequence[Any]) -> None:
             done.extend(_searches(folder, lines))
 
-        lines = Lines.resume(folder, SEARCHES, config, accept, may_differ=may_differ, fsync=False)
+        lines = RecordFile.resume(folder, SEARCHES, config, accept, may_differ=may_differ, fsync=False)
         return cls(lines, done)
 
     def __enter__(self) -> Searches:
@@ -214,7 +214,7 @@ MOST_SEEDS = 10_000_000
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    """Raises ValueError where what a report computes with is missing or no such value."""
+    """Raises ValueError where a value that a report computes with is missing or impossible."""
     names = config.get("strategies")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"strategies={names!r} are not names of strategies")

@@ -35,8 +35,12 @@ from nas.trial import Final, Measurement, SupernetMeasurement, Trial, measuremen
 TRIALS = "trials.jsonl"
 
 
-class State:
-    """What the lines so far amount to. `accept` checks one more line and returns what takes it in."""
+class RunState:
+    """A run as far as its lines have been read.
+
+    `accept` checks one more line and returns a function that applies it, so that a line is checked before it is
+    written and applied after.
+    """
 
     def __init__(self) -> None:
         self.trials: dict[int, Trial] = {}
@@ -218,9 +222,9 @@ def _arch(event: Mapping[str, Any], name: str = "arch") -> Architecture:
     return Architecture.from_json(event[name])
 
 
-def replay(path: Path, lines: Iterable[Any]) -> State:
-    """What the lines of the file at ``path`` amount to. Raises InputError, which names file and line."""
-    state = State()
+def replay(path: Path, lines: Iterable[Any]) -> RunState:
+    """The run that the lines of the file at ``path`` describe. Raises InputError, which names file and line."""
+    state = RunState()
     for place, line in enumerate(lines, 1):
         try:
             if isinstance(line, ValueError):

@@ -1,4 +1,4 @@
-"""A folder with ``config.json``, ``env.json`` and one append-only file of JSON lines: what every record is.
+"""The folder of a record: ``config.json``, ``env.json`` and one append-only file of JSON lines.
 
 Safety. The writer holds an exclusive lock on the file. A line is one write to a descriptor opened for
 appending, then an fsync; what a killed process or a full disk leaves of a line is cut off before anything is
@@ -28,7 +28,7 @@ CONFIG = "config.json"
 ENV = "env.json"
 
 
-class Lines:
+class RecordFile:
     """The writer of one such folder; made by `create` or `resume`, ended by `close`. Use from one thread."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Lines:
         *,
         env: Mapping[str, Any] | None = None,
         fsync: bool = True,
-    ) -> Lines:
+    ) -> RecordFile:
         """Start an empty ``file`` in ``folder``, which may exist as long as it holds no record.
 
         Args:
@@ -98,12 +98,12 @@ class Lines:
         may_differ: Collection[str] = (),
         env: Mapping[str, Any] | None = None,
         fsync: bool = True,
-    ) -> Lines:
+    ) -> RecordFile:
         """Open the ``file`` in ``folder`` to go on with it; a torn last line is cut off.
 
         Args:
             config: must equal the recorded one, but for the keys in ``may_differ``.
-            accept: is given the lines as `parsed` returns them, before the file is touched, and may raise.
+            accept: is given the lines as `parse_lines` returns them, before the file is touched, and may raise.
             env: as for `create`; where it differs from the recorded one, the differences are added to
                 the list ``resumed`` in ``env.json``.
 
@@ -121,11 +121,11 @@ class Lines:
             _lock(descriptor, folder)
             with one_line(folder):
                 data = (folder / file).read_bytes()
-            lines, tail = parsed(data)
+            lines, tail = parse_lines(data)
             accept(lines)
             size = len(data) - len(tail)
             with one_line(folder):
-                if _whole(tail):  # killed between the last byte of a line and its newline
+                if _is_complete(tail):  # killed between the last byte of a line and its newline
                     os.write(descriptor, b"\n")
                     size = len(data) + 1
                 elif tail:
@@ -190,7 +190,7 @@ def holds(folder: str | Path, file: str) -> bool:
 
 
 def read(folder: Path, file: str) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
-    """The config, the environment and the whole lines (see `parsed`) of a folder, also while it is written.
+    """The config, the environment and the whole lines (see `parse_lines`) of a folder, also while it is written.
 
     Raises InputError: it is no such folder, or cannot be read.
     """
@@ -200,16 +200,16 @@ def read(folder: Path, file: str) -> tuple[dict[str, Any], dict[str, Any], list[
         if not (folder / name).is_file():
             raise InputError(f"{folder}: not a run folder, {name} is missing")
     with one_line(folder, "cannot read"):
-        lines, _ = parsed((folder / file).read_bytes())
+        lines, _ = parse_lines((folder / file).read_bytes())
     env = read_json(folder / ENV) if (folder / ENV).is_file() else {}
     return read_json(folder / CONFIG), env, lines
 
 
-def parsed(data: bytes) -> tuple[list[Any], bytes]:
+def parse_lines(data: bytes) -> tuple[list[Any], bytes]:
     """The whole lines of a record as `load` reads them (a ValueError for one that it refuses, in its place) and what
     follows the last newline; where that is a whole line but for its newline, it is among the lines too."""
     *whole, tail = data.split(b"\n")
-    if _whole(tail):
+    if _is_complete(tail):
         whole.append(tail)
     lines: list[Any] = []
     for line in whole:
@@ -220,7 +220,7 @@ def parsed(data: bytes) -> tuple[list[Any], bytes]:
     return lines, tail
 
 
-def _whole(tail: bytes) -> bool:
+def _is_complete(tail: bytes) -> bool:
     """No proper prefix of a JSON object is JSON, so what parses was written to its last brace."""
     try:
         return isinstance(load(tail), dict)
@@ -248,7 +248,7 @@ def load(data: bytes) -> Any:
 
 
 def _depth(value: Any) -> int:
-    """How many containers are within each other, found without recursion."""
+    """The depth of nesting, found without recursion."""
     depth, level = 0, [value]
     while level := [inner for inner in level if isinstance(inner, dict | list)]:
         depth += 1

@@ -11,7 +11,7 @@ from typing import Any
 from nas.errors import InputError
 from nas.record.events import TRIALS, replay
 from nas.record.fields import integer
-from nas.record.files import CONFIG, holds, parsed, read
+from nas.record.files import CONFIG, holds, parse_lines, read
 from nas.record.run import Run
 
 
@@ -77,7 +77,7 @@ def without_times(value: Any) -> Any:
 def record_difference(a: str | Path, b: str | Path) -> str | None:
     """Where the ``trials.jsonl`` of two run folders first differ, times aside; None if nowhere."""
     texts = [
-        [json.dumps(without_times(event)) for event in parsed((Path(folder) / TRIALS).read_bytes())[0]]
+        [json.dumps(without_times(event)) for event in parse_lines((Path(folder) / TRIALS).read_bytes())[0]]
         for folder in (a, b)
     ]
     for number, (left, right) in enumerate(zip(*texts, strict=False), 1):

@@ -1,4 +1,4 @@
-"""The writer of a run folder; what its lines are: `nas.record.events`."""
+"""The writer of a run folder. Its lines are described in `nas.record.events`, how they get to disk in `files`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any
 
 from nas.errors import InputError
-from nas.record.events import TRIALS, State, replay
-from nas.record.files import ENV, Lines, load, plain, read_json
+from nas.record.events import TRIALS, RunState, replay
+from nas.record.files import ENV, RecordFile, load, plain, read_json
 from nas.record.run import Observation, Run
 from nas.trial import Final, Measurement, Status, Trial
 
@@ -25,7 +25,7 @@ class Record:
     folder removed) and leaves both the file and the state as they were. Use from one thread.
     """
 
-    def __init__(self, lines: Lines, state: State) -> None:
+    def __init__(self, lines: RecordFile, state: RunState) -> None:
         self.folder = lines.folder
         self.config: Mapping[str, Any] = lines.config
         self._lines = lines
@@ -52,7 +52,7 @@ class Record:
         Raises:
             InputError: the folder holds a run already, is in use, or cannot be written.
         """
-        return cls(Lines.create(folder, TRIALS, config, env=env, fsync=fsync), State())
+        return cls(RecordFile.create(folder, TRIALS, config, env=env, fsync=fsync), RunState())
 
     @classmethod
     def resume(
@@ -74,12 +74,12 @@ class Record:
         Raises:
             InputError: no run there, another config, damaged, in use, or not writable.
         """
-        states: list[State] = []
+        states: list[RunState] = []
 
         def accept(lines: Sequence[Any]) -> None:
             states.append(replay(Path(folder) / TRIALS, lines))
 
-        lines = Lines.resume(folder, TRIALS, config, accept, may_differ=may_differ, env=env, fsync=fsync)
+        lines = RecordFile.resume(folder, TRIALS, config, accept, may_differ=may_differ, env=env, fsync=fsync)
         return cls(lines, states[0])
 
     def __enter__(self) -> Record:

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 from nas.trial import Final, Measurement, Trial
 
+MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
+"""Keys of a run's config that say where and how fast it ran, not what it computed: a resumption may give others, and
+a report counts runs that differ in nothing else as one search."""
+
 
 class Observation(NamedTuple):
     """A measurement in its place in time: ``elapsed_seconds`` is how long the run had been going by then."""
@@ -21,7 +25,7 @@ class Observation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that a run folder says. ``history`` has the measurements of all trials in the order recorded.
+    """The content of a run folder. ``history`` has the measurements of all trials in the order recorded.
 
     ``wall_seconds`` is how long the run was going (time between a crash and its resumption left out);
     the other ``*_seconds`` are sums over the search's trials, on whichever workers they ran.

@@ -50,7 +50,7 @@ class _Item:
 
 
 def draw_cells(cells: Mapping[str, Cell], path: Path, title: str = "") -> None:
-    """Draw ``cells``, one below the other, each under its name, into ``path``; InputError as in `drawing.save`."""
+    """Draw ``cells``, one below the other, each under its name, into ``path``; errors as in `network_drawing.save`."""
     labels = sorted({label for cell in cells.values() for _, _, label in cell.edges if label})
     colours = dict(zip(labels, itertools.cycle(_PALETTE), strict=False))
     parts = {name: _placed(cell) for name, cell in cells.items()}

@@ -33,7 +33,7 @@ from nas.report.network_layout import (
     columns_of,
     fold,
     needed_by,
-    place_heads,
+    place_auxiliary_heads,
 )
 from nas.training.profile import Layer
 
@@ -77,7 +77,7 @@ def _render(
         places |= {k: (x + column.left + own, y) for k, (own, y) in column.places.items()}
         column_of |= dict.fromkeys(column.places, c)
         right = x + column.left + column.right + (REMARK if frames else 0)
-        right, lowest = place_heads(boxes, main, places, column_of, c, right)
+        right, lowest = place_auxiliary_heads(boxes, main, places, column_of, c, right)
         height = max(height, column.height, lowest)
         x = right + COLUMN
     width = max(x - COLUMN + MARGIN, len(max(title.splitlines(), key=len)) * LETTER + 2 * MARGIN)
@@ -134,7 +134,7 @@ def _draw_frame(
     remark: str,
 ) -> None:
     left = min(places[k][0] - boxes[k].width / 2 for k in own) - 0.09
-    right = max(places[k][0] + boxes[k].width / 2 + boxes[k].beside for k in own) + REMARK
+    right = max(places[k][0] + boxes[k].width / 2 + boxes[k].shape_width for k in own) + REMARK
     top = min(places[k][1] - boxes[k].height / 2 for k in own) - 0.07
     bottom = max(places[k][1] + boxes[k].height / 2 for k in own) + 0.07
     axes.add_patch(
@@ -163,7 +163,7 @@ def _draw_edge(
     source: int,
     target: int,
 ) -> None:
-    """Down where nothing is between, else an arc on the left around what is."""
+    """A straight or bent line where no box is in the way, else an arc on the left around the boxes."""
     (x0, y0), (x1, y1) = places[source], places[target]
     start, stop = (x0, y0 + boxes[source].height / 2), (x1, y1 - boxes[target].height / 2)
     if boxes[target].training_only and not boxes[source].training_only:

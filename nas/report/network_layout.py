@@ -51,14 +51,14 @@ class Box:
         return len(self.lines) * LINE + 2 * PAD
 
     @property
-    def beside(self) -> float:
-        """What the shape written beside the box takes."""
+    def shape_width(self) -> float:
+        """Inches that the shape written at the right of the box takes."""
         return len(self.shape) * _SHAPE_LETTER + 0.05
 
 
 @dataclasses.dataclass
 class Placement:
-    """Boxes put in place: centres (x, y) with y downwards from 0, ``left`` and ``right`` of x = 0 all taken."""
+    """Boxes and their centres (x, y), y downwards from 0; they reach from ``-left`` to ``right`` and to ``height``."""
 
     places: dict[int, tuple[float, float]]
     left: float
@@ -67,7 +67,7 @@ class Placement:
 
 
 def fold(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[range, str]]]:
-    """``layers`` with repeated parts once: these, and the numbers (from 1) of those that a remark is for.
+    """``layers`` with each repeated part once; and for each part its layers' numbers (from 1) and a remark ("x 18").
 
     Of a dense block the first layers and the last one stay, with one that stands for all between.
     """
@@ -99,7 +99,7 @@ def fold(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[range, str]]]
 def boxes_of(
     layers: Sequence[Layer], image_shape: Sequence[int], groups: Iterable[tuple[range, str]] = ()
 ) -> tuple[list[Box], list[tuple[list[int], str]]]:
-    """Layers as boxes, the image first; a layer that changes values alone joins the one it follows."""
+    """Layers as boxes, the image first; an elementwise layer (activation, norm) joins the box of the layer before."""
     groups = list(groups)
     readers = [0] * (len(layers) + 1)
     for layer in layers:
@@ -173,7 +173,10 @@ def needed_by(boxes: Sequence[Box], last: int) -> set[int]:
 
 
 def _steps(boxes: Sequence[Box], order: Sequence[int]) -> list[tuple[list[int], int]]:
-    """``order`` cut at every box that all paths from its first to its last pass: what lies before each, and it."""
+    """``order`` cut at every box through which all paths from its first to its last box go.
+
+    For each such box: the boxes between the cut before and it, and the box.
+    """
     at = {box: k for k, box in enumerate(order)}
     jumped = [0] * (len(order) + 1)  # the change, from place to place, of how many edges pass over it
     for k, box in enumerate(order):
@@ -205,7 +208,7 @@ def _between(boxes: Sequence[Box], first: int, inside: list[int], last: int) -> 
 
 
 def _branches(boxes: Sequence[Box], inside: Sequence[int]) -> list[list[int]]:
-    """``inside`` by what hangs together without the boxes around it."""
+    """The connected components of ``inside``."""
     of = {k: k for k in inside}
 
     def root(k: int) -> int:
@@ -237,7 +240,7 @@ def _branch(boxes: Sequence[Box], first: int, inside: list[int], last: int) -> P
 
 def _single(boxes: Sequence[Box], k: int) -> Placement:
     box = boxes[k]
-    return Placement({k: (0.0, box.height / 2)}, box.width / 2, box.width / 2 + box.beside, box.height)
+    return Placement({k: (0.0, box.height / 2)}, box.width / 2, box.width / 2 + box.shape_width, box.height)
 
 
 def _stack(parts: Sequence[Placement]) -> Placement:
@@ -261,7 +264,7 @@ def _side_by_side(parts: Sequence[Placement]) -> Placement:
 
 
 def _rows(boxes: Sequence[Box], inside: Sequence[int]) -> Placement:
-    """What has no single way through: a row below all it reads for each box, rows of several side by side."""
+    """Boxes that no cut separates: each in the row below everything it reads, rows side by side."""
     row: dict[int, int] = {}
     for k in inside:
         row[k] = 1 + max((row[i] for i in boxes[k].inputs if i in row), default=-1)
@@ -327,7 +330,7 @@ def _even(heights: Sequence[float], count: int) -> list[list[int]]:
         most *= 1.02
 
 
-def place_heads(
+def place_auxiliary_heads(
     boxes: Sequence[Box],
     main: set[int],
     places: dict[int, tuple[float, float]],
@@ -335,7 +338,7 @@ def place_heads(
     column: int,
     right: float,
 ) -> tuple[float, float]:
-    """Puts what is trained beside the network right of ``column``, each below where it begins."""
+    """Put auxiliary heads (used in training only) at the right of ``column``, each below the box it reads."""
     lowest = 0.0
     bottom = {0: -math.inf}
     heads = _branches(boxes, [k for k in range(len(boxes)) if k not in main])

@@ -63,22 +63,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Look(NamedTuple):
-    """How what belongs together is drawn: a colour of Okabe and Ito's, a line style and a marker."""
+class LineStyle(NamedTuple):
+    """How one row of the table is drawn in every figure: colour (Okabe and Ito), line style, marker."""
 
     color: str
     line: Any
     marker: str
 
 
-def looks() -> Iterator[Look]:
-    """One after another, all different for as long as anyone can tell them apart."""
+def line_styles() -> Iterator[LineStyle]:
+    """Styles, one after another; they repeat after 40."""
     colors = itertools.cycle(
         ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
     )
     lines = itertools.cycle(("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2))))
     markers = itertools.cycle("osD^vPXp")
-    return map(Look, colors, lines, markers)
+    return map(LineStyle, colors, lines, markers)
 
 
 def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | None:
@@ -90,7 +90,7 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
     curves = {label: curve for label, runs in groups.items() if (curve := anytime(runs, cost)) is not None}
     if not any(curve.cost[-1] for curve in curves.values()):
         return None
-    look_of = dict(zip(curves, looks(), strict=False))
+    style_of = dict(zip(curves, line_styles(), strict=False))
     seeds = {curve.n for curve in curves.values()}
     apart = len(curves) > 2 and max(seeds) > 1
     with matplotlib.rc_context(STYLE):
@@ -107,11 +107,13 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
                 if label not in own:
                     axes.step(curve.cost, 100 * curve.mean, where="post", color="0.75", linewidth=0.8)
             for label, (costs, mean, low, high, _) in own.items():
-                look = look_of[label]
+                style = style_of[label]
                 axes.fill_between(
-                    costs, 100 * low, 100 * high, step="post", color=look.color, alpha=0.18, lw=0
+                    costs, 100 * low, 100 * high, step="post", color=style.color, alpha=0.18, lw=0
                 )
-                axes.step(costs, 100 * mean, where="post", color=look.color, linestyle=look.line, label=label)
+                axes.step(
+                    costs, 100 * mean, where="post", color=style.color, linestyle=style.line, label=label
+                )
             _anytime_limits(axes, list(curves.values()))
             _legend(axes)
         for unused in panels[len(shown) :]:
@@ -158,11 +160,11 @@ def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
     params, accuracy = everything[:, 0], 100 * everything[:, 1]
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = _canvas()
-        for (label, rows), look in zip(points.items(), looks(), strict=False):
+        for (label, rows), style in zip(points.items(), line_styles(), strict=False):
             x, y, full = rows[:, 0], 100 * rows[:, 1], rows[:, 2] == rows[:, 2].max()
-            style = {"s": 20, "marker": look.marker, "edgecolors": look.color, "linewidths": 0.8}
-            axes.scatter(x[full], y[full], color=look.color, label=label, alpha=0.75, **style)
-            axes.scatter(x[~full], y[~full], facecolors="none", alpha=0.45, **style)
+            options = {"s": 20, "marker": style.marker, "edgecolors": style.color, "linewidths": 0.8}
+            axes.scatter(x[full], y[full], color=style.color, label=label, alpha=0.75, **options)
+            axes.scatter(x[~full], y[~full], facecolors="none", alpha=0.45, **options)
         front = pareto_front(list(params), list(accuracy))
         axes.step(
             [*params[front], params.max() * 1.05],
@@ -227,10 +229,10 @@ def regret_figure(groups: Mapping[str, Sequence[Search]], optimum: float, budget
     curves = {name: estimate(regret(at_costs(each, grid), optimum)) for name, each in traces.items()}
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = _canvas(height=4.4)
-        for (name, curve), look in zip(curves.items(), looks(), strict=False):
+        for (name, curve), style in zip(curves.items(), line_styles(), strict=False):
             value, low, high = (100 * np.maximum(part, 0) for part in curve)
-            axes.fill_between(grid, low, high, color=look.color, alpha=0.18, lw=0)
-            axes.plot(grid, value, color=look.color, linestyle=look.line, label=name)
+            axes.fill_between(grid, low, high, color=style.color, alpha=0.18, lw=0)
+            axes.plot(grid, value, color=style.color, linestyle=style.line, label=name)
         axes.set_xscale("log")
         axes.set_xlim(grid[0], grid[-1])
         _log_ticks(axes.xaxis, "{:,g}")
@@ -260,10 +262,12 @@ def profile_figure(groups: Mapping[str, Sequence[Search]], optimum: float) -> Fi
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = _canvas(height=4.2)
         grid = np.geomspace(0.7 * least, upto, 300)
-        for (name, test), look in zip(tested.items(), looks(), strict=False):
+        for (name, test), style in zip(tested.items(), line_styles(), strict=False):
             profile = performance_profile(test, optimum - grid / 100)
-            axes.fill_between(grid, 100 * profile.low, 100 * profile.high, color=look.color, alpha=0.18, lw=0)
-            axes.plot(grid, 100 * profile.value, color=look.color, linestyle=look.line, label=name)
+            axes.fill_between(
+                grid, 100 * profile.low, 100 * profile.high, color=style.color, alpha=0.18, lw=0
+            )
+            axes.plot(grid, 100 * profile.value, color=style.color, linestyle=style.line, label=name)
         axes.set_xscale("log")
         axes.set_xlim(upto, 0.7 * least)
         _log_ticks(axes.xaxis, "{:g}")

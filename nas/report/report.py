@@ -8,7 +8,7 @@ import functools
 import html
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,14 +19,14 @@ from nas.record import Run, find_runs, read_run
 from nas.record.comparison import read_comparison
 from nas.report import plots, result_table, standings, supernet_plots
 from nas.report.statistics import which_choices_mattered
-from nas.report.supernet_plots import Operations, Search
+from nas.report.supernet_plots import Operations, SupernetSearch
 from nas.space import Architecture, Cell
 
 Cells: TypeAlias = Callable[[Mapping[str, Any], Architecture], Mapping[str, Cell] | None]
 """Of a run's config and an architecture: its cells by name, where it has some."""
 
-Keep: TypeAlias = Callable[[str, Figure | Callable[[Path], object] | None], bytes | None]
-"""Writes a figure, or lets it be drawn, as NAME.png of the report: its bytes, where there is one."""
+SaveFigure: TypeAlias = Callable[[str, Figure | Callable[[Path], object] | None], bytes | None]
+"""Writes a figure, or has a function draw it, as NAME.png of the report, and returns its bytes; None for None."""
 
 MOST_SEARCHES = 4
 """Searches with shared weights of one run that are shown each by itself: the best ones."""
@@ -70,10 +70,10 @@ def write_report(
     runs = [read_run(folder) for folder in find_runs(paths)]
     groups = result_table.group_runs(runs)
     rows = result_table.comparison(runs)
-    notes = result_table.notes(runs)
+    searches = _searches(runs, groups)
+    notes = (*result_table.notes(runs), *_left_out(searches, operations))
     markdown = result_table.to_markdown(rows)
     figures = _figures(groups)
-    searches = _searches(runs, groups)
 
     folder = Path(paths[0] if out is None else out)
     texts = {
@@ -82,27 +82,44 @@ def write_report(
         "table.tex": result_table.to_latex(rows),
     }
 
-    def page(gallery: str, keep: Keep) -> str:
-        sections = [_of_a_search(shown, keep, operations, cells) for shown in searches]
+    def page(gallery: str, save_figure: SaveFigure) -> str:
+        sections = [_search_section(shown, save_figure, operations, cells) for shown in searches]
         return _page(rows, notes, groups, gallery, "".join(sections))
 
     return Report(markdown, notes, _written(folder, texts, figures, page))
 
 
-def _of_a_search(shown: _Shown, keep: Keep, operations: Operations | None, cells: Cells | None) -> str:
-    """Its section; drawn one after the other: all together they would take much memory."""
+def _left_out(shown: Iterable[_ShownSearch], operations: Operations | None) -> Iterator[str]:
+    """A note for each run whose search space is not available, with what is left out therefore."""
+    for search in (one.search for one in shown if one.first):
+        if operations is None or operations(search.run.config, search.trial.chosen) is not None:
+            continue
+        space = str(search.run.config.get("space"))
+        reason = "is a file, which a report runs only when it is named again (--space)"
+        if not space.endswith(".py"):
+            reason = "is not known here, or has changed"
+        yield (
+            f"{result_table.run_name(search.group, search.run)}: the names of its operations and the drawing of its "
+            f"cells are left out, for its space {space} {reason}."
+        )
+
+
+def _search_section(
+    shown: _ShownSearch, save_figure: SaveFigure, operations: Operations | None, cells: Cells | None
+) -> str:
+    """The page's section on one search. Figures are drawn one search at a time: all together take much memory."""
     search = shown.search
     own = {
         "supernet_weights": supernet_plots.weights_figure(search, operations),
         "supernet_derived": supernet_plots.derived_figure(search),
     }
-    pictures = {kind: keep(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
+    pictures = {kind: save_figure(f"{kind}_{shown.name}", figure) for kind, figure in own.items()}
     drawn = cells(search.run.config, search.trial.chosen) if cells is not None else None
     if drawn:
         from nas.report.cell_drawing import draw_cells  # it imports jax
 
         draw = functools.partial(draw_cells, drawn, title=search.title)
-        pictures["supernet_cells"] = keep(f"supernet_cells_{shown.name}", draw)
+        pictures["supernet_cells"] = save_figure(f"supernet_cells_{shown.name}", draw)
     return _section(shown, _gallery(pictures))
 
 
@@ -139,7 +156,7 @@ def write_comparison(folder: str | Path, out: str | Path | None = None) -> Repor
         "tests.md": result_table.markdown(paired),
     }
 
-    def page(gallery: str, keep: Keep) -> str:
+    def page(gallery: str, save_figure: SaveFigure) -> str:
         title = f"Architecture search over table {comparison.config['table']}: {comparison.config['valid']}"
         tests = _table(*_head_and_body(paired), text={1})
         return _html(
@@ -157,21 +174,21 @@ def _written(
     folder: Path,
     texts: Mapping[str, str],
     figures: Mapping[str, Figure | None],
-    page: Callable[[str, Keep], str],
+    page: Callable[[str, SaveFigure], str],
 ) -> tuple[Path, ...]:
     """The files of a report: texts, figures, and ``report.html``. Raises InputError.
 
-    That is what ``page`` makes of the figures in HTML; it may keep further ones.
+    ``page`` makes the HTML page of the figures' HTML; it may save further figures with the function it is given.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = [_write(folder / name, text) for name, text in texts.items()]
         # Those of an earlier report would belong to other runs.
-        for earlier in (*(f"{name}.png" for name in figures), *(f"{kind}_*.png" for kind in _OF_A_SEARCH)):
+        for earlier in (*(f"{name}.png" for name in figures), *(f"{kind}_*.png" for kind in SEARCH_FIGURES)):
             for path in folder.glob(earlier):
                 path.unlink(missing_ok=True)
 
-        def keep(name: str, figure: Figure | Callable[[Path], object] | None) -> bytes | None:
+        def save_figure(name: str, figure: Figure | Callable[[Path], object] | None) -> bytes | None:
             if figure is None:
                 return None
             path = folder / f"{name}.png"
@@ -182,8 +199,8 @@ def _written(
             written.append(path)
             return path.read_bytes()
 
-        pictures = {name: keep(name, figure) for name, figure in figures.items()}
-        written.append(_write(folder / "report.html", page(_gallery(pictures), keep)))
+        pictures = {name: save_figure(name, figure) for name, figure in figures.items()}
+        written.append(_write(folder / "report.html", page(_gallery(pictures), save_figure)))
     except OSError as error:
         raise InputError(f"{folder}: cannot write the report ({error.strerror or error})") from error
     return tuple(written)
@@ -240,7 +257,7 @@ CAPTIONS: Mapping[str, str] = {
         "grey where the 95 % interval holds one half."
     ),
 }
-_OF_A_SEARCH = ("supernet_weights", "supernet_derived", "supernet_cells")
+SEARCH_FIGURES = ("supernet_weights", "supernet_derived", "supernet_cells")
 
 
 def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, Figure | None]:
@@ -264,18 +281,18 @@ def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, Figure | None]:
     }
 
 
-class _Shown(NamedTuple):
-    """A search with shared weights that is shown by itself; ``name`` is for its files."""
+class _ShownSearch(NamedTuple):
+    """A search with shared weights that has a section of its own; ``name`` goes into its files' names."""
 
-    search: Search
+    search: SupernetSearch
     name: str
     first: bool  # of its run: what the run stands for
     left_out: int  # searches of the run that are not shown
 
 
-def _searches(runs: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> list[_Shown]:
-    """The best searches of each run, best first, and what their files are called."""
-    found: dict[Path, list[Search]] = {}
+def _searches(runs: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> list[_ShownSearch]:
+    """The best `MOST_SEARCHES` of each run, best first."""
+    found: dict[Path, list[SupernetSearch]] = {}
     for search in supernet_plots.searches(groups):
         found.setdefault(search.run.folder, []).append(search)
     folders = [run.folder.name[:80] for run in runs]
@@ -285,14 +302,15 @@ def _searches(runs: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> list[
         prefix = folders[k] if folders.count(folders[k]) == 1 and folders[k] else str(k + 1)
         for rank, search in enumerate(of[:MOST_SEARCHES]):
             name = f"trial_{search.trial.id}" if len(runs) == 1 else f"{prefix}_trial_{search.trial.id}"
-            shown.append(_Shown(search, name, rank == 0, len(of) - MOST_SEARCHES))
+            shown.append(_ShownSearch(search, name, rank == 0, len(of) - MOST_SEARCHES))
     return shown
 
 
-def _section(shown: _Shown, gallery: str) -> str:
-    """A search by itself: what it came to, its figures, when its architecture changed."""
+def _section(shown: _ShownSearch, gallery: str) -> str:
+    """The HTML of one search: its result, its figures, the epochs after which its architecture changed."""
     search, last = shown.search, shown.search.epochs[-1]
     changes = supernet_plots.changes(search)
+    derived = _architecture_text(search.run, last.derived)
     told = f"{search.title}: {last.budget} epochs{', stopped by its own rule' if last.stopped else ''}"
     if changes:
         told += f"; the architecture changed {len(changes)} times, last in epoch {changes[-1][0]}"
@@ -313,7 +331,7 @@ def _section(shown: _Shown, gallery: str) -> str:
     more = f"<p>{shown.left_out} more trials of this run are in its record.</p>" if shown.left_out > 0 else ""
     return (
         f"<details{' open' if shown.first else ''}><summary>{_escape(told)}</summary>\n"
-        f"<p>{_escape('; '.join(signs))}. Derived: <code>{_escape(_spoken(search.run, last.derived))}</code></p>\n"
+        f"<p>{_escape('; '.join(signs))}. Derived: <code>{_escape(derived)}</code></p>\n"
         f"{gallery}{_table(['Epoch', 'Derived, and what changed'], body, text={1})}\n"
         f"{more if shown.first else ''}</details>\n"
     )
@@ -326,13 +344,15 @@ def _write(path: Path, text: str) -> Path:
 
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; }
+th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; }
+thead th { white-space: normal; vertical-align: bottom; }
+td:first-child { white-space: normal; min-width: 9rem; }
 th:first-child, td:first-child, td.text { text-align: left; }
-td.text { white-space: normal; overflow-wrap: anywhere; }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 20rem; }
 thead th { border-bottom: 1.5px solid #222; } tbody tr + tr td { border-top: 1px solid #ddd; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; width: 44rem; }
 figcaption, li { max-width: 44rem; color: #444; }
@@ -396,7 +416,7 @@ def _items(notes: Iterable[str]) -> str:
 
 
 def _gallery(pictures: Mapping[str, bytes | None]) -> str:
-    """Those that there are, under `CAPTIONS`."""
+    """The figures as HTML, each with its text of `CAPTIONS`; None is left out."""
     return "".join(
         f'<figure><img alt="{_escape(CAPTIONS[name])}" '
         f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
@@ -435,7 +455,7 @@ def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[
 
 def _best_cells(label: str, run: Run) -> list[str]:
     arch = run.best.chosen if run.best is not None else run.finals[0].arch if run.finals else None
-    text = result_table.NO_VALUE if arch is None else _spoken(run, arch)
+    text = result_table.NO_VALUE if arch is None else _architecture_text(run, arch)
     return [
         result_table.run_name(label, run),
         result_table.NO_VALUE if run.best is None else str(run.best.id),
@@ -443,8 +463,8 @@ def _best_cells(label: str, run: Run) -> list[str]:
     ]
 
 
-def _spoken(run: Run, arch: Architecture) -> str:
-    """As the scripts take an architecture; JSON, because a space's own notation is not known here."""
+def _architecture_text(run: Run, arch: Architecture) -> str:
+    """``space:architecture`` as the scripts take it, the architecture as JSON."""
     return f"{run.config.get('space', '')}:{arch.to_json()}"
 
 
@@ -458,7 +478,7 @@ def _json_details(summary: str, config: Mapping[str, Any], env: Mapping[str, Any
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]], text: Iterable[int] = ()) -> str:
-    """``text`` numbers the columns that are words, to be wrapped and set left."""
+    """An HTML table; the columns numbered in ``text`` are words: they wrap and are aligned left."""
     words = set(text)
     titles = "".join(f"<th>{_escape(cell)}</th>" for cell in head)
     lines = "\n".join(

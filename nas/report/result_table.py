@@ -11,19 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.errors import InputError
-from nas.record import Run
+from nas.record import MAY_DIFFER, Run
 from nas.report.statistics import Interval, mean_interval
 
 NO_VALUE = "–"
-INCIDENTAL = frozenset(
-    {"seed", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds"}
-)
-"""Config keys in which the runs of one row may differ; runs that differ in others get rows of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the runs of one strategy came to. Counts and seconds are means a run; NaN where not known.
+    """The results of one strategy's runs. Counts and seconds are means a run; NaN where not known.
 
     ``best_valid_accuracy`` is over runs. ``test_accuracy`` is over the runs, each with the mean of its final
     trainings; with one run it is over that run's final trainings (``test_over`` says which).
@@ -55,7 +51,7 @@ class Row:
 
 
 def group_runs(runs: Iterable[Run]) -> dict[str, tuple[Run, ...]]:
-    """Runs that differ in nothing but their seed (and `INCIDENTAL` keys), under the label of their row.
+    """Runs that differ in nothing but their seed and where they ran (`MAY_DIFFER`), under the label of their row.
 
     The label is the strategy, with what else differs between the rows in brackets; rows and runs keep the
     order in which they came.
@@ -85,7 +81,7 @@ def comparison(runs: Iterable[Run]) -> tuple[Row, ...]:
 
 
 def notes(runs: Iterable[Run]) -> tuple[str, ...]:
-    """What a reader of the table must know: how numbers were averaged, and what is incomplete or failed."""
+    """The notes below the table: how numbers were averaged, what is incomplete, what failed."""
     groups = group_runs(runs)
     rows = [_row(label, group) for label, group in groups.items()]
     said = [
@@ -126,7 +122,7 @@ def notes(runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def run_name(label: str, run: Run) -> str:
-    """A run's row and seed, for people."""
+    """``LABEL, seed N``."""
     return label if run.seed is None else f"{label}, seed {run.seed}"
 
 
@@ -136,7 +132,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """An aligned Markdown table of texts, the head first; all columns but the first are set right."""
+    """An aligned Markdown table of cells, the head first; all columns but the first are right-aligned."""
     head, *body = ([cell.replace("|", r"\|") for cell in line] for line in lines)
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
@@ -156,7 +152,7 @@ def to_latex(rows: Sequence[Row]) -> str:
 
 
 def latex(lines: Sequence[Sequence[str]]) -> str:
-    """The same of texts, the head first."""
+    """A ``tabular`` of cells, the head first."""
     head, *body = ([_latex(cell) for cell in line] for line in lines)
     written = [
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
@@ -315,8 +311,8 @@ def _counted(reasons: Iterable[str]) -> str:
 
 
 def _identity(run: Run) -> dict[str, Any]:
-    """What must be equal for runs to share a row; a key set to nothing is as good as absent."""
-    kept = {name: value for name, value in run.config.items() if name not in INCIDENTAL}
+    """The part of a run's config that must be equal for runs to share a row; empty values count as absent."""
+    kept = {name: value for name, value in run.config.items() if name not in (*MAY_DIFFER, "seed", "note")}
     return {name: value for name, value in kept.items() if value not in (None, [], {})} | {
         "strategy": run.strategy
     }

@@ -1,4 +1,4 @@
-"""How strategies stand after many searches at equal cost: the table, its notes, and the paired tests."""
+"""The result of a comparison over a table: one row a strategy, its notes, and the paired tests."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ BASELINE = "random"  # what the others are compared with, where it is among them
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """What the searches of one strategy came to. Accuracies and regrets are fractions, of the last incumbents.
+    """The results of one strategy's searches. Accuracies and regrets are fractions, of the last incumbents.
 
-    ``regret``: interquartile mean of what the best test accuracy of the space is ahead by. ``better``: the
+    ``regret``: interquartile mean of the best test accuracy of the space less the search's. ``better``: the
     probability that a search is better than one of the comparison's baseline. ``mean_rank``: among the
     strategies, from each seed; 1 is best. ``found_best``: the part of the searches that end at the best.
     """
@@ -54,7 +54,7 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Standings:
-    """A comparison's rows in the order compared, and what is said of them together."""
+    """A comparison's rows in the order compared, with ranks and tests over all of them."""
 
     rows: tuple[Standing, ...]
     baseline: str
@@ -69,7 +69,7 @@ def finals(searches: Sequence[Search]) -> np.ndarray:
 
 
 def standings(comparison: Comparison) -> Standings:
-    """What the searches from the seeds that all strategies have come to. InputError where there are none."""
+    """The rows, ranks and tests over the seeds that every strategy was searched from. InputError if there is none."""
     groups = comparison.complete()
     if not all(groups.values()):
         raise InputError(f"{comparison.folder}: no seed yet from which every strategy has been searched")

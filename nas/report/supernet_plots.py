@@ -1,4 +1,4 @@
-"""What searches with shared weights looked like, epoch by epoch, from records alone (`SupernetMeasurement`).
+"""Figures of searches with shared weights over their epochs, from records alone (`SupernetMeasurement`).
 
 Two figures show all searches of a report together, a thin line a trial; two more show one trial each.
 """
@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from nas.record import Run
-from nas.report.plots import STYLE, Look, looks
+from nas.report.plots import STYLE, LineStyle, line_styles
 from nas.report.result_table import run_name
 from nas.space import Architecture
 from nas.trial import SupernetMeasurement, Trial
@@ -41,7 +41,7 @@ _SIGNS: Mapping[str, str] = {
 }
 
 
-class Search(NamedTuple):
+class SupernetSearch(NamedTuple):
     """One trial of a search with shared weights, as its ``epochs`` (at least one); ``group`` is its run's row."""
 
     group: str
@@ -83,7 +83,7 @@ class Search(NamedTuple):
         return self.epochs[-1].stopped
 
 
-def searches(groups: Mapping[str, Sequence[Run]]) -> list[Search]:
+def searches(groups: Mapping[str, Sequence[Run]]) -> list[SupernetSearch]:
     """The searches with shared weights among the trials of all runs, in their order."""
     found = []
     for group, runs in groups.items():
@@ -91,11 +91,11 @@ def searches(groups: Mapping[str, Sequence[Run]]) -> list[Search]:
             for trial in run.trials.values():
                 epochs = tuple(m for m in trial.measurements if isinstance(m, SupernetMeasurement))
                 if epochs:
-                    found.append(Search(group, run, trial, epochs))
+                    found.append(SupernetSearch(group, run, trial, epochs))
     return found
 
 
-def changes(search: Search) -> list[tuple[int, Architecture, Architecture]]:
+def changes(search: SupernetSearch) -> list[tuple[int, Architecture, Architecture]]:
     """The epochs after which the search would have ended with another architecture than one before: the epoch,
     what was derived before it, what after."""
     return [
@@ -108,7 +108,7 @@ def changes(search: Search) -> list[tuple[int, Architecture, Architecture]]:
 # ---------------------------------------------------------------------------------------- all searches together
 
 
-def learning_figure(found: Sequence[Search]) -> Figure | None:
+def learning_figure(found: Sequence[SupernetSearch]) -> Figure | None:
     """Loss and accuracy of the network with shared weights over epochs, training dashed. None without a search."""
     series = _series(found)
     if not series:
@@ -118,12 +118,12 @@ def learning_figure(found: Sequence[Search]) -> Figure | None:
         panels = figure.subplots(1, 2, sharex=True)
         kinds = {"valid": Line2D([], [], color="0.3"), "train": Line2D([], [], color="0.3", linestyle="--")}
         colours: dict[str, str] = {}
-        for (name, of), look in zip(series.items(), looks(), strict=False):
-            colours[name] = look.color
+        for (name, of), style in zip(series.items(), line_styles(), strict=False):
+            colours[name] = style.color
             for axes, quantity, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
                 for kind, line in kinds.items():
-                    style = {"color": look.color, "linestyle": line.get_linestyle()}
-                    _lines(axes, of, f"{kind}_{quantity}", scale, style)
+                    options = {"color": style.color, "linestyle": line.get_linestyle()}
+                    _lines(axes, of, f"{kind}_{quantity}", scale, options)
         panels[0].set_ylabel("loss (cross-entropy)")
         panels[1].set_ylabel("accuracy (%)")
         for axes in panels:
@@ -133,7 +133,7 @@ def learning_figure(found: Sequence[Search]) -> Figure | None:
         return figure
 
 
-def signs_figure(found: Sequence[Search]) -> Figure | None:
+def signs_figure(found: Sequence[SupernetSearch]) -> Figure | None:
     """Entropy of the mixing weights, skip connections of what is derived, and the dominant eigenvalue over epochs.
 
     A square ends a search that its own rule stopped. What no search recorded has no panel; None without a search.
@@ -150,12 +150,12 @@ def signs_figure(found: Sequence[Search]) -> Figure | None:
         figure = Figure(figsize=(6.4, 0.9 + 1.75 * len(shown)), layout="constrained")
         panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         colours: dict[str, str] = {}
-        for (label, of), look in zip(series.items(), looks(), strict=False):
-            colours[label] = look.color
+        for (label, of), style in zip(series.items(), line_styles(), strict=False):
+            colours[label] = style.color
             for axes, name in zip(panels, shown, strict=True):
-                _lines(axes, of, name, 1, {"color": look.color})
+                _lines(axes, of, name, 1, {"color": style.color})
                 ends = [(s.epochs[-1].budget, getattr(s.epochs[-1], name)) for s in of if s.stopped]
-                axes.plot(*zip(*ends, strict=True), "s", color=look.color, markersize=5) if ends else None
+                axes.plot(*zip(*ends, strict=True), "s", color=style.color, markersize=5) if ends else None
         for axes, name in zip(panels, shown, strict=True):
             axes.set_ylabel(_SIGNS[name])
             if name == "skips":
@@ -169,10 +169,10 @@ def signs_figure(found: Sequence[Search]) -> Figure | None:
         return figure
 
 
-def _series(found: Sequence[Search]) -> dict[str, list[Search]]:
+def _series(found: Sequence[SupernetSearch]) -> dict[str, list[SupernetSearch]]:
     """The searches by their row, and by their settings where those differ within a row and are few."""
-    by_row: dict[str, list[Search]] = {}
-    by_setting: dict[str, list[Search]] = {}
+    by_row: dict[str, list[SupernetSearch]] = {}
+    by_setting: dict[str, list[SupernetSearch]] = {}
     for search in found:
         by_row.setdefault(search.group, []).append(search)
     for group, of in by_row.items():
@@ -185,7 +185,9 @@ def _series(found: Sequence[Search]) -> dict[str, list[Search]]:
     return by_setting if len(by_setting) <= MOST_COLOURS else by_row
 
 
-def _lines(axes: Axes, of: Sequence[Search], field: str, scale: float, style: Mapping[str, Any]) -> None:
+def _lines(
+    axes: Axes, of: Sequence[SupernetSearch], field: str, scale: float, style: Mapping[str, Any]
+) -> None:
     """A line a search; thin ones, and their mean over the epochs that all have, where there are several."""
     one = len(of) == 1
     for search in of:
@@ -203,7 +205,7 @@ def _finish(
     figure: Figure,
     kinds: Mapping[str, Line2D],
     colours: Mapping[str, str],
-    series: Mapping[str, Sequence[Search]],
+    series: Mapping[str, Sequence[SupernetSearch]],
 ) -> None:
     """The legend, and what a line is."""
     handles = dict(kinds)
@@ -221,7 +223,7 @@ def _whole_numbers() -> MaxNLocator:
     return MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10])
 
 
-def _epoch_axis(axes: Axes, found: Sequence[Search]) -> None:
+def _epoch_axis(axes: Axes, found: Sequence[SupernetSearch]) -> None:
     axes.xaxis.set_major_locator(_whole_numbers())
     last = max(search.epochs[-1].budget for search in found)
     axes.set_xlim(0, last * 1.02)
@@ -230,7 +232,7 @@ def _epoch_axis(axes: Axes, found: Sequence[Search]) -> None:
 # ------------------------------------------------------------------------------------------------- one search
 
 
-def weights_figure(search: Search, operations: Operations | None = None) -> Figure | None:
+def weights_figure(search: SupernetSearch, operations: Operations | None = None) -> Figure | None:
     """The weight of each value of each open choice over epochs: a panel a choice, the values derived at the end
     drawn thick. None where nothing was mixed: no choice open, or one value of each taken at a time.
 
@@ -249,7 +251,7 @@ def weights_figure(search: Search, operations: Operations | None = None) -> Figu
         rows += -(-len(of) // columns)
     palette, derived = _palette(search), _derived(search, operations)
     handles = {
-        value: Line2D([], [], color=look.color, linestyle=look.line) for value, look in palette.items()
+        value: Line2D([], [], color=style.color, linestyle=style.line) for value, style in palette.items()
     }
     if edges:
         handles["the edge itself"] = Line2D([], [], color="0.2", linestyle=":", linewidth=1.0)
@@ -285,18 +287,18 @@ def _weight_lines(
     budgets: np.ndarray,
     epochs: Sequence[Mapping[str, float]],
     thick: str,
-    palette: Mapping[str, Look],
+    palette: Mapping[str, LineStyle],
 ) -> None:
     values = dict.fromkeys(value for of in epochs for value in of)
     marker = "o" if len(epochs) == 1 else None  # a line of one point is not seen
     for value in sorted(values, key=thick.__eq__):  # the thick one on top
-        look, width = palette[value], 2.4 if value == thick else 0.9
-        style = {"color": look.color, "linestyle": look.line, "linewidth": width}
+        style, width = palette[value], 2.4 if value == thick else 0.9
+        options = {"color": style.color, "linestyle": style.line, "linewidth": width}
         weights = [of.get(value, math.nan) for of in epochs]
-        axes.plot(budgets, weights, marker=marker, markersize=2 + 2 * width, **style)
+        axes.plot(budgets, weights, marker=marker, markersize=2 + 2 * width, **options)
 
 
-def _derived(search: Search, operations: Operations | None) -> Mapping[str, Any]:
+def _derived(search: SupernetSearch, operations: Operations | None) -> Mapping[str, Any]:
     """What is derived at the end, by the names of the open choices."""
     arch = search.epochs[-1].derived
     if operations is None or search.mixed.keys() <= arch.keys():
@@ -304,7 +306,7 @@ def _derived(search: Search, operations: Operations | None) -> Mapping[str, Any]
     return operations(search.run.config, arch) or arch
 
 
-def derived_figure(search: Search) -> Figure | None:
+def derived_figure(search: SupernetSearch) -> Figure | None:
     """The architecture that the search would have ended with after each epoch: a row a choice, a column an epoch,
     a colour a value; values at the end are written beside. None where there is no choice to show.
     """
@@ -356,7 +358,9 @@ def derived_figure(search: Search) -> Figure | None:
         return figure
 
 
-def _head(handles: Mapping[str, Any], figure: Figure | None = None, search: Search | None = None) -> float:
+def _head(
+    handles: Mapping[str, Any], figure: Figure | None = None, search: SupernetSearch | None = None
+) -> float:
     """The legend over a figure of one search, with its name: the inches it takes; drawn where both are given."""
     columns = max(1, min(len(handles), 104 // (7 + max(map(len, handles), default=0))))
     if figure is not None and search is not None:
@@ -375,7 +379,7 @@ def _head(handles: Mapping[str, Any], figure: Figure | None = None, search: Sear
     return 0.38 + 0.16 * -(-len(handles) // columns)
 
 
-def decided_choices(search: Search) -> list[str]:
+def decided_choices(search: SupernetSearch) -> list[str]:
     """The choices of the derived architectures that the search decides: those open, those with such values, and
     those that changed, with others that differ from them in a number alone."""
     mixed, palette = search.mixed, _palette(search)
@@ -387,12 +391,12 @@ def decided_choices(search: Search) -> list[str]:
     return [name for name in names if name in mixed or name in alike or _base(name) in changed]
 
 
-def _palette(search: Search) -> dict[str, Look]:
+def _palette(search: SupernetSearch) -> dict[str, LineStyle]:
     """How each value of the open choices is drawn."""
     values = dict.fromkeys(value for epochs in search.mixed.values() for of in epochs for value in of)
     chosen = [value for value in values if value != _UNCHOSEN]
-    palette = dict(zip(chosen, looks(), strict=False))
-    return {value: palette.get(value, Look("0.6", "-", "o")) for value in values}
+    palette = dict(zip(chosen, line_styles(), strict=False))
+    return {value: palette.get(value, LineStyle("0.6", "-", "o")) for value in values}
 
 
 def _blocks(names: Mapping[str, Any] | Sequence[str]) -> dict[str, list[str]]:

@@ -1,9 +1,10 @@
-"""What both engines share: a run's ledger, the way back into a recorded run, and the checks on an objective."""
+"""What both engines share: the state of a search, the way back into a recorded run, and the checks on an objective."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import shutil
@@ -13,14 +14,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.errors import InputError
+from nas.errors import DISK_FULL, InputError, is_disk_full
 from nas.objectives.base import Objective, TrialFailed, trial_folder
 from nas.record import TRIALS, Observation, Record
 from nas.strategies.base import Strategy, recorded
 from nas.trial import ScoreMeasurement, Trial
 
-HOPELESS = 100
-"""So many failures in a row, with no measurement between them, end a search: it may have no other end."""
+MAX_CONSECUTIVE_FAILURES = 100
+"""So many failures, with no measurement between them, end a search: it may have no other end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,8 @@ Event = Started | Measured | Ended | BudgetSpent
 Listener = Callable[[Event], None]
 
 
-class Ledger:
-    """The record of a search and all that must keep step with it: budget, listeners, checkpoints.
+class SearchState:
+    """A search as recorded so far, with all that must keep step with the record: budget, listeners, checkpoints.
 
     Args:
         record: made or resumed by the caller; the only writer of its folder.
@@ -142,20 +143,20 @@ class Ledger:
         """The trial is over, with a reason; the search is, too, where nothing but failures came lately.
 
         Raises:
-            InputError: this was the last of ``HOPELESS`` failures in a row.
+            InputError: this was the last of ``MAX_CONSECUTIVE_FAILURES`` failures in a row.
         """
         seconds = {
             name: getattr(failure, name) for name in ("compile_seconds", "train_seconds", "evaluate_seconds")
         }
         self._end(trial_id, "failed", one_line(str(failure)), **seconds)
         self._failures += 1
-        if self._failures == HOPELESS:
+        if self._failures == MAX_CONSECUTIVE_FAILURES:
             raise InputError(
-                f"search: {HOPELESS} trials failed in a row, the last with: {one_line(str(failure))}"
+                f"search: {MAX_CONSECUTIVE_FAILURES} trials failed in a row, the last with: {one_line(str(failure))}"
             )
 
-    def settle(self, ids: Iterable[int]) -> None:
-        """These trials go on no more, if they have not ended already."""
+    def end(self, ids: Iterable[int]) -> None:
+        """These trials are over, if they have not ended already: completed or, with less than R, stopped."""
         for trial_id in sorted(self._running.intersection(ids)):
             spent = self.trials[trial_id].spent
             self._end(trial_id, "completed" if spent >= self._epochs else "stopped")
@@ -164,7 +165,7 @@ class Ledger:
         """The search is over: so is every trial; checkpoints are of no more use."""
         if self.full and self._total_epochs is not None:
             self._tell(BudgetSpent(self._total_epochs))
-        self.settle(self.running)
+        self.end(self.running)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def replay(self, strategy: Strategy) -> deque[Trial]:
@@ -207,7 +208,7 @@ class Ledger:
                     strategy.tell(asked.pop(trial_id).replace(status=final.status, error=final.error))
                 self._tell(Ended(final, replayed=True))
         if not self.full:  # else `close` ends them, as it would have done without the interruption
-            self.settle(self.running - strategy.paused - asked.keys())
+            self.end(self.running - strategy.paused - asked.keys())
         return deque(asked.values())
 
     def _end(self, trial_id: int, status: Any, error: str | None = None, **seconds: float) -> None:
@@ -227,6 +228,7 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
     Raises:
         TrialFailed: whatever went wrong in the objective, in one line; also a measurement that is none
             (a validation accuracy that is not a number, a unit left out).
+        OSError: the disk is full (see `raise_if_disk_full`), which is no trial's fault.
     """
     began = time.perf_counter()
     measurements: Iterator[Any] = iter(())
@@ -257,10 +259,15 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
                 return
             began = time.perf_counter()
     except TrialFailed as failure:
+        raise_if_disk_full(failure)
         if not (failure.compile_seconds or failure.train_seconds or failure.evaluate_seconds):
             failure.train_seconds = time.perf_counter() - began
         raise
+    except SystemExit as stop:
+        seconds = time.perf_counter() - began
+        raise TrialFailed(f"it called sys.exit({stop.code!r})", train_seconds=seconds) from stop
     except Exception as error:
+        raise_if_disk_full(error)
         raise TrialFailed(describe_error(error), train_seconds=time.perf_counter() - began) from error
     finally:
         with contextlib.suppress(Exception):  # left early or failed: what closing says changes nothing
@@ -270,6 +277,13 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
 def _close(measurements: Iterator[Any]) -> None:
     if isinstance(measurements, Generator):
         measurements.close()
+
+
+def raise_if_disk_full(error: Exception) -> None:
+    """Raises OSError (ENOSPC) where ``error`` is a full disk: the search ends, and the trials under way stay open."""
+    if is_disk_full(error):
+        where = error.filename if isinstance(error, OSError) else None
+        raise OSError(errno.ENOSPC, DISK_FULL[0], where or "a checkpoint") from error
 
 
 def describe_error(error: BaseException) -> str:

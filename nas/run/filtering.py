@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from nas.objectives.score import ScoreSetup
@@ -17,13 +18,15 @@ class Filter:
     candidates: int
 
 
-class Clocked:
-    """A score of architectures that keeps count of the seconds it took.
+class TimedScore:
+    """A score of architectures that adds up the seconds it took.
 
     ``score`` gives the value, higher is better and NaN where there is none, and its seconds.
     """
 
-    def __init__(self, score: Callable[[Architecture], tuple[float, float]]) -> None:
+    def __init__(
+        self, score: Callable[[Architecture], tuple[float, float]] = lambda arch: (math.nan, 0.0)
+    ) -> None:
         self._score, self._seconds = score, 0.0
 
     def __call__(self, arch: Architecture) -> float:
@@ -31,7 +34,7 @@ class Clocked:
         self._seconds += seconds
         return value
 
-    def settle(self) -> float:
+    def take_seconds(self) -> float:
         """The seconds since this was last asked."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds

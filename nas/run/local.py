@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from nas.objectives.base import Objective, TrialFailed
 from nas.record import Record, Run
-from nas.run.driver import Ledger, Listener, evaluate
+from nas.run.driver import Listener, SearchState, evaluate
 from nas.strategies.base import Strategy
 
 
-def search(
+def execute(
     strategy: Strategy,
     objective: Objective,
     record: Record,
@@ -31,7 +31,7 @@ def search(
         epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
         total_epochs: units that all trials together may spend; the one under way is then stopped.
         on_event: hears of every start, measurement and end.
-        choosing_seconds: what ``strategy`` took to choose, see `Ledger`.
+        choosing_seconds: what ``strategy`` took to choose, see `SearchState`.
 
     Returns:
         The whole run. Whether more belongs to it (final trainings), and so its ``done``, is the caller's.
@@ -39,30 +39,30 @@ def search(
     Raises:
         InputError: the record cannot be written, holds another search, or nothing but failures come.
     """
-    ledger = Ledger(
+    state = SearchState(
         record,
         epochs=epochs,
         total_epochs=total_epochs,
         on_event=on_event,
         choosing_seconds=choosing_seconds,
     )
-    under_way = ledger.replay(strategy)
-    while not ledger.full:
+    under_way = state.replay(strategy)
+    while not state.full:
         trial = under_way.popleft() if under_way else strategy.ask()
         if trial is None:
             break
-        ledger.start(trial)
+        state.start(trial)
         try:
             with contextlib.closing(evaluate(objective, trial)) as units:
                 for trial in units:
-                    ledger.measure(trial)
-                    if ledger.full:
+                    state.measure(trial)
+                    if state.full:
                         break
         except TrialFailed as failure:
-            ledger.fail(trial.id, failure)
+            state.fail(trial.id, failure)
             trial = trial.replace(status="failed", error=str(failure))
-        if not ledger.full:
+        if not state.full:
             strategy.tell(trial)
-            ledger.settle(ledger.running - strategy.paused)
-    ledger.close()
+            state.end(state.running - strategy.paused)
+    state.close()
     return record.run()

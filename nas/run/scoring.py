@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,15 +13,17 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.objectives.score import Scorer
+from nas.proxies import PROXIES
 from nas.space import Architecture
+from nas.tables.scores import FILE, SECONDS, head, line, read_columns
 
-CONFIG, SCORES = "config.json", "scores.csv"
+CONFIG = "config.json"
 
 
 class ScoreTable(NamedTuple):
     """Scores of ``archs`` (as text): ``values`` and ``seconds`` by score, float64 [architecture] each.
 
-    Values are unsigned, as the scores give them (`nas.proxies.PROXIES` has the signs); NaN where there is none.
+    Values are signed so that higher is better (`nas.proxies.PROXIES` has the signs); NaN where there is none.
     """
 
     archs: tuple[str, ...]
@@ -40,12 +40,12 @@ def score_architectures(
     resume: bool = False,
     on_scored: Callable[[int, int], None] = lambda done, total: None,
 ) -> ScoreTable:
-    """Score ``archs`` in their order into ``out / "scores.csv"``, a line each as soon as it is there.
+    """Score ``archs`` in their order into ``out / "scores.csv"`` (`nas.tables.scores`), a line each once it is there.
 
     Goes on behind what is in the file with ``resume``, where ``config`` (plain JSON values, all that the numbers
     depend on) is what it was begun with. ``on_scored`` hears how many are done. Raises InputError.
     """
-    path = out / SCORES
+    path = out / FILE
     texts = [scorer.space.to_string(arch) for arch in archs]
     written = json.loads(json.dumps({**config, "dataset_checksum": scorer.dataset.checksum}))
     if resume and (out / CONFIG).is_file():
@@ -55,59 +55,35 @@ def score_architectures(
         raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(_line(_head(scorer.names)))
+        path.write_text(head(scorer.names))
         (out / CONFIG).write_text(json.dumps(written, indent=1) + "\n")
-    done = list(read_scores(out).archs)
+    done = list(read_score_table(out).archs)
     if done != texts[: len(done)]:
         raise InputError(f"{path}: holds other architectures, in another order or more of them")
     with path.open("a") as file:
         for k in range(len(done), len(archs)):
             found = scorer(archs[k])
             errors = "; ".join(one.error for one in found.values() if one.error)
-            values = [f"{one.value!r}" for one in found.values()]
-            seconds = [f"{one.seconds:.6f}" for one in found.values()]
-            file.write(_line([texts[k], *values, *seconds, errors]))
+            values = [PROXIES[name].sign * one.value for name, one in found.items()]
+            file.write(line(texts[k], values, [one.seconds for one in found.values()], errors))
             file.flush()
             os.fsync(file.fileno())
             on_scored(k + 1, len(archs))
-    return read_scores(out)
+    return read_score_table(out)
 
 
-def read_scores(out: Path) -> ScoreTable:
+def read_score_table(out: Path) -> ScoreTable:
     """The scores in a folder of `score_architectures`. Raises InputError where there are none, or damaged ones."""
-    path = out / SCORES
-    try:
-        head, *rows = csv.reader(io.StringIO(path.read_text()))
-        names = head[1 : 1 + (len(head) - 2) // 2]
-        if head != _head(names):
-            raise ValueError
-        numbers = np.array([[float(cell) for cell in row[1:-1]] for row in rows], np.float64)
-        numbers = numbers.reshape(len(rows), 2 * len(names))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except ValueError:
-        raise InputError(f"{path}: is not a table of scores, or damaged") from None
-    values, seconds = numbers[:, : len(names)].T, numbers[:, len(names) :].T
-    return ScoreTable(
-        tuple(row[0] for row in rows),
-        dict(zip(names, values, strict=True)),
-        dict(zip(names, seconds, strict=True)),
-    )
+    found = read_columns(out / FILE)
+    columns = {name: np.array(numbers, np.float64) for name, numbers in found.numbers.items()}
+    names = [name for name in columns if f"{name}{SECONDS}" in columns]
+    seconds = {name: columns[f"{name}{SECONDS}"] for name in names}
+    return ScoreTable(found.archs, {name: columns[name] for name in names}, seconds)
 
 
 def mean_seconds(table: ScoreTable, name: str) -> float:
     """Of an architecture; compilations included."""
     return float(table.seconds[name].mean()) if len(table.archs) else math.nan
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return ["arch", *names, *(f"{name}_seconds" for name in names), "errors"]
-
-
-def _line(cells: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
 
 
 def _cut(path: Path) -> None:

@@ -62,11 +62,13 @@ def tabulate(
     """Train every architecture of ``setup.space`` from seeds 0 to ``seeds - 1``, one trial each, and test it.
 
     All of one seed first; a record that is resumed may be given more seeds. What is killed loses the trainings
-    under way. ``cluster`` are the arguments of `nas.run.ray_tune.Cluster`, None for one training after the
+    under way. ``cluster`` are the arguments of `nas.run.tune.Cluster`, None for one training after the
     other in this process. Raises InputError.
     """
     if seeds < 1:
         raise InputError(f"seeds: {seeds} is below 1")
+    if setup.epochs < 1:
+        raise InputError(f"epochs: {setup.epochs} is below 1")
     space, epochs = setup.space, setup.epochs
     archs = listed(space)
     setup.data.load()  # what is wrong with the data is said now
@@ -113,9 +115,9 @@ def _trained(
         objective = setup(None)
         yield from ((i, objective.trained(*job)) for i, job in enumerate(jobs))
         return
-    from nas.run import ray_tune  # 2 s of imports that one process does without
+    from nas.run import tune  # 2 s of imports that one process does without
 
-    yield from ray_tune.trainings(setup, out / "checkpoints", jobs, cluster=ray_tune.Cluster(**cluster))
+    yield from tune.trainings(setup, out / "checkpoints", jobs, cluster=tune.Cluster(**cluster))
 
 
 def _write(record: Record, trial: Trial, trained: Trained) -> None:

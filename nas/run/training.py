@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+from nas.errors import InputError
 from nas.objectives.base import trial_folder
 from nas.objectives.train import DataConfig, TrainSetup
 from nas.record import Record, Run
 from nas.run.driver import Ended, Measured, Started
+from nas.run.options import hyperparameters
 from nas.run.progress import Progress
-from nas.run.sweep import hyperparameters
 from nas.space import Architecture, SearchSpace
+from nas.strategies.base import LARGEST_SEED
 from nas.training.loop import TrainingConfig
 from nas.trial import Trial
 
@@ -37,6 +39,14 @@ def train_to_end(
     after every epoch, for the curve of a protocol fixed beforehand; each measurement is a
     `MeasurementWithTest`. Goes on with ``resume`` at the last checkpoint. Raises InputError.
     """
+    seeds = tuple(seeds)
+    if epochs < 1:
+        raise InputError(f"epochs: {epochs} is below 1")
+    if not seeds:
+        raise InputError("seeds: at least one is needed")
+    for seed in seeds:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"seed: {seed} is not from 0 to {LARGEST_SEED}")
     space.validate(arch)
     setup = TrainSetup(space, data, training, epochs=epochs, overrides=hyperparameters(hyper))
     objective = setup(None)
@@ -51,7 +61,7 @@ def train_to_end(
         **dataclasses.asdict(training),
     }
     opened = Record.resume(out, config, may_differ=("data_dir",)) if resume else Record.create(out, config)
-    with opened as record, Progress("training", planned_epochs=epochs * len(list(seeds))) as view:
+    with opened as record, Progress("training", planned_epochs=epochs * len(seeds)) as view:
         done = {final.seed for final in record.finals}
         for k, seed in enumerate(seeds):
             trial = record.trials.get(k) or Trial(id=k, arch=arch, budget=epochs, seed=seed)

@@ -195,6 +195,16 @@ class Definition:
             raise self.unknown(name)
         return members
 
+    def check_known(self, arch: Mapping[str, Any], *names: str) -> None:
+        """Raises InputError where a text among the choices ``names`` is none of this space's values.
+
+        For a ``build`` that spaces with other choices share, so that a value it has no branch for is no default.
+        """
+        for name in itertools.chain.from_iterable(map(self.members, names)):
+            value = arch.get(name)
+            if isinstance(value, str) and not self.choices[name].accepts(value):
+                raise InputError(f"{self.name}: {name}={text_of(value)} is not {self.choices[name].span}")
+
     def unknown(self, name: str) -> InputError:
         """The error for a choice ``name`` that there is not, with the nearest one that there is."""
         groups = {parts[1] for choice in self.choices if (parts := NUMBERED.fullmatch(choice))}

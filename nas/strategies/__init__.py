@@ -1,8 +1,8 @@
-"""Ask/tell searchers, one module a strategy: ``STRATEGIES[name](space, config)``."""
+"""Ask/tell searchers, one module a strategy: ``STRATEGIES[name](space, config)`` is a fresh one.
 
-from collections.abc import Callable
+A strategy is added by a module with a `StrategyRecord` and by a line in `STRATEGIES`.
+"""
 
-from nas.space import SearchSpace
 from nas.strategies import (
     asha,
     bananas,
@@ -17,8 +17,12 @@ from nas.strategies import (
     tpe,
 )
 from nas.strategies.base import (
+    PlannedBudget,
     Strategy,
     StrategyConfig,
+    StrategyRecord,
+    combined_config,
+    converted,
     filtered,
     promote,
     recorded,
@@ -27,24 +31,28 @@ from nas.strategies.base import (
     trial_seed,
 )
 
-STRATEGIES: dict[str, Callable[[SearchSpace, StrategyConfig], Strategy]] = {
-    "grid": grid.grid,
-    "random": random.random,
-    "successive_halving": successive_halving.successive_halving,
-    "hyperband": hyperband.hyperband,
-    "asha": asha.asha,
-    "tpe": tpe.tpe,
-    "evolution": evolution.evolution,
-    "local_search": local_search.local_search,
-    "reinforce": reinforce.reinforce,
-    "bananas": bananas.bananas,
-    "bohb": bohb.bohb,
+STRATEGIES: dict[str, StrategyRecord] = {
+    "grid": grid.RECORD,
+    "random": random.RECORD,
+    "successive_halving": successive_halving.RECORD,
+    "hyperband": hyperband.RECORD,
+    "asha": asha.RECORD,
+    "tpe": tpe.RECORD,
+    "evolution": evolution.RECORD,
+    "local_search": local_search.RECORD,
+    "reinforce": reinforce.RECORD,
+    "bananas": bananas.RECORD,
+    "bohb": bohb.RECORD,
 }
 
 __all__ = [
     "STRATEGIES",
+    "PlannedBudget",
     "Strategy",
     "StrategyConfig",
+    "StrategyRecord",
+    "combined_config",
+    "converted",
     "filtered",
     "promote",
     "recorded",

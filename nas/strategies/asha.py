@@ -12,12 +12,12 @@ from nas.space import Architecture, SearchSpace
 from nas.strategies.base import (
     Outstanding,
     Strategy,
-    StrategyConfig,
+    StrategyRecord,
     drawn,
     new_trial,
     rung_score,
 )
-from nas.strategies.successive_halving import most_halvings
+from nas.strategies.successive_halving import RungConfig, most_halvings
 from nas.trial import Trial
 
 
@@ -49,7 +49,7 @@ def passes(score: float, scores: Sequence[float], eta: int) -> bool:
 class Asha:
     """See ``asha``."""
 
-    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+    def __init__(self, space: SearchSpace, config: RungConfig) -> None:
         self._space, self._config = space, config
         self._budgets = milestones(config.epochs, config.eta)
         self._scores: list[list[float]] = [[] for _ in self._budgets]
@@ -76,7 +76,7 @@ class Asha:
         return drawn(self._space, self._config.seed, self._asked)
 
     def tell(self, trial: Trial) -> None:
-        self._outstanding.settle(trial)
+        self._outstanding.remove(trial)
         k, score = trial.rung, rung_score(trial)
         assert k is not None
         if k + 1 == len(self._budgets) or score == -math.inf:
@@ -90,7 +90,7 @@ class Asha:
         return frozenset(trial.id for trial in self._passed)
 
 
-def asha(space: SearchSpace, config: StrategyConfig) -> Strategy:
+def asha(space: SearchSpace, config: RungConfig) -> Strategy:
     """Each trial goes on from rung to rung unless it is below the top 1/eta of those that came there before.
 
     Without end unless ``config.trials`` is set. Decisions equal those of Ray 2.60's ``ASHAScheduler`` with
@@ -98,3 +98,11 @@ def asha(space: SearchSpace, config: StrategyConfig) -> Strategy:
     trial runs on before a new one starts.
     """
     return Asha(space, config)
+
+
+def random_trials(config: RungConfig, space: SearchSpace) -> float:
+    """All where there is no rung below the last."""
+    return 0 if len(milestones(config.epochs, config.eta)) > 1 else math.inf
+
+
+RECORD = StrategyRecord(asha, RungConfig, random_trials=random_trials)

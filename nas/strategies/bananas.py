@@ -4,6 +4,7 @@ architecture search", AAAI 2021, algorithm 1): an ensemble of small networks pre
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,16 @@ import numpy as np
 import scipy.special
 
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, generator, rung_score
+from nas.strategies.base import (
+    FullBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    check_at_least,
+    drawn,
+    generator,
+    rung_score,
+)
 from nas.trial import Trial
 
 Features: TypeAlias = Callable[[Architecture], np.ndarray]
@@ -25,7 +35,24 @@ PARENTS = 10  # the best so far, which the candidates are mutants of
 TRIES = 10  # mutations for each candidate wanted, before those there are must do
 
 
-def bananas(space: SearchSpace, config: StrategyConfig, features: Features | None = None) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class BananasConfig(StrategyConfig):
+    startup: int = 10
+    """finished random trials before the model proposes"""
+    ensemble: int = 5
+    """how many networks predict the accuracy"""
+    candidates: int = 100
+    """mutants of the best that the networks choose from"""
+    refit: int = 10
+    """so many more trials told, and the networks are trained again"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("startup", "ensemble", "candidates", "refit"):
+            check_at_least(name, getattr(self, name), 1)
+
+
+def bananas(space: SearchSpace, config: BananasConfig, features: Features | None = None) -> Strategy:
     """Random trials until ``config.startup`` are told, then what an ensemble of networks draws as best.
 
     At every ``config.refit`` trials told, ``config.ensemble`` networks are trained to predict accuracy from
@@ -43,7 +70,7 @@ def bananas(space: SearchSpace, config: StrategyConfig, features: Features | Non
 
 
 class _Search:
-    def __init__(self, space: SearchSpace, config: StrategyConfig, features: Features) -> None:
+    def __init__(self, space: SearchSpace, config: BananasConfig, features: Features) -> None:
         self._space, self._config, self._features = space, config, features
         self._asked: set[Architecture] = set()
         self._told: list[tuple[Trial, float, np.ndarray]] = []  # by id
@@ -153,3 +180,6 @@ def fit(
         rate = RATE / (1 - DECAYS[0] ** step)
         theta -= rate * mean / (np.sqrt(square * (1 / (1 - DECAYS[1] ** step))) + SMALL)
     return lambda x: forward(x.astype(np.float32))[-1][..., 0]
+
+
+RECORD = StrategyRecord(bananas, BananasConfig, random_trials=lambda config, space: config.startup)

@@ -6,85 +6,55 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from nas.errors import InputError, one_of
+from nas.errors import InputError
 from nas.space import Architecture, SearchSpace, When
 from nas.trial import Trial
+
+LARGEST_SEED = 2**32 - 1  # the largest that every generator of random numbers here takes as it is
 
 
 @dataclasses.dataclass(frozen=True)
 class StrategyConfig:
-    """What a search strategy can be told; each strategy reads the fields that concern it.
+    """What every strategy is told. A strategy with options of its own has a subclass; an option of one name has
+    one meaning and one default wherever it occurs.
 
     Raises ``InputError`` where a value cannot be meant.
     """
 
     seed: int = 0
-    """Everything random in a strategy comes from this number."""
+    """everything random in a strategy comes from this number"""
     trials: int | None = None
-    """How many architectures to try. None: the strategy's own plan (the whole grid, `iterations` times
-    successive halving, Hyperband or BOHB); the others then go on until the driver's budget ends the run."""
+    """how many architectures to try; default: the strategy's own plan where it has one"""
     epochs: int = 9
-    """R, the most budget (epochs) one trial can get."""
-    eta: int = 3
-    """Successive halving, Hyperband, BOHB, ASHA: one trial in eta goes on from a rung."""
-    rounding: Literal["ceil", "floor"] = "ceil"
-    """Hyperband, BOHB: bracket sizes as in the paper's pseudocode (ceil) or as in its table (floor)."""
-    iterations: int | None = 1
-    """Successive halving, Hyperband, BOHB: passes over all brackets when `trials` is None. None: without end."""
-    grid_points: int = 2
-    """Grid: values taken of each continuous choice."""
-    grid_shuffle: bool = True
-    """Grid: in an order drawn by the seed, so that a grid cut short has still seen every choice vary."""
-    population: int = 10
-    """Evolution: how many of the youngest trials may be parents (P)."""
-    tournament: int = 3
-    """Evolution: how many of them are drawn, the best of which is mutated (S)."""
-    startup: int = 10
-    """TPE, BANANAS: finished random trials before the model proposes."""
-    climb: Literal["first", "best"] = "first"
-    """Local search: go to the first neighbour found better, or see them all and go to the best."""
-    policy_rate: float = 0.1
-    """REINFORCE: Adam's learning rate for the policy's logits."""
-    baseline_decay: float = 0.9
-    """REINFORCE: how much of the baseline, a moving average of the accuracies, a trial leaves as it was."""
-    ensemble: int = 5
-    """BANANAS: how many networks predict the accuracy."""
-    candidates: int = 100
-    """BANANAS: mutants of the best that the networks choose from."""
-    refit: int = 10
-    """BANANAS: so many more trials told, and the networks are trained again."""
-    random_fraction: float = 1 / 3
-    """BOHB: the part of the trials drawn at random even where there is a model."""
+    """R, the most budget (epochs) one trial can get"""
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
-        _at_least("eta", self.eta, 2)
-        from_one = ("trials", "epochs", "iterations", "grid_points", "population", "tournament", "startup")
-        for name in (*from_one, "ensemble", "candidates", "refit"):
-            _at_least(name, getattr(self, name), 1)
-        if not 0 < self.policy_rate < math.inf:
-            raise InputError(f"strategy: policy_rate={self.policy_rate} is not above 0")
-        if not 0 <= self.baseline_decay < 1:
-            raise InputError(f"strategy: baseline_decay={self.baseline_decay} is not from 0 to below 1")
-        if not 0 <= self.random_fraction <= 1:
-            raise InputError(f"strategy: random_fraction={self.random_fraction} is not from 0 to 1")
-        if self.tournament > self.population:
-            raise InputError(
-                f"strategy: tournament={self.tournament} is more than population={self.population}"
-            )
-        if self.rounding not in ("ceil", "floor"):
-            raise one_of("strategy: rounding", self.rounding, ("ceil", "floor"))
-        if self.climb not in ("first", "best"):
-            raise one_of("strategy: climb", self.climb, ("first", "best"))
+        check_at_least("seed", self.seed, 0)
+        if self.seed > LARGEST_SEED:
+            raise InputError(f"strategy: seed={self.seed} is more than {LARGEST_SEED}")
+        check_at_least("trials", self.trials, 1)
+        check_at_least("epochs", self.epochs, 1)
+
+    def without_end(self) -> Self:
+        """The same for a search that ends with another budget than its strategy's own plan."""
+        return self
 
 
-def _at_least(name: str, value: int | None, low: int) -> None:
+def check_at_least(name: str, value: float | None, low: float) -> None:
+    """Raises InputError where the option ``name`` has a value below ``low``."""
     if value is not None and value < low:
         raise InputError(f"strategy: {name}={value} is less than {low}")
+
+
+class PlannedBudget(NamedTuple):
+    """What all of a search comes to: how many trials start, and the epochs that all of them take at most."""
+
+    trials: float
+    epochs: float
 
 
 class Strategy(Protocol):
@@ -124,6 +94,55 @@ class Strategy(Protocol):
     def paused(self) -> frozenset[int]:
         """Ids of the told trials that may still be promoted; every other told trial is over."""
         ...
+
+
+def trials_times_epochs(config: StrategyConfig, space: SearchSpace) -> PlannedBudget | None:
+    """The plan of a strategy that trains ``config.trials`` architectures for the whole budget; None: without end."""
+    return None if config.trials is None else PlannedBudget(config.trials, config.trials * config.epochs)
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategyRecord:
+    """A strategy as `nas.strategies.STRATEGIES` lists it: all that the rest of the code knows about it.
+
+    Args:
+        make: a fresh strategy for a space and a config.
+        config: the class of its config: its own options and what every strategy is told.
+        planned_budget: what a search comes to; None where it has no end of its own, and then the search must
+            be given one (a number of trials, or epochs in all).
+        random_trials: how many trials are drawn at random before anything told matters; with no more than
+            these the strategy is random search. Infinite where it never matters.
+        shares_weights: a trial is a whole search with shared weights, not one architecture.
+    """
+
+    make: Callable[[SearchSpace, Any], Strategy]
+    config: type[StrategyConfig] = StrategyConfig
+    planned_budget: Callable[[Any, SearchSpace], PlannedBudget | None] = trials_times_epochs
+    random_trials: Callable[[Any, SearchSpace], float] = lambda config, space: 0
+    shares_weights: bool = False
+
+    def __call__(self, space: SearchSpace, config: StrategyConfig) -> Strategy:
+        """A fresh strategy; of ``config``, which may be another's or several's, it is told its own part."""
+        return self.make(space, self.own(config))
+
+    def own(self, config: StrategyConfig) -> Any:
+        """``config`` as this strategy's own: the options that both have, the others at their defaults."""
+        return converted(config, self.config)
+
+
+def converted(config: StrategyConfig, to: type[StrategyConfig]) -> Any:
+    """``config`` as another class: the options that both have, the others at their defaults."""
+    names = [field.name for field in dataclasses.fields(to)]
+    return to(**{name: getattr(config, name) for name in names if hasattr(config, name)})
+
+
+def combined_config(records: Iterable[StrategyRecord]) -> type[StrategyConfig]:
+    """A config with the options of all ``records``; `StrategyRecord.own` takes each one's part of it."""
+    configs = list(dict.fromkeys(record.config for record in records)) or [StrategyConfig]
+    bases = [c for c in configs if not any(c is not other and issubclass(other, c) for other in configs)]
+    if len(bases) == 1:
+        return bases[0]
+    return dataclasses.dataclass(frozen=True)(type("CombinedConfig", tuple(bases), {"__doc__": ""}))
 
 
 def trial_seed(seed: int, i: int) -> int:
@@ -181,7 +200,8 @@ class Outstanding:
         self._trials[trial.id] = trial
         return trial
 
-    def settle(self, trial: Trial) -> None:
+    def remove(self, trial: Trial) -> None:
+        """Raises ValueError where the trial is not outstanding."""
         if self._trials.pop(trial.id, None) is None:
             raise ValueError(f"tell: trial {trial.id} is not outstanding")
 
@@ -225,7 +245,7 @@ class FullBudget:
         return iter(()) if self._asked == self._config.trials else self._propose(self._asked)
 
     def tell(self, trial: Trial) -> None:
-        self._outstanding.settle(trial)
+        self._outstanding.remove(trial)
         self._observe(trial)
 
     @property
@@ -319,5 +339,5 @@ def filtered(strategy: Strategy, score: Callable[[Architecture], float], n: int)
     earlier candidate, NaN is worst. An architecture is scored once. The grid is so put into another
     order and still visited once. Raises ``InputError`` where ``n`` is less than 1.
     """
-    _at_least("n", n, 1)
+    check_at_least("n", n, 1)
     return Filtered(strategy, score, n)

@@ -4,6 +4,7 @@ algorithm 2): Hyperband whose new trials come from a model of the good and the b
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +15,9 @@ import scipy.special
 from nas.errors import InputError
 from nas.space import Architecture, Categorical, Integer, SearchSpace
 from nas.strategies import hyperband
-from nas.strategies.base import Strategy, StrategyConfig, drawn, exists, generator, rung_score
-from nas.strategies.successive_halving import Halving
+from nas.strategies.base import Strategy, StrategyRecord, drawn, exists, generator, rung_score
+from nas.strategies.hyperband import HyperbandConfig
+from nas.strategies.successive_halving import Halving, planned_budget
 from nas.trial import Trial
 
 GOOD = 0.15  # the part of the trials at a budget that counts as good
@@ -24,7 +26,18 @@ WIDER = 3.0  # than the kernels of the density are those that numbers are drawn 
 NARROWEST = 1e-3  # bandwidth of a number, as a part of its range; of an integer at least half a step
 
 
-def bohb(space: SearchSpace, config: StrategyConfig) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class BohbConfig(HyperbandConfig):
+    random_fraction: float = 1 / 3
+    """the part of the trials drawn at random even where there is a model"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.random_fraction <= 1:
+            raise InputError(f"strategy: random_fraction={self.random_fraction} is not from 0 to 1")
+
+
+def bohb(space: SearchSpace, config: BohbConfig) -> Strategy:
     """Hyperband's brackets; a part ``config.random_fraction`` of their trials drawn, the others proposed.
 
     A proposal is, of 64 draws from a kernel density of the good trials, the one with the highest ratio of
@@ -41,17 +54,22 @@ def bohb(space: SearchSpace, config: StrategyConfig) -> Strategy:
     return Halving(space, config, hyperband.plan(config), propose=model.propose, observe=model.observe)
 
 
+def open_choices(space: SearchSpace) -> list[str]:
+    """The choices that have more than one value."""
+    return [
+        name
+        for name, choice in space.choices.items()
+        if not isinstance(choice, Categorical | Integer) or len(choice.options()) > 1
+    ]
+
+
 class _Model:
     """Trials as rows of numbers: for each choice an index or a part of its range, NaN where it does not exist;
     then for each conditional choice whether it does."""
 
-    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+    def __init__(self, space: SearchSpace, config: BohbConfig) -> None:
         self._space, self._config = space, config
-        self._names = [
-            name
-            for name, choice in space.choices.items()
-            if not isinstance(choice, Categorical | Integer) or len(choice.options()) > 1
-        ]
+        self._names = open_choices(space)
         self._conditional = [k for k, name in enumerate(self._names) if name in space.conditions]
         choices = (space.choices[name] for name in self._names)
         categories = [len(choice.values) if isinstance(choice, Categorical) else 0 for choice in choices]
@@ -227,3 +245,11 @@ def features(rows: np.ndarray, categories: np.ndarray) -> np.ndarray:
 
 def _width(categories: int) -> int:
     return categories + 1 if categories else 3
+
+
+RECORD = StrategyRecord(
+    bohb,
+    BohbConfig,
+    planned_budget(hyperband.plan),
+    random_trials=lambda config, space: len(open_choices(space)) + 3,
+)

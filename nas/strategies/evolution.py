@@ -4,16 +4,43 @@ AAAI 2019, algorithm 1)."""
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
+from nas.errors import InputError
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, generator
+from nas.strategies.base import (
+    FullBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    check_at_least,
+    drawn,
+    generator,
+)
 from nas.trial import Trial
 
 
-def evolution(space: SearchSpace, config: StrategyConfig) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class EvolutionConfig(StrategyConfig):
+    population: int = 10
+    """how many of the youngest trials may be parents (P)"""
+    tournament: int = 3
+    """how many of them are drawn, the best of which is mutated (S)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("population", self.population, 1)
+        check_at_least("tournament", self.tournament, 1)
+        if self.tournament > self.population:
+            raise InputError(
+                f"strategy: tournament={self.tournament} is more than population={self.population}"
+            )
+
+
+def evolution(space: SearchSpace, config: EvolutionConfig) -> Strategy:
     """Random trials until ``config.population`` have started, then mutations of tournament winners.
 
     A parent is the best of ``config.tournament`` draws, with replacement, from the ``population`` youngest
@@ -39,3 +66,6 @@ def evolution(space: SearchSpace, config: StrategyConfig) -> Strategy:
             del alive[: -config.population]
 
     return FullBudget(space, config, propose, observe=observe)
+
+
+RECORD = StrategyRecord(evolution, EvolutionConfig, random_trials=lambda config, space: config.population)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections import deque
@@ -11,13 +12,32 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig
+from nas.strategies.base import (
+    FullBudget,
+    PlannedBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    check_at_least,
+)
 from nas.trial import Trial
 
 LISTED = 100_000  # grids up to this size are held in memory and shuffled exactly
 
 
-def points(space: SearchSpace, config: StrategyConfig) -> Iterator[Architecture]:
+@dataclasses.dataclass(frozen=True)
+class GridConfig(StrategyConfig):
+    grid_points: int = 2
+    """values taken of each continuous choice"""
+    grid_shuffle: bool = True
+    """in an order drawn by the seed, so that a grid cut short has still seen every choice vary"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("grid_points", self.grid_points, 1)
+
+
+def points(space: SearchSpace, config: GridConfig) -> Iterator[Architecture]:
     """The grid's architectures in the order tried; each once.
 
     ``config.grid_points`` values of each continuous choice, all values of the others. Shuffled by
@@ -74,7 +94,15 @@ class _Order:
             self._read[self._read.index(trial.arch)] = whose_turn
 
 
-def grid(space: SearchSpace, config: StrategyConfig) -> Strategy:
+def grid(space: SearchSpace, config: GridConfig) -> Strategy:
     """The grid (see ``points``), or its first ``config.trials`` points, each for the whole budget."""
     order = _Order(points(space, config))
     return FullBudget(space, config, lambda i: order.ahead(), take=order.take)
+
+
+def planned_budget(config: GridConfig, space: SearchSpace) -> PlannedBudget:
+    trials = config.trials or space.size(config.grid_points).value
+    return PlannedBudget(trials, trials * config.epochs)
+
+
+RECORD = StrategyRecord(grid, GridConfig, planned_budget)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Literal
 
 from nas.errors import InputError, one_of
 from nas.space import SearchSpace
-from nas.strategies.base import Strategy, StrategyConfig
-from nas.strategies.successive_halving import Bracket, Halving, halving, most_halvings
+from nas.strategies.base import Strategy, StrategyRecord
+from nas.strategies.successive_halving import (
+    Bracket,
+    Halving,
+    HalvingConfig,
+    halving,
+    most_halvings,
+    planned_budget,
+    random_trials,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperbandConfig(HalvingConfig):
+    rounding: Literal["ceil", "floor"] = "ceil"
+    """bracket sizes as in the paper's pseudocode (ceil) or as in its table (floor)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounding not in ("ceil", "floor"):
+            raise one_of("strategy: rounding", self.rounding, ("ceil", "floor"))
 
 
 def brackets(max_budget: int, eta: int, rounding: Literal["ceil", "floor"] = "ceil") -> tuple[Bracket, ...]:
@@ -35,7 +55,7 @@ def brackets(max_budget: int, eta: int, rounding: Literal["ceil", "floor"] = "ce
     return tuple(halving(first_rung(s), s, max_budget, eta) for s in reversed(range(s_max + 1)))
 
 
-def plan(config: StrategyConfig) -> Iterator[Bracket]:
+def plan(config: HyperbandConfig) -> Iterator[Bracket]:
     """The brackets in the order run, without end if ``config`` sets none; ids are dealt along them.
 
     With ``config.trials`` they repeat until so many trials have started, and the last is cut to what is
@@ -55,6 +75,9 @@ def plan(config: StrategyConfig) -> Iterator[Bracket]:
         left -= n
 
 
-def hyperband(space: SearchSpace, config: StrategyConfig) -> Strategy:
+def hyperband(space: SearchSpace, config: HyperbandConfig) -> Strategy:
     """Successive halving at every trade-off between many short trials and few long ones."""
     return Halving(space, config, plan(config))
+
+
+RECORD = StrategyRecord(hyperband, HyperbandConfig, planned_budget(plan), random_trials)

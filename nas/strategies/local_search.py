@@ -3,17 +3,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Literal
 
+from nas.errors import one_of
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, generator, rung_score
+from nas.strategies.base import (
+    FullBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    drawn,
+    generator,
+    rung_score,
+)
 from nas.trial import Trial
 
 STARTS = 100  # draws for a start that is new, before one that is not is taken
 
 
-def local_search(space: SearchSpace, config: StrategyConfig) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class LocalSearchConfig(StrategyConfig):
+    climb: Literal["first", "best"] = "first"
+    """go to the first neighbour found better, or see them all and go to the best"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.climb not in ("first", "best"):
+            raise one_of("strategy: climb", self.climb, ("first", "best"))
+
+
+def local_search(space: SearchSpace, config: LocalSearchConfig) -> Strategy:
     """Climbs over ``space.neighbours`` from random starts, each until no neighbour is better.
 
     Neighbours are tried in random order. With ``config.climb="best"`` all of them before the climb goes to
@@ -39,7 +61,7 @@ class _Climb:
 
 
 class _Search:
-    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+    def __init__(self, space: SearchSpace, config: LocalSearchConfig) -> None:
         self._space, self._config = space, config
         self._tried: dict[Architecture, int] = {}  # with the id of the first trial that had it
         self._scores: dict[Architecture, float] = {}  # of those told
@@ -90,3 +112,6 @@ class _Search:
         order = generator(self._config.seed, climb.number, 2, climb.steps).permutation(len(neighbours))
         climb.here, climb.wanted, climb.seen = climb.best, tuple(neighbours[k] for k in order), 0
         climb.steps += 1
+
+
+RECORD = StrategyRecord(local_search, LocalSearchConfig)

@@ -4,6 +4,7 @@ the baseline of NAS-Bench-101 (Ying et al., ICML 2019) and NAS-Bench-201 (Dong a
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -13,7 +14,16 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.space import Architecture, Categorical, Choice, Integer, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, exists, generator, rung_score
+from nas.strategies.base import (
+    FullBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    drawn,
+    exists,
+    generator,
+    rung_score,
+)
 from nas.trial import Trial
 
 BINS = 10  # parts of a continuous choice, or of an integer one with more values, that have one logit each
@@ -21,7 +31,22 @@ DRAWS = 100  # how often the policy may draw what the constraints forbid before 
 DECAYS, SMALL = (0.9, 0.999), 1e-8  # Adam's
 
 
-def reinforce(space: SearchSpace, config: StrategyConfig) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class ReinforceConfig(StrategyConfig):
+    policy_rate: float = 0.1
+    """Adam's learning rate for the policy's logits"""
+    baseline_decay: float = 0.9
+    """how much of the baseline, a moving average of the accuracies, a trial leaves as it was"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.policy_rate < math.inf:
+            raise InputError(f"strategy: policy_rate={self.policy_rate} is not above 0")
+        if not 0 <= self.baseline_decay < 1:
+            raise InputError(f"strategy: baseline_decay={self.baseline_decay} is not from 0 to below 1")
+
+
+def reinforce(space: SearchSpace, config: ReinforceConfig) -> Strategy:
     """Draws from a policy that makes every choice by itself, given which choices exist.
 
     A told trial moves the logits of the choices that its architecture has along the gradient of its log
@@ -45,7 +70,7 @@ class _Part(NamedTuple):
 
 
 class _Policy:
-    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+    def __init__(self, space: SearchSpace, config: ReinforceConfig) -> None:
         self._space, self._config = space, config
         bins = {name: _bins(choice) for name, choice in space.choices.items()}
         ends = list(itertools.accumulate(bins.values()))
@@ -152,3 +177,6 @@ def _bin(part: _Part, value: Any) -> int:
     if isinstance(choice, Integer):
         return (value - choice.low) * part.bins // (choice.high - choice.low + 1)
     return min(int(choice.to_unit(value) * part.bins), part.bins - 1)
+
+
+RECORD = StrategyRecord(reinforce, ReinforceConfig)

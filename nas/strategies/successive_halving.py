@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self
 
 from nas.space import Architecture, SearchSpace
-from nas.strategies.base import Outstanding, Strategy, StrategyConfig, drawn, new_trial, promote
+from nas.strategies.base import (
+    Outstanding,
+    PlannedBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    check_at_least,
+    drawn,
+    new_trial,
+    promote,
+)
 from nas.trial import Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class RungConfig(StrategyConfig):
+    """For strategies that stop trials early."""
+
+    eta: int = 3
+    """one trial in eta goes on from a rung"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("eta", self.eta, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class HalvingConfig(RungConfig):
+    """For strategies that run brackets."""
+
+    iterations: int | None = 1
+    """passes over all brackets where trials are not given; None: without end"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("iterations", self.iterations, 1)
+
+    def without_end(self) -> Self:
+        return dataclasses.replace(self, iterations=None) if self.trials is None else self
 
 
 class Rung(NamedTuple):
@@ -42,7 +81,7 @@ def halving(trials: int, s: int, max_budget: int, eta: int) -> Bracket:
     return Bracket(s, tuple(rungs))
 
 
-def plan(config: StrategyConfig) -> Iterator[Bracket]:
+def plan(config: HalvingConfig) -> Iterator[Bracket]:
     """The brackets in the order run: one of ``config.trials``, or ``config.iterations`` of eta^s_max each."""
     s = most_halvings(config.epochs, config.eta)
     if config.trials is not None:
@@ -50,6 +89,35 @@ def plan(config: StrategyConfig) -> Iterator[Bracket]:
         return
     bracket = halving(config.eta**s, s, config.epochs, config.eta)
     yield from itertools.repeat(bracket) if config.iterations is None else [bracket] * config.iterations
+
+
+def budget_of(brackets: Iterable[Bracket]) -> PlannedBudget:
+    """Trials and epochs of finitely many brackets, promoted trials going on from where they were."""
+    trials = epochs = 0
+    for bracket in brackets:
+        trials += bracket.rungs[0].trials
+        reached = [0, *(rung.budget for rung in bracket.rungs)]
+        epochs += sum(
+            rung.trials * (rung.budget - before) for rung, before in zip(bracket.rungs, reached, strict=False)
+        )
+    return PlannedBudget(trials, epochs)
+
+
+def planned_budget(
+    plan: Callable[[Any], Iterator[Bracket]],
+) -> Callable[[HalvingConfig, SearchSpace], PlannedBudget | None]:
+    """For `StrategyRecord`, from the function that lays out the brackets."""
+
+    def budget(config: HalvingConfig, space: SearchSpace) -> PlannedBudget | None:
+        endless = config.trials is None and config.iterations is None
+        return None if endless else budget_of(plan(config))
+
+    return budget
+
+
+def random_trials(config: RungConfig, space: SearchSpace) -> float:
+    """All where no rung is below the last."""
+    return 0 if most_halvings(config.epochs, config.eta) else math.inf
 
 
 class Halving:
@@ -101,7 +169,7 @@ class Halving:
         return iter(()) if self._promoted or self._slot is None else self._propose(self._asked)
 
     def tell(self, trial: Trial) -> None:
-        self._outstanding.settle(trial)
+        self._outstanding.remove(trial)
         self._observe(trial)
         b = trial.bracket
         assert b is not None
@@ -137,6 +205,9 @@ class _OpenRung(NamedTuple):
     told: list[Trial]
 
 
-def successive_halving(space: SearchSpace, config: StrategyConfig) -> Strategy:
+def successive_halving(space: SearchSpace, config: HalvingConfig) -> Strategy:
     """Many trials for a short time, the best floor(n / eta) of each rung on with eta times the budget."""
     return Halving(space, config, plan(config))
+
+
+RECORD = StrategyRecord(successive_halving, HalvingConfig, planned_budget(plan), random_trials)

@@ -3,6 +3,7 @@ NeurIPS 2011, section 4), by Optuna's multivariate sampler (Watanabe, arXiv 2304
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -15,13 +16,32 @@ from optuna.trial import TrialState
 
 from nas.errors import InputError
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace
-from nas.strategies.base import FullBudget, Strategy, StrategyConfig, drawn, exists, rung_score
+from nas.strategies.base import (
+    FullBudget,
+    Strategy,
+    StrategyConfig,
+    StrategyRecord,
+    check_at_least,
+    drawn,
+    exists,
+    rung_score,
+)
 from nas.trial import Trial
 
 PROPOSALS = 20  # how often the model may propose what the constraints forbid before a random draw is taken
 
 
-def tpe(space: SearchSpace, config: StrategyConfig) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class TpeConfig(StrategyConfig):
+    startup: int = 10
+    """finished random trials before the model proposes"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("startup", self.startup, 1)
+
+
+def tpe(space: SearchSpace, config: TpeConfig) -> Strategy:
     """Random trials until ``config.startup`` are told, then what the model holds most promising.
 
     Choices that always exist are modelled jointly, conditional ones each from the trials that have them.
@@ -36,7 +56,7 @@ def tpe(space: SearchSpace, config: StrategyConfig) -> Strategy:
 class _Model:
     """An Optuna study that holds our trials in the order of their ids, and a scratch trial to sample for."""
 
-    def __init__(self, space: SearchSpace, config: StrategyConfig) -> None:
+    def __init__(self, space: SearchSpace, config: TpeConfig) -> None:
         self._space, self._config = space, config
         self._distributions = {name: _distribution(choice) for name, choice in space.choices.items()}
         # In Optuna's order, which the random numbers follow.
@@ -124,3 +144,6 @@ def _distribution(choice: Choice) -> BaseDistribution:
     if isinstance(choice, Integer):
         return IntDistribution(choice.low, choice.high)
     return FloatDistribution(choice.low, choice.high, log=isinstance(choice, LogUniform))
+
+
+RECORD = StrategyRecord(tpe, TpeConfig, random_trials=lambda config, space: config.startup)

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend import core
 from jax.typing import ArrayLike
 
 from nas.cpu.function import plain
+from nas.errors import InputError
 from nas.nn.call import keywords
 from nas.nn.count import macs_of_jaxpr
 
@@ -121,7 +123,7 @@ class Outline(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
-    """Trace ``network``, on one image; nothing is allocated or compiled."""
+    """Trace ``network``, on one image; nothing is allocated or compiled. Raises as `check_maps` does."""
     image = abstract((1, *image_shape))
 
     def build(key: Array, image: Array) -> tuple[Array, dict[str, Tree]]:
@@ -133,6 +135,7 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
         program, (_, made) = jax.make_jaxpr(build, return_shape=True)(
             jax.eval_shape(lambda: jax.random.key(0)), image
         )
+        check_maps(program.jaxpr, image_shape)
         made = _kept(made)
         kept = made.pop("intermediates", {})
         if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
@@ -144,3 +147,17 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
         return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
 
     return Outline(made, size(made["params"]), macs_of_jaxpr(program.jaxpr), 4 * size(kept))
+
+
+def check_maps(jaxpr: Any, image_shape: tuple[int, ...], inside: str = "") -> None:
+    """Raises InputError where feature maps of a traced network have no pixels, whose mean is not a number."""
+    for equation in jaxpr.eqns:
+        layer = "/".join(part for part in (inside, str(equation.source_info.name_stack)) if part)
+        for shape in (getattr(value.aval, "shape", ()) for value in equation.outvars):
+            if len(shape) == 4 and 0 in shape[1:3]:
+                size = "x".join(map(str, image_shape))
+                raise InputError(
+                    f"{layer or 'network'}: leaves no pixels of an image of {size}: {list(shape[1:])}"
+                )
+        for inner in core.jaxprs_in_params(equation.params):
+            check_maps(inner, image_shape, layer)

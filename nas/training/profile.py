@@ -17,7 +17,7 @@ from nas import cpu
 from nas.errors import InputError
 from nas.nn.call import keywords
 from nas.nn.count import macs_of_equation
-from nas.training.network import Extra, Noise, Outline, abstract, streams
+from nas.training.network import Extra, Noise, Outline, abstract, check_maps, streams
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
 
@@ -25,6 +25,8 @@ RULE = (
     "multiply-adds of convolutions and dense layers; taps on padding count, biases, normalisation, pooling and "
     "activations do not"
 )
+
+LARGEST_IMAGE = 2**31  # numbers; sizes beyond are mistakes, and counts of what they give are no use
 
 
 class Layer(NamedTuple):
@@ -53,6 +55,8 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
 
     Raises InputError where it does not take such images.
     """
+    if math.prod(image_shape) > LARGEST_IMAGE:
+        raise InputError(f"input {shape_text(image_shape)}: an image has at most {LARGEST_IMAGE:,} numbers")
     nodes = getattr(network, "nodes", None)
     modules: dict[tuple[str, ...], Any] = {}  # by path, in the order in which calls return
 
@@ -76,6 +80,7 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
         raise InputError(
             f"input {shape_text(image_shape)}: the network does not take it: {said[0]}"
         ) from error
+    check_maps(program.jaxpr, image_shape)
     variables = {name: tree for name, tree in made.items() if name not in (*Extra._fields, "intermediates")}
     kept = made.get("intermediates", {})
 

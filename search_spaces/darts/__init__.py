@@ -9,9 +9,8 @@ paper evaluates them: five nodes, two inputs that may be the same, some nodes le
 
 from search_spaces.darts.genotypes import PRIMITIVES, Genotype, architecture_of, genotype_of, read_genotype
 from search_spaces.darts.modules import DropPath, operation
-from search_spaces.darts.networks import build
 from search_spaces.darts.published import GENOTYPES, NAMED, RECIPE
-from search_spaces.darts.space import SPACE
+from search_spaces.darts.space import SPACE, build
 from search_spaces.darts.supernets import derived, discrete, layout, search_network, supernet
 
 __all__ = [

@@ -8,8 +8,7 @@ from typing import Any
 from nas.nn.graph import Builder, First, Graph, Term
 from nas.nn.layers import Activation, BatchNorm, CellAverage, Concat, Dense
 from nas.nn.layout import Open
-from nas.space import Architecture
-from search_spaces.darts.genotypes import SKIP, genotype_of
+from search_spaces.darts.genotypes import SKIP
 from search_spaces.darts.modules import (
     AuxiliaryFeatures,
     Dropout,
@@ -100,24 +99,6 @@ def imagenet_stem(b: Builder, width: int) -> tuple[int, int]:
 
 
 Edges = Sequence[Sequence[tuple[Any, int]]]  # of each node, pairs of an operation (or `Open`) and its input
-
-
-def build(arch: Architecture, num_classes: int) -> Graph:
-    """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
-    genotype = genotype_of(arch)
-    return network(
-        {"normal": _pairs(genotype.normal), "reduce": _pairs(genotype.reduce)},
-        {"normal": genotype.normal_concat, "reduce": genotype.reduce_concat},
-        num_classes,
-        channels=arch["channels"],
-        cells=arch["cells"],
-        imagenet=arch["stem"] == "imagenet",
-        auxiliary=arch["auxiliary"],
-    )
-
-
-def _pairs(cell: tuple[tuple[str, int], ...]) -> Edges:
-    return [cell[k : k + 2] for k in range(0, len(cell), 2)]
 
 
 def network(

@@ -1,4 +1,4 @@
-"""The choices of the space, and which of them a search takes by default."""
+"""The choices of the space, which of them a search takes by default, and the network of an architecture."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from nas.space import Categorical, Choice, Constraint, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.darts.genotypes import KINDS, OPERATIONS, PRIMITIVES, cells_of, concat_of
-from search_spaces.darts.networks import build
+from nas.nn.graph import Graph
+from nas.space import (
+    Architecture,
+    Categorical,
+    Choice,
+    Constraint,
+    Integer,
+    LogUniform,
+    SearchSpace,
+    Uniform,
+    When,
+)
+from search_spaces.darts.genotypes import KINDS, OPERATIONS, PRIMITIVES, cells_of, concat_of, genotype_of
+from search_spaces.darts.networks import Edges, network
 from search_spaces.darts.supernets import pairs_of, searched_by_supernet
 
 
@@ -65,6 +76,25 @@ def _within() -> list[str]:
 
 def _gives_out_its_nodes(kind: str, arch: Mapping[str, Any]) -> bool:
     return max(concat_of(arch, kind)) <= arch["steps"] + 1
+
+
+def build(arch: Architecture, num_classes: int) -> Graph:
+    """The evaluation network: [B, H, W, C] -> logits [B, num_classes]."""
+    SPACE.check_known(arch, "stem")
+    genotype = genotype_of(arch)
+    return network(
+        {"normal": _pairs(genotype.normal), "reduce": _pairs(genotype.reduce)},
+        {"normal": genotype.normal_concat, "reduce": genotype.reduce_concat},
+        num_classes,
+        channels=arch["channels"],
+        cells=arch["cells"],
+        imagenet=arch["stem"] == "imagenet",
+        auxiliary=arch["auxiliary"],
+    )
+
+
+def _pairs(cell: tuple[tuple[str, int], ...]) -> Edges:
+    return [cell[k : k + 2] for k in range(0, len(cell), 2)]
 
 
 _CHOICES, _CONDITIONS = _choices()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,9 @@ import pytest
 
 from nas.nn.call import takes_noise
 from nas.objectives.train import build, size_of
+from nas.space import Architecture, Categorical
+from nas.training.hyper import Hyper
+from nas.training.network import outline
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
@@ -90,3 +96,23 @@ def test_sizes_of_a_chain_by_hand():
     params = 9 * 8 + 2 * 8 + 25 * 8 * 16 + 2 * 16 + (16 * 16 * 32 + 2 * 32) + (32 * 10 + 10)
     macs = 28 * 28 * 9 * 8 + 14 * 14 * 25 * 8 * 16 + 16 * 16 * 32 + 32 * 10
     assert size_of(build(space, arch, 10), (28, 28, 1)) == (params, macs)
+
+
+TRAINING = {field.name for field in dataclasses.fields(Hyper)}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_value_that_no_branch_knows_is_an_error(name):
+    """A family's ``build`` is shared by spaces with choices of a user's: no unknown one may become a default."""
+    space = SPACES[name]
+    texts = [
+        choice
+        for choice, values in space.choices.items()
+        if isinstance(values, Categorical) and all(isinstance(v, str) for v in values.values)
+    ]
+    firsts = {re.sub(r"_\d+$", "_1", text): text for text in reversed(texts) if text not in TRAINING}
+    for choice in firsts.values():
+        arch = next(a for k in range(100) if choice in (a := space.sample((7, k))))
+        with pytest.raises(ValueError, match="unheard_of"):  # noqa: PT012
+            network = build(space, Architecture({**arch, choice: "unheard_of"}), 10)
+            outline(network, (32, 32, 3))

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.space import Categorical, Constraint, Integer, LogUniform, SearchSpace, Uniform, When
-from nas.strategies import STRATEGIES, StrategyConfig, filtered, recorded, trial_seed
+from nas.strategies import STRATEGIES, combined_config, filtered, recorded, trial_seed
 from nas.trial import Measurement
 from search_spaces import SPACES
+
+Config: Any = combined_config(STRATEGIES.values())
 
 TABLE = SearchSpace(
     name="table",
@@ -60,7 +63,7 @@ FINITE = [
 ]
 
 TRIALS = 30
-CONFIG = StrategyConfig(seed=1, trials=TRIALS, epochs=9, population=6, startup=8)
+CONFIG = Config(seed=1, trials=TRIALS, epochs=9, population=6, startup=8)
 
 
 def table_score(arch):
@@ -278,7 +281,7 @@ def test_an_optimum_planted_anywhere_is_found(name, space):
     """With twenty trials an architecture, some of which fail, on three workers."""
     for seed in (1, 2):
         best, score = planted(space, seed)
-        config = StrategyConfig(seed=seed, trials=20 * int(space.count()), epochs=9)
+        config = Config(seed=seed, trials=20 * int(space.count()), epochs=9)
         run = outcome(score, lambda trial, best=best: trial.id % 9 == 5 and trial.arch != best)
         strategy, running = STRATEGIES[name](space, config), []
         while True:
@@ -303,7 +306,7 @@ def test_the_best_of_n_random_draws_is_distributed_as_order_statistics_say():
     n, seeds = 8, 1000
     found = []
     for seed in range(seeds):
-        strategy = STRATEGIES["random"](TABLE, StrategyConfig(seed=seed, trials=n))
+        strategy = STRATEGIES["random"](TABLE, Config(seed=seed, trials=n))
         found.append(max(table_score(trial.arch) for trial in iter(strategy.ask, None)))
     levels = sorted({table_score(arch) for arch in every})
     upto = [float(sum(chance(a) for a in every if table_score(a) <= x)) ** n for x in levels]
@@ -340,7 +343,7 @@ def test_who_is_promoted_does_not_depend_on_timing(name):
     eta=st.integers(2, 4),
 )
 def test_any_setting_ends_with_the_stated_number_of_trials(name, seed, order, workers, trials, epochs, eta):
-    config = StrategyConfig(seed=seed, trials=trials, epochs=epochs, eta=eta, startup=5, population=4)
+    config = Config(seed=seed, trials=trials, epochs=epochs, eta=eta, startup=5, population=4)
     calls = drive(STRATEGIES[name](TRICKY, config), outcome(any_score, some_fail), workers, order)
     assert {trial.id for trial in asked(calls)} == set(range(trials))
     for trial in asked(calls):
@@ -349,7 +352,7 @@ def test_any_setting_ends_with_the_stated_number_of_trials(name, seed, order, wo
 
 @each_strategy
 def test_unbounded_strategies_go_on_and_planned_ones_end(name):
-    strategy = STRATEGIES[name](TABLE, StrategyConfig(epochs=3))
+    strategy = STRATEGIES[name](TABLE, Config(epochs=3))
     ids, run = set(), outcome(table_score)
     for _ in range(100):
         if (trial := strategy.ask()) is None:
@@ -363,7 +366,7 @@ def test_unbounded_strategies_go_on_and_planned_ones_end(name):
 
 @pytest.mark.parametrize("name", ["successive_halving", "hyperband", "bohb"])
 def test_iterations_none_is_without_end(name):
-    strategy = STRATEGIES[name](TABLE, StrategyConfig(epochs=3, iterations=None))
+    strategy = STRATEGIES[name](TABLE, Config(epochs=3, iterations=None))
     brackets = set()
     for _ in range(100):
         trial = strategy.ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import scipy.stats
 
 from nas.objectives.table import TableObjective
 from nas.record.comparison import Job, Search
-from nas.run import tabular
+from nas.run import simulated
 from nas.space import SearchSpace
-from nas.strategies import STRATEGIES, StrategyConfig
+from nas.strategies import STRATEGIES, combined_config
 from search_spaces import SPACES
 from tests.conformance.test_strategies import FINITE
 from tests.planted import planted
+
+Config: Any = combined_config(STRATEGIES.values())
 
 NARROWED = [
     SPACES["nasbench201"].restrict(
@@ -27,9 +30,9 @@ each_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def search(name: str, objective: TableObjective, seed: int, budget_seconds: float) -> Search:
-    plan = StrategyConfig(seed=seed, epochs=objective.units, iterations=None)
+    plan = Config(seed=seed, epochs=objective.units, iterations=None)
     strategy = STRATEGIES[name](objective.space, plan)
-    return tabular.search(strategy, objective, Job(seed, name), budget_seconds)
+    return simulated.execute(strategy, objective, Job(seed, name), budget_seconds)
 
 
 def finds(name: str, space: SearchSpace, seed: int) -> Search:

@@ -1,12 +1,15 @@
 """Hyperband's brackets against Li et al. (JMLR 18, 2018)."""
 
 import itertools
+from typing import Any
 
 import pytest
 
 from nas.errors import InputError
-from nas.strategies import StrategyConfig
+from nas.strategies import STRATEGIES, combined_config
 from nas.strategies.hyperband import brackets, plan
+
+Config: Any = combined_config(STRATEGIES.values())
 
 # Table 1 of the paper, R=81 and eta=3: (trials, budget) by rung, for s = 4, 3, 2, 1, 0.
 PAPER_TABLE = [
@@ -89,17 +92,17 @@ def test_impossible_brackets_are_refused(arguments, message):
 
 
 def test_a_plan_passes_over_the_brackets_as_often_as_told():
-    config = StrategyConfig(epochs=81)
+    config = Config(epochs=81)
     assert rungs(plan(config)) == PAPER_PSEUDOCODE
-    twice = StrategyConfig(epochs=81, iterations=2)
+    twice = Config(epochs=81, iterations=2)
     assert rungs(plan(twice)) == PAPER_PSEUDOCODE * 2
-    endless = plan(StrategyConfig(epochs=81, iterations=None))
+    endless = plan(Config(epochs=81, iterations=None))
     assert rungs(next(endless) for _ in range(13)) == (PAPER_PSEUDOCODE * 3)[:13]
 
 
 def test_a_plan_of_so_many_trials_cuts_its_last_bracket():
-    config = StrategyConfig(epochs=81, trials=100)
+    config = Config(epochs=81, trials=100)
     assert rungs(plan(config)) == [PAPER_PSEUDOCODE[0], [(19, 3), (6, 9), (2, 27), (1, 81)]]
-    beyond_one_pass = StrategyConfig(epochs=9, trials=24)
+    beyond_one_pass = Config(epochs=9, trials=24)
     started = [bracket.rungs[0].trials for bracket in plan(beyond_one_pass)]
     assert started == [9, 5, 3, 7]

@@ -3,12 +3,11 @@
 import re
 from collections import Counter
 
+import flax.linen as nn
 import pytest
 
-from nas.objectives.train import build, size_of
-import flax.linen as nn
-
 from nas.nn.layers import Dense
+from nas.objectives.train import build, size_of
 from search_spaces.resnet import NAMED, SPACE
 
 CIFAR = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18, "resnet1202": 200}
@@ -102,7 +101,9 @@ def test_a_network_has_the_layers_it_is_named_for(name):
     """Convolutions and the classifier; projections do not count."""
     named = NAMED[name]
     nodes = build(SPACE, named.arch, named.num_classes).nodes
-    weighted = [n for n in nodes if isinstance(n.module, nn.Conv | Dense) and not n.name.startswith("project")]
+    weighted = [
+        n for n in nodes if isinstance(n.module, nn.Conv | Dense) and not n.name.startswith("project")
+    ]
     assert len(weighted) == int(re.sub(r"\D", "", name))
 
 

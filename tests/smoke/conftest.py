@@ -21,11 +21,11 @@ def script(monkeypatch, capsys, tmp_path):
 
     def call(name, *arguments):
         module = importlib.import_module(name)
-        cli = importlib.import_module("_cli")
+        cli = importlib.import_module("nas.run.command_line")
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         code = 0
         try:
-            cli.run(module.main)
+            cli.run(module.main, getattr(module, "config_type", None))
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()

@@ -30,6 +30,7 @@ WRONG = {
     "unknown engine": (("search", "--engine", "spark"), "'spark'"),
     "unknown space": (("search", "--space", "chian"), "space: 'chian' is not one of chain"),
     "unknown strategy": (("search", *SEARCH, "--strategy", "rnadom"), "strategy: 'rnadom' is not one of grid"),
+    "unknown, but nearly a strategy": (("search", *SEARCH, "--strategy", "rnadom"), "(did you mean random?)"),
     "unknown strategies": (("compare", "--strategies", "random", "foo"), "strategy: 'foo' is not one of"),
     "a strategy twice": (("compare", "--strategies", "random", "random"), "each is to be named once"),
     "no strategies": (("compare", "--strategies"), "strategies"),
@@ -72,12 +73,38 @@ WRONG = {
     "architecture of no space": (("train", "--arch", "chian:depth=1"), "chian"),
     "no such run": (("report", "nowhere"), "nowhere"),
     "no run named": (("report",), "no run folder given"),
+    "a run without a name": (("report", ""), "runs: '' names no folder"),
+    "no scores": (("score", "--dataset", "digits", "--scores"), "scores: none given; name all, or some of params"),
     "supernet of a space without": (
         ("search", "--dataset", "digits", "--space", "resnet", "--strategy", "darts"),
         "space: resnet cannot be searched by a supernet"),
     "supernet without its strategy": (
         ("search", *SEARCH, "--strategy", "random", "--supernet", "channels=4"),
-        "supernet: channels=4: random: no search with shared weights"),
+        "--supernet: random has no such option, only darts, darts_first"),
+    "another strategy's option": (
+        ("search", *SEARCH, "--strategy", "tpe", "--population", "5"),
+        "--population: tpe has no such option, only evolution"),
+    "another strategy's option in a comparison": (
+        ("compare", "--strategies", "random", "tpe", "--eta", "3"),
+        "--eta: random, tpe has no such option, only successive_halving, hyperband, asha, bohb"),
+    "another strategy's switch": (
+        ("search", *SEARCH, "--no-grid-shuffle"), "--no-grid-shuffle: random has no such option, only grid"),
+    "a seed too large": (("search", *SEARCH, "--seed", "1" + 20 * "0"), "seed=100000000000000000000 is more than"),
+    "a split seed too large": (
+        ("search", *SEARCH, "--split-seed", "1" + 20 * "0"), "split_seed: 100000000000000000000 is not from 0 to"),
+    "a seed of a training too large": (
+        ("train", "--arch", "lenet5", "--dataset", "digits", "--seed", "1" + 20 * "0"), "seed: 100000000000000000000"),
+    "an empty name": (("search", *SEARCH, "--out", ""), "--out: is empty"),
+    "an empty name behind a sign": (("search", *SEARCH, "--out="), "--out: is empty"),
+    "a name too long": (("search", *SEARCH, "--out", "x" * 300), "File name too long"),
+    "a training of no epochs": (("train", "--arch", "lenet5", "--dataset", "digits", "--epochs", "0"), "epochs: 0 is"),
+    "no trainings": (("train", "--arch", "lenet5", "--dataset", "digits", "--seeds", "0"), "seeds: at least one"),
+    "fewer than no trainings": (("train", "--arch", "lenet5", "--dataset", "digits", "--seeds", "-2"), "seeds: at"),
+    "no number of accelerators": (("search", *SEARCH, "--gpus-per-worker", "nan"), "gpus_per_worker: nan is not"),
+    "more cores than there are": (
+        ("search", *SEARCH, "--engine", "ray", "--workers", "1", "--cpus-per-worker", "99999"),
+        "cluster: cpus_per_worker=99999 is more than the"),
+    "a table of fewer than no epochs": (("tabulate", "--dataset", "digits", "--epochs", "-1"), "epochs: -1 is below 1"),
     "supernet strategy unknown": (
         ("search", "--space", "nasbench201", "--strategy", "dartz"), "strategy: 'dartz' is not one of"),
     "supernet too small": (
@@ -86,6 +113,8 @@ WRONG = {
     "supernet setting unknown": (
         ("search", "--dataset", "digits", "--space", "darts", "--strategy", "gdas", "--supernet", "width=3"),
         "supernet: 'width' is not one of"),
+    "an image beyond all memory": (
+        ("describe", "mlp", "--static", "--input", "999999x999999x999999"), "input 999999x999999x999999: an image has"),
     "a file that is no space": (("search", "--space", "none.py"), "space: no file none.py"),
 }  # fmt: skip
 
@@ -169,6 +198,42 @@ def test_a_network_too_large_for_memory_is_a_failed_trial(script):
     assert code == 2
     assert "GiB" in Path("run/trials.jsonl").read_text()
     assert "no trial could be measured" in err
+
+
+SHRINKING = """
+import flax.linen as nn
+from nas.space import Integer, SearchSpace
+
+class Stack(nn.Module):
+    depth: int
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        for i in range(self.depth):
+            x = nn.max_pool(nn.Conv(4, (3, 3), padding="VALID", name=f"conv_{i}")(x), (2, 2), (2, 2))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+SPACE = SearchSpace("shrinking", {"depth": Integer(1, 4)}, build=lambda arch, classes: Stack(arch["depth"]))
+"""
+
+
+def test_maps_without_pixels_are_a_failed_trial_and_no_named_network(script):
+    """Images of 8x8: conv_0 leaves 6, its pooling 3, conv_1 one pixel, and its pooling none."""
+    Path("shrinking.py").write_text(SHRINKING)
+    code, _, err = script(
+        "search", "--space", "shrinking.py", *SEARCH[2:], "--fix", "depth=2", "--out", "run"
+    )
+    assert code == 2
+    assert "no trial could be measured" in err
+    assert "leaves no pixels of an image of 8x8x1: [0, 0, 4]" in Path("run/trials.jsonl").read_text()
+    for command in (
+        ("describe", "shrinking.py:depth=4", "--input", "8x8x1"),
+        ("train", "--arch", "shrinking.py:depth=4", *SEARCH[2:4], "--out", "end"),
+    ):
+        code, _, err = script(*command)
+        assert code == 2
+        line = err.splitlines()[-1]
+        assert "leaves no pixels of an image of 8x8x1" in line
 
 
 def test_a_full_disk(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from nas.oneshot.monitor import STOPS, Epoch, stop_on_curvature, stopping
 from nas.record import read_run
-from nas.run.sweep import search
+from nas.run.search import search
 from nas.trial import SupernetMeasurement
 from search_spaces.nasbench201 import SPACE
 from tests.benchmarks import bench_files

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nas.objectives.table import TableObjective
-from nas.run.scoring import read_scores
+from nas.run.scoring import read_score_table
 from nas.tables import load_table
 from search_spaces.nasbench201 import SPACE
 from tests.benchmarks import bench_files
@@ -57,7 +57,7 @@ def test_killed_and_resumed_it_says_the_same(tmp_path: Path) -> None:
     again = started(out, "--resume")
     assert again.returncode == 0, again.stderr
     for part in ("gradients", "others", "regions"):
-        first, second = (read_scores(tmp_path / of / part) for of in ("whole", "killed"))
+        first, second = (read_score_table(tmp_path / of / part) for of in ("whole", "killed"))
         assert first.archs == second.archs
         for name, values in first.values.items():
             np.testing.assert_array_equal(values, second.values[name])

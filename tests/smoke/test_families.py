@@ -7,7 +7,8 @@ import math
 import pytest
 
 from nas.objectives.train import DataConfig
-from nas.run.sweep import SearchOptions, search
+from nas.run.options import SearchOptions
+from nas.run.search import search
 from nas.strategies import StrategyConfig
 from search_spaces import SPACES
 
@@ -16,8 +17,11 @@ FIXED = {"darts": ("cells=1", "channels=4")}  # compiling the whole networks tak
 SLOW = ("cuda_convnet",)
 
 
+LONG = ("natssize", "nasbench_macro")  # to compile
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "natssize" else name for name in SPACES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SPACES]
 )
 def test_a_random_search(name, tmp_path):
     options = SearchOptions(

@@ -18,7 +18,7 @@ import pytest
 
 from nas.record import Record, read_run, record_difference
 from nas.run import local
-from nas.strategies import STRATEGIES, StrategyConfig
+from nas.strategies import STRATEGIES, combined_config
 from tests.synthetic import SPACE, Setup, units_done
 
 ROOT = Path(__file__).parents[2]
@@ -34,18 +34,19 @@ search(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.
 
 def search(folder: Path, engine: str, strategy: str, workers: int, seconds: float) -> None:
     """Begin the search in ``folder`` or go on with it; ``seconds`` is how long a unit takes."""
-    config = StrategyConfig(epochs=R, trials=None if strategy == "hyperband" else 7, population=4)
+    config_type: Any = combined_config(STRATEGIES.values())
+    config = config_type(epochs=R, trials=None if strategy == "hyperband" else 7, population=4)
     setup = Setup(folder.with_suffix(".log"), seconds=seconds)
     began = (folder / "config.json").exists()
     with (Record.resume if began else Record.create)(folder, {"strategy": strategy}, env={}) as record:
         if engine == "local":
             objective = setup(folder / "checkpoints")
-            local.search(STRATEGIES[strategy](SPACE, config), objective, record, epochs=R)
+            local.execute(STRATEGIES[strategy](SPACE, config), objective, record, epochs=R)
         else:
-            from nas.run import ray_tune
+            from nas.run import tune
 
-            cluster = ray_tune.Cluster(workers=workers, cpus_per_worker=1)
-            ray_tune.search(SPACE, strategy, config, setup, record, cluster=cluster)
+            cluster = tune.Cluster(workers=workers, cpus_per_worker=1)
+            tune.execute(STRATEGIES[strategy](SPACE, config), setup, record, epochs=R, cluster=cluster)
 
 
 class Killer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +32,11 @@ def test_the_space_of_the_readme_is_searched(tmp_path, engine):
 
 
 def test_every_option_in_the_readme_exists(script):
-    commands = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, re.MULTILINE)
+    commands = re.findall(r"^python scripts/(\w+)\.py (.*)$", README.replace("\\\n", " "), re.MULTILINE)
     assert len(commands) > 8
-    helps: dict[str, str] = {}
-    for name, options in commands:
-        if name not in helps:
-            code, helps[name], complained = script(name, "--help")
-            assert (code, complained) == (0, "")
-        for option in re.findall(r"--[a-z-]+", options.partition("#")[0]):
-            assert re.search(rf"{option}\b", helps[name]), f"{name}: {option}"
+    for name, words in commands:
+        options = shlex.split(words, comments=True)
+        code, shown, complained = script(name, *options, "--help")
+        assert (code, complained) == (0, ""), words
+        for option in re.findall(r"--[a-z-]+", " ".join(options)):
+            assert re.search(rf"{option}\b", shown), f"{name}: {option}"

@@ -199,5 +199,5 @@ def test_a_stored_program_survives_a_change_to_what_draws_it(monkeypatch):
     names = {path.partition(f"{ROOT}{os.sep}")[2] for path in read}
     assert {"nas/training/programs.py", "nas/training/optimiser.py", "nas/cpu/native.py"} <= names
     assert "search_spaces/chain.py" in names
-    others = ("nas/results", "nas/run", "nas/strategies", "nas/data", "search_spaces/resnet")
+    others = ("nas/record", "nas/report", "nas/run", "nas/strategies", "nas/data", "search_spaces/resnet")
     assert not [name for name in names if name.startswith(others)]

@@ -46,7 +46,9 @@ def both(function, *arrays):
     """What ``function`` gives with the kernels and without them, and the text of the former program."""
 
     def run():
-        program = jax.jit(lambda *arrays: function(*arrays)).lower(*arrays)  # a new function: nothing is cached
+        program = jax.jit(lambda *arrays: function(*arrays)).lower(
+            *arrays
+        )  # a new function: nothing is cached
         return program.compile()(*arrays), program.as_text()
 
     found, text = run()
@@ -114,7 +116,14 @@ def test_convolution_and_its_derivatives(case):
     same(derivatives(functools.partial(conv, **arguments)), normal(0, *x), normal(1, *w))
 
 
-HIGHER = ("tails", "asymmetric", "dilated, strided", "pixels no window sees", "winograd", "depthwise, strided")
+HIGHER = (
+    "tails",
+    "asymmetric",
+    "dilated, strided",
+    "pixels no window sees",
+    "winograd",
+    "depthwise, strided",
+)
 
 
 def _along(function, x, w):
@@ -199,7 +208,6 @@ POOLS: dict[str, Any] = {
 }
 
 
-
 def max_pool(x, *at):
     return nn.max_pool(x, *at)
 
@@ -273,13 +281,18 @@ def test_a_plain_flax_network_calls_every_kernel():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype):
     function = derivatives(conv)
-    found, expected, _ = both(function, normal(0, 2, 8, 8, 4).astype(dtype), normal(1, 3, 3, 4, 8).astype(dtype))
+    found, expected, _ = both(
+        function, normal(0, 2, 8, 8, 4).astype(dtype), normal(1, 3, 3, 4, 8).astype(dtype)
+    )
     agree(found, expected, tolerance=2e-2)
 
 
 def test_double_precision_is_xlas():
     with jax.enable_x64(True):
-        x, w = (jnp.asarray(normal(i, *shape), jnp.float64) for i, shape in enumerate([(2, 8, 8, 4), (3, 3, 4, 8)]))
+        x, w = (
+            jnp.asarray(normal(i, *shape), jnp.float64)
+            for i, shape in enumerate([(2, 8, 8, 4), (3, 3, 4, 8)])
+        )
         _, _, text = both(conv, x, w)
     assert "nas_" not in text
 

@@ -21,7 +21,8 @@ from nas.oneshot.settings import METHODS, Settings, settings_of
 from nas.record import Record, record_difference
 from nas.run import local
 from nas.space import Architecture, Categorical, SearchSpace
-from nas.strategies import STRATEGIES, StrategyConfig
+from nas.strategies import STRATEGIES
+from nas.strategies.grid import GridConfig
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import Data, TrainingConfig
 from nas.trial import SupernetMeasurement, measurement_of
@@ -210,13 +211,13 @@ def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeyp
             fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
             yield from Search(**fields).run(trial.budget, measured=trial.measurements)
 
-    config = StrategyConfig(epochs=4, grid_shuffle=False)
+    config = GridConfig(epochs=4, grid_shuffle=False)
 
     def run(folder, resume=False):
         with (Record.resume if resume else Record.create)(
             folder, {"strategy": "darts_plus"}, env={}
         ) as record:
-            return local.search(STRATEGIES["grid"](space, config), Objective(folder), record, epochs=4)
+            return local.execute(STRATEGIES["grid"](space, config), Objective(folder), record, epochs=4)
 
     found = run(tmp_path / "a")
     [trial] = found.trials.values()

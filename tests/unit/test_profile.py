@@ -10,13 +10,13 @@ import pytest
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas.errors import InputError
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, Concat, Dense, NormAct, conv
 from nas.report import network_drawing, network_layout
 from nas.training.network import outline
 from nas.training.profile import Layer, dissect, measure, repeats
 from nas.training.programs import Shape, lower_step
 from search_spaces import SPACES
-from nas.nn.graph import Builder
-from nas.nn.layers import CellAverage, Concat, conv, Dense, NormAct
 from search_spaces.zoo import ZOO
 
 QUICK = (

@@ -15,12 +15,12 @@ from scipy.stats import rankdata
 
 from nas import proxies
 from nas.errors import InputError
+from nas.nn.graph import Builder
+from nas.nn.layers import CellAverage, Dense, NormAct, conv
 from nas.objectives.train import build, size_of
 from nas.proxies import PROXIES, Probe, ScoreError, kernels, patterns
 from nas.training.programs import Batch
 from search_spaces import nasbench201
-from nas.nn.graph import Builder
-from nas.nn.layers import CellAverage, conv, Dense, NormAct
 from search_spaces.nasbench201 import First, ReluConvNorm
 
 BATCH, IMAGE, CLASSES = 4, (5, 6, 2), 3

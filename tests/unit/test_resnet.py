@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nas.objectives.train import build
 from nas.nn.graph import Graph
+from nas.objectives.train import build
 from search_spaces.resnet import NAMED, SPACE
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]

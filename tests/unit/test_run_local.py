@@ -14,12 +14,22 @@ from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.record import Record, Run, record_difference
 from nas.run import local
-from nas.run.driver import HOPELESS, BudgetSpent, Ended, Event, Measured, Started, describe_error, one_line
-from nas.strategies import STRATEGIES, StrategyConfig
+from nas.run.driver import (
+    MAX_CONSECUTIVE_FAILURES,
+    BudgetSpent,
+    Ended,
+    Event,
+    Measured,
+    Started,
+    describe_error,
+    one_line,
+)
+from nas.strategies import STRATEGIES, combined_config
 from nas.trial import Measurement, Trial
 from tests.synthetic import SPACE, Setup, units_done
 
 R = 9
+Config: Any = combined_config(STRATEGIES.values())
 CONFIGS: dict[str, dict[str, Any]] = {
     "grid": {"trials": 6},
     "random": {"trials": 6},
@@ -47,12 +57,12 @@ def search(
     **settings: Any,
 ) -> Run:
     """A search of ``SPACE``; ``settings`` are those of the strategy, else of the objective's faults."""
-    names = {field.name for field in dataclasses.fields(StrategyConfig)}
-    config = StrategyConfig(epochs=R, **{k: v for k, v in settings.items() if k in names})
+    names = {field.name for field in dataclasses.fields(Config)}
+    config = Config(epochs=R, **{k: v for k, v in settings.items() if k in names})
     setup = Setup(folder.with_suffix(".log"), **{k: v for k, v in settings.items() if k not in names})
     opened = Record.resume if resume else Record.create
     with opened(folder, {"seed": config.seed}, env={}, fsync=False) as record:
-        return local.search(
+        return local.execute(
             STRATEGIES[strategy](SPACE, config),
             objective or setup(folder / "checkpoints"),
             record,
@@ -158,7 +168,8 @@ def test_failed_trials_have_a_reason_and_the_search_goes_on(tmp_path: Path) -> N
 
 def test_nothing_but_failures_end_the_search(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=rf"^search: {HOPELESS} trials failed in a row, .*: loss is nan in epoch 1$"
+        InputError,
+        match=rf"^search: {MAX_CONSECUTIVE_FAILURES} trials failed in a row, .*: loss is nan in epoch 1$",
     ):
         search(tmp_path / "run", "random", total_epochs=50, everything_fails=True)
 

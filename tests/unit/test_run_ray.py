@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
+import itertools
 import json
+import math
 import os
-from collections import Counter
+import tempfile
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nas.errors import InputError
-from nas.record import Record, Run, read_run, record_difference
-from nas.run import local, ray_tune
-from nas.run.driver import Ledger
-from nas.run.ray_tune import Cluster
-from nas.strategies import STRATEGIES, StrategyConfig, sample_architecture
-from nas.strategies.hyperband import plan
-from nas.trial import Measurement
+from nas.record import Record, Run, record_difference
+from nas.run import local, tune
+from nas.run.driver import SearchState
+from nas.run.tune import Cluster
+from nas.run.tune.cluster import check_address, local_cores, worker_environment
+from nas.run.tune.search import _Work
+from nas.run.tune.worker import from_config
+from nas.strategies import STRATEGIES, StrategyConfig, combined_config
+from nas.trial import Measurement, Trial
 from tests.synthetic import SPACE, Setup, units_done, wait_for_processes
 
 R = 9
+Config: Any = combined_config(STRATEGIES.values())
 ONE = Cluster(workers=1, cpus_per_worker=1)
 TWO = Cluster(workers=2, cpus_per_worker=1)
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[None]:
-    with ray_tune.session(TWO):
+    with tune.session(TWO):
         yield
 
 
@@ -48,40 +53,42 @@ def search(
 ) -> Run:
     setup = Setup(folder.with_suffix(".log"), **faults)
     opened = Record.resume if resume else Record.create
+    searcher = STRATEGIES[strategy](SPACE, config)
     with opened(folder, {}, env={}, fsync=False) as record:
         if engine == "local":
-            searcher, objective = STRATEGIES[strategy](SPACE, config), setup(folder / "checkpoints")
-            return local.search(searcher, objective, record, epochs=config.epochs, total_epochs=total_epochs)
-        return ray_tune.search(
-            SPACE, strategy, config, setup, record, cluster=cluster, total_epochs=total_epochs
+            objective = setup(folder / "checkpoints")
+            return local.execute(searcher, objective, record, epochs=config.epochs, total_epochs=total_epochs)
+        return tune.execute(
+            searcher, setup, record, epochs=config.epochs, cluster=cluster, total_epochs=total_epochs
         )
 
 
 FAULTS: dict[str, Any] = {"raises": {2: 1, 5: 3}, "memory": (4,), "nan": (7,), "unsaved": {1: 1, 6: 3}}
 SEARCHES = [
-    pytest.param("grid", StrategyConfig(epochs=R), 40, {}, marks=pytest.mark.slow),
-    pytest.param("random", StrategyConfig(epochs=R), 31, FAULTS),  # without an end but its budget's
+    pytest.param("grid", Config(epochs=R), 40, {}, marks=pytest.mark.slow),
+    pytest.param("random", Config(epochs=R), 31, FAULTS),  # without an end but its budget's
     pytest.param(
-        "successive_halving", StrategyConfig(epochs=R, eta=2, trials=11), None, FAULTS, marks=pytest.mark.slow
+        "successive_halving", Config(epochs=R, eta=2, trials=11), None, FAULTS, marks=pytest.mark.slow
     ),
     # Trial 8 is the last of the second rung of the first bracket, which its failure brings to its end.
     pytest.param(
-        "hyperband", StrategyConfig(epochs=R, seed=3), None, FAULTS | {"raises": {2: 1, 8: 2}, "unsaved": {}}
+        "hyperband", Config(epochs=R, seed=3), None, FAULTS | {"raises": {2: 1, 8: 2}, "unsaved": {}}
     ),
     # Spent where a rung ends.
-    pytest.param("hyperband", StrategyConfig(epochs=R), 9, {}, marks=pytest.mark.slow),
-    pytest.param("asha", StrategyConfig(epochs=R, trials=12), None, FAULTS),
-    pytest.param("tpe", StrategyConfig(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
-    pytest.param("evolution", StrategyConfig(epochs=R, population=3), 60, FAULTS),
-    pytest.param("local_search", StrategyConfig(epochs=3, trials=9), None, FAULTS, marks=pytest.mark.slow),
-    pytest.param("reinforce", StrategyConfig(epochs=3, trials=7), None, FAULTS, marks=pytest.mark.slow),
+    pytest.param("hyperband", Config(epochs=R), 9, {}, marks=pytest.mark.slow),
+    pytest.param("asha", Config(epochs=R, trials=12), None, FAULTS),
+    pytest.param("tpe", Config(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
+    pytest.param("evolution", Config(epochs=R, population=3), 60, FAULTS),
+    pytest.param("local_search", Config(epochs=3, trials=9), None, FAULTS, marks=pytest.mark.slow),
+    pytest.param("reinforce", Config(epochs=3, trials=7), None, FAULTS, marks=pytest.mark.slow),
     pytest.param(
         "bananas",
-        StrategyConfig(epochs=3, trials=9, startup=3, refit=2),
+        Config(epochs=3, trials=9, startup=3, refit=2),
         None,
         FAULTS,
         marks=pytest.mark.slow,
     ),
+    pytest.param("bohb", Config(epochs=R, iterations=2, random_fraction=0.0), None, FAULTS),
 ]
 
 
@@ -102,6 +109,10 @@ def test_with_one_worker_both_engines_write_the_same_record(
     assert not (tmp_path / "there" / "checkpoints").exists()
 
 
+def test_every_strategy_is_compared_on_both_engines() -> None:
+    assert {search.values[0] for search in SEARCHES} == set(STRATEGIES)
+
+
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize(
     ("strategy", "parts"),
@@ -113,7 +124,7 @@ def test_with_one_worker_both_engines_write_the_same_record(
     ],
 )
 def test_search_goes_on_behind_its_record(tmp_path: Path, strategy: str, parts: tuple[float, ...]) -> None:
-    config = StrategyConfig(epochs=R, trials=None if strategy == "hyperband" else 8, population=4)
+    config = Config(epochs=R, trials=None if strategy == "hyperband" else 8, population=4)
     search(tmp_path / "whole", strategy, config, engine="local", **FAULTS)
     whole = (tmp_path / "whole" / "trials.jsonl").read_bytes().splitlines(keepends=True)
     for part in parts:
@@ -127,20 +138,9 @@ def test_search_goes_on_behind_its_record(tmp_path: Path, strategy: str, parts: 
         assert not measured.intersection(units_done(folder.with_suffix(".log")))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("running")
-def test_grid_too_long_to_list_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_tune, "LISTED", 3)
-    config = StrategyConfig(epochs=2, grid_points=1)  # 21 points
-    for engine in ("local", "ray"):
-        search(tmp_path / engine, "grid", config, engine=engine)
-    assert len(read_run(tmp_path / "ray").trials) == 21
-    assert record_difference(tmp_path / "local", tmp_path / "ray") is None
-
-
 @pytest.mark.usefixtures("running")
 def test_two_workers_share_cores_and_trials_and_promote_the_same(tmp_path: Path) -> None:
-    config = StrategyConfig(epochs=R)
+    config = Config(epochs=R)
     here = search(tmp_path / "here", "hyperband", config, engine="local")
     there = search(tmp_path / "there", "hyperband", config, cluster=TWO, seconds=0.01, together=2)
     without_times = {i: _without_times(t) for i, t in there.trials.items()}
@@ -175,12 +175,13 @@ class Surroundings:
 
 
 @pytest.mark.usefixtures("running")
-@pytest.mark.skipif(len(ray_tune._cores()) < 2, reason="needs two cores")
+@pytest.mark.skipif(len(local_cores()) < 2, reason="needs two cores")
 def test_workers_have_cores_of_their_own(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     with Record.create(tmp_path / "run", {}, env={}, fsync=False) as record:
-        config = StrategyConfig(epochs=1, trials=6)
-        run = ray_tune.search(SPACE, "random", config, lambda _: Surroundings(begun), record, cluster=TWO)
+        config = Config(epochs=1, trials=6)
+        strategy = STRATEGIES["random"](SPACE, config)
+        run = tune.execute(strategy, lambda _: Surroundings(begun), record, epochs=1, cluster=TWO)
     seen = [trial.measurements[0] for trial in run.trials.values()]
     assert len({m.valid_loss for m in seen}) == 2, "both workers are on one core"
     assert {(m.valid_accuracy, m.train_loss) for m in seen} == {(0.01, 2)}
@@ -189,7 +190,7 @@ def test_workers_have_cores_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("running")
 def test_trial_goes_on_after_its_worker_died_once_and_fails_after_twice(tmp_path: Path) -> None:
-    config = StrategyConfig(epochs=3, trials=4)
+    config = Config(epochs=3, trials=4)
     run = search(tmp_path / "run", "random", config, dies=(1,), dies_always=(2,))
     assert [(t.status, t.spent) for t in run.trials.values()] == [
         ("completed", 3), ("completed", 3), ("failed", 1), ("completed", 3)
@@ -203,7 +204,7 @@ def test_trial_goes_on_after_its_worker_died_once_and_fails_after_twice(tmp_path
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("strategy", ["hyperband", "asha", "evolution"])
 def test_dying_workers_do_not_stop_any_scheduler(tmp_path: Path, strategy: str) -> None:
-    config = StrategyConfig(epochs=R, trials=9, population=4)
+    config = Config(epochs=R, trials=9, population=4)
     run = search(
         tmp_path / "run", strategy, config, cluster=TWO, dies=(0, 5), dies_always=(1, 8), seconds=0.01
     )
@@ -217,7 +218,7 @@ def test_dying_workers_do_not_stop_any_scheduler(tmp_path: Path, strategy: str) 
 @pytest.mark.usefixtures("running")
 def test_objective_that_cannot_be_built_ends_the_search_with_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        search(tmp_path / "run", "random", StrategyConfig(trials=50), cannot_be_built=True)
+        search(tmp_path / "run", "random", Config(trials=50), cannot_be_built=True)
     assert str(caught.value) == "worker: the objective cannot be built: FileNotFoundError: no such data set"
 
 
@@ -225,8 +226,44 @@ def test_objective_that_cannot_be_built_ends_the_search_with_a_line(tmp_path: Pa
 @pytest.mark.usefixtures("running")
 def test_worker_that_dies_before_it_begins_ends_the_search_with_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        search(tmp_path / "run", "random", StrategyConfig(trials=50), dies_when_built=True)
+        search(tmp_path / "run", "random", Config(trials=50), dies_when_built=True)
     assert str(caught.value) == "worker: died before it could begin: killed, crashed or out of memory"
+
+
+def listening_addresses(ancestor: int) -> set[str]:
+    """Where the children of a process, and theirs, listen, as /proc/net has it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    family = {ancestor}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    sockets = set()
+    for pid in family:
+        for path in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(path))
+    rows = [
+        row.split()
+        for file in ("tcp", "tcp6")
+        for row in Path(f"/proc/net/{file}").read_text().splitlines()[1:]
+    ]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="finds sockets in /proc")
+def test_ray_of_our_own_is_open_to_nobody_else() -> None:
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    found = listening_addresses(os.getpid())
+    assert found, "nothing listens"
+    assert found <= loopback
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    folders = list(Path(tempfile.gettempdir()).glob("nas-ray-*"))
+    assert folders
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
 
 
 @pytest.mark.usefixtures("running")
@@ -234,7 +271,7 @@ def test_final_trainings_come_in_order_with_failures_as_values(tmp_path: Path) -
     arch = SPACE.sample(0)
     setup = Setup(tmp_path / "log", raises={1: 0}, dies_always=(2,))
     jobs = [(arch, seed, 3) for seed in range(4)]
-    finals = list(ray_tune.finals(setup, tmp_path / "checkpoints", jobs, cluster=TWO))
+    finals = list(tune.finals(setup, tmp_path / "checkpoints", jobs, cluster=TWO))
     assert [(final.seed, final.error) for final in finals] == [
         (0, None),
         (1, "ValueError: seed 1 is bad"),
@@ -250,7 +287,7 @@ def test_whole_trainings_come_as_they_finish_with_failures_as_values(tmp_path: P
     arch = SPACE.sample(0)
     setup = Setup(tmp_path / "log", raises={1: 0}, dies_always=(2,))
     jobs = [(arch, seed, 3) for seed in range(7)]
-    found = dict(ray_tune.trainings(setup, tmp_path / "checkpoints", jobs, cluster=TWO))
+    found = dict(tune.trainings(setup, tmp_path / "checkpoints", jobs, cluster=TWO))
     assert sorted(found) == list(range(7))
     for seed, (measurements, final) in found.items():
         assert final.seed == seed
@@ -273,36 +310,36 @@ def test_whole_trainings_come_as_they_finish_with_failures_as_values(tmp_path: P
 )
 def test_cluster_that_is_not_there_is_said_at_once(address: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        ray_tune._check_address(address)
+        check_address(address)
 
 
 @pytest.mark.usefixtures("running")
 def test_cluster_must_hold_the_workers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cluster: workers=3 need 6 CPU, Ray has 2$"):
-        search(tmp_path / "cpus", "random", StrategyConfig(trials=2), cluster=Cluster(3, 2))
+        search(tmp_path / "cpus", "random", Config(trials=2), cluster=Cluster(3, 2))
     with pytest.raises(InputError, match=r"^cluster: workers=1 need 1 GPU, Ray has 0$"):
-        search(
-            tmp_path / "gpus", "random", StrategyConfig(trials=2), cluster=Cluster(1, 1, gpus_per_worker=1)
-        )
+        search(tmp_path / "gpus", "random", Config(trials=2), cluster=Cluster(1, 1, gpus_per_worker=1))
 
 
-def test_bad_clusters_and_strategies_are_refused_before_ray_starts(tmp_path: Path) -> None:
+def test_bad_clusters_are_refused_before_ray_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cluster: workers=0 is less than 1$"):
         Cluster(workers=0)
     with pytest.raises(InputError, match=r"^cluster: gpus_per_worker=1\.5 is neither whole nor below 1$"):
         Cluster(gpus_per_worker=1.5)
-    with pytest.raises(InputError, match=r"^strategy: 'rnd' is not one of grid, random"):
-        search(tmp_path / "run", "rnd", StrategyConfig())
+    with pytest.raises(InputError, match=r"^cluster: gpus_per_worker=nan is neither whole nor below 1$"):
+        Cluster(gpus_per_worker=math.nan)
+    with pytest.raises(InputError, match=r"^cluster: cpus_per_worker=99999 is more than the \d+ cores"):
+        search(tmp_path / "run", "random", Config(trials=2), cluster=Cluster(cpus_per_worker=99999))
 
 
 def test_resources_are_those_that_tune_shall_set_aside() -> None:
     assert Cluster(2, 3).resources == {"CPU": 3}
     assert Cluster(2, 1, gpus_per_worker=0.5).resources == {"CPU": 1, "GPU": 0.5}
     assert Cluster(2, 1, tpus_per_worker=4).resources == {"CPU": 1, "TPU": 4}
-    half = ray_tune._worker_environment(Cluster(2, 1, gpus_per_worker=0.5))
+    half = worker_environment(Cluster(2, 1, gpus_per_worker=0.5))
     assert half["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450"
     assert "JAX_PLATFORMS" not in half
-    assert ray_tune._worker_environment(Cluster(2, 3))["NPROC"] == "3"
+    assert worker_environment(Cluster(2, 3))["NPROC"] == "3"
 
 
 BRACKETS = {  # of the paper: trials and budget at each rung
@@ -325,74 +362,32 @@ BRACKETS = {  # of the paper: trials and budget at each rung
 
 @pytest.mark.parametrize(("epochs", "eta"), BRACKETS)
 def test_brackets_of_hyperband_in_tune_are_the_papers(tmp_path: Path, epochs: int, eta: int) -> None:
-    config = StrategyConfig(epochs=epochs, eta=eta)
     with Record.create(tmp_path / "run", {}, env={}, fsync=False) as record:
-        ledger = Ledger(record, epochs=epochs)
-        _drive(ledger, config)
-        trials = list(ledger.trials.values())
+        state = SearchState(record, epochs=epochs)
+        strategy = STRATEGIES["hyperband"](SPACE, Config(epochs=epochs, eta=eta))
+        drive(_Work(strategy, state, deque(), workers=3), workers=3)
+        trials = list(state.trials.values())
     for b, rungs in enumerate(BRACKETS[epochs, eta]):
         spent = [trial.spent for trial in trials if trial.bracket == b]
         assert [(sum(s >= budget for s in spent), budget) for _, budget in rungs] == rungs
         assert set(spent) == {budget for _, budget in rungs}
 
 
-def _drive(ledger: Ledger, config: StrategyConfig) -> None:
-    """Tune's scheduler, with a controller that has one worker and takes no time."""
-    clerk = ray_tune._Clerk(ledger)
-    brackets = ray_tune._Brackets(plan(config), ledger)
-    scheduler = ray_tune._Halving(config, brackets, clerk, workers=1)
-    controller: Any = SimpleNamespace(_actor_cache=SimpleNamespace(increase_max=lambda *args: None))
-    controller.pause_trial = lambda trial, should_checkpoint: setattr(trial, "status", "PAUSED")
-
-    def stop(trial: Any) -> None:
-        scheduler.on_trial_remove(controller, trial)
-        trial.status = "TERMINATED"
-
-    controller.stop_trial = stop
-    jobs = brackets.jobs(functools.partial(sample_architecture, SPACE, config.seed), config)
+def drive(work: _Work, workers: int) -> None:
+    """What Tune does with it, by workers that take no time and of which the last begun is the first to end."""
+    given: list[tuple[str, Trial | None]] = []
+    tune_ids = map(str, itertools.count())
     while True:
-        trial: Any = scheduler.choose_trial_to_run(controller)
-        if trial is None:
-            job = next(jobs, None)
-            if job is None:
-                return
-            trial = SimpleTrial(job)
-            scheduler.on_trial_add(controller, trial)
-            clerk.busy.add(trial.trial_id)
-        trial.status = "RUNNING"
-        clerk.on_trial_start(0, [], trial)
-        decision = "CONTINUE"
-        while decision == "CONTINUE":
-            known = ledger.trials[trial.id]
-            measurement = Measurement(known.spent + 1, (known.id * 7919) % 1000 / 1000, 0.0, 0.0, 0.0)
-            result = {
-                "id": known.id,
-                "budget": measurement.budget,
-                "valid_accuracy": measurement.valid_accuracy,
-            }
-            said = {
-                "measurement": json.dumps(dataclasses.asdict(measurement)),
-                "params": 1,
-                "macs_per_image": 1,
-            }
-            assert not clerk.hear(result | said)
-            if measurement.budget == config.epochs:
-                scheduler.on_trial_complete(controller, trial, result)
-                clerk.busy.discard(trial.trial_id)
-                trial.status = "TERMINATED"
-                break
-            decision = scheduler.on_trial_result(controller, trial, result)
-
-
-class SimpleTrial:
-    """What the scheduler sees of a Tune trial."""
-
-    placement_group_factory = None
-    is_saving = False
-    status = "PENDING"
-
-    def __init__(self, job: Any) -> None:
-        self.config, self.id, self.trial_id = job.config(), job.trial.id, str(job.trial.id)
-
-    def set_config(self, config: dict[str, str]) -> None:
-        self.config = config
+        while len(given) < workers and isinstance(config := work.give(tune_id := next(tune_ids)), dict):
+            work.took(tune_id)
+            given.append((tune_id, from_config(config)))
+        if not given:
+            assert work.error is None
+            return
+        tune_id, trial = given.pop()
+        assert trial is not None, "a worker waits, though all are at work"
+        for unit in range(trial.spent + 1, trial.budget + 1):
+            measurement = Measurement(unit, (trial.id * 7919) % 1000 / 1000, 0.0, 0.0, 0.0)
+            said = {"process": "here 1", "id": trial.id, "budget": unit, "params": 1, "macs_per_image": 1}
+            assert not work.hear(tune_id, said | {"measurement": json.dumps(measurement.fields())})
+        work.done(tune_id)

@@ -14,12 +14,15 @@ from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.score import Scorer, ScoreSetup
 from nas.objectives.train import DataConfig
+from nas.proxies import PROXIES
 from nas.record import Record, read_run, record_difference
 from nas.report import result_table
-from nas.run.scoring import SCORES, read_scores, score_architectures
-from nas.run.sweep import SearchOptions, search
+from nas.run.options import SearchOptions
+from nas.run.scoring import read_score_table, score_architectures
+from nas.run.search import search
 from nas.strategies import StrategyConfig, sample_architecture
 from nas.strategies.base import drawn
+from nas.tables.scores import FILE, read_scores
 from nas.trial import Measurement, MeasurementWithTest, ScoreMeasurement, Trial
 from search_spaces.nasbench201 import nasbench201_space
 
@@ -137,10 +140,11 @@ def test_scores_in_a_file_go_on_after_a_torn_line(tmp_path: Path, scorer: Scorer
     config = {"seed": 0}
     whole = score_architectures(scorer, ARCHS, tmp_path / "a", config)
     for name in scorer.names:
-        assert whole.values[name].tolist() == [scorer(arch)[name].value for arch in ARCHS]
+        sign = PROXIES[name].sign
+        assert whole.values[name].tolist() == [sign * scorer(arch)[name].value for arch in ARCHS]
     assert whole.archs == tuple(map(TINY.to_string, ARCHS))
     score_architectures(scorer, ARCHS[:3], tmp_path / "b", config)
-    torn = tmp_path / "b" / SCORES
+    torn = tmp_path / "b" / FILE
     torn.write_bytes(torn.read_bytes()[:-7])
     said: list[tuple[int, int]] = []
     again = score_architectures(
@@ -158,7 +162,23 @@ def test_infinite_and_missing_scores_are_kept_apart(tmp_path: Path):
     found = score_architectures(scorer, [NOTHING], tmp_path / "a", {})
     assert found.values["naswot"].tolist() == [-math.inf]
     assert math.isnan(found.values["zico"][0])
-    assert (tmp_path / "a" / SCORES).read_text().endswith('"zico: needs at least 2 batches, 1 given"\n')
+    assert (tmp_path / "a" / FILE).read_text().endswith('"zico: needs at least 2 batches, 1 given"\n')
+
+
+def test_scores_of_a_space_are_what_a_search_over_a_table_reads(tmp_path: Path, scorer: Scorer):
+    """Header, signs, seconds, and cells of what has no score are those of one format."""
+    weak = Scorer(TINY, DIGITS, ["flops", "ntk_condition", "zico"], batch_size=4, batches=2)
+    weak.batches = weak.batches[:1]
+    score_architectures(weak, ARCHS, tmp_path / "a", {})
+    for path in (tmp_path / "a", tmp_path / "a" / FILE):
+        found = read_scores(path, TINY)
+        assert list(found) == ["flops", "ntk_condition", "zico"]
+        for arch in ARCHS:
+            direct = scorer(arch)
+            assert found["flops"].values[arch] == direct["flops"].value
+            assert found["ntk_condition"].values[arch] == -direct["ntk_condition"].value
+            assert math.isnan(found["zico"].values[arch])
+            assert found["ntk_condition"].seconds[arch] > 0
 
 
 def test_other_scores_are_not_mixed_in(tmp_path: Path, scorer: Scorer):
@@ -170,11 +190,11 @@ def test_other_scores_are_not_mixed_in(tmp_path: Path, scorer: Scorer):
         score_architectures(scorer, ARCHS, out, {"seed": 1}, resume=True)
     with pytest.raises(InputError, match="holds other architectures"):
         score_architectures(scorer, ARCHS[1:], out, {"seed": 0}, resume=True)
-    (out / SCORES).write_text("arch,flops\nx,what\n")
-    with pytest.raises(InputError, match="is not a table of scores, or damaged"):
-        read_scores(out)
-    with pytest.raises(InputError, match="No such file"):
-        read_scores(tmp_path / "nowhere")
+    (out / FILE).write_text("arch,flops\nx,what\n")
+    with pytest.raises(InputError, match=r"its first line is not architecture,SCORE"):
+        read_score_table(out)
+    with pytest.raises(InputError, match="there is no file"):
+        read_score_table(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_correlations_are_scipys_and_so_are_those_of_the_resamples(function, ref
         x, y = np.round(x), np.round(y)
     found = function(x, y, resamples=200)
     assert found.value == pytest.approx(reference(x, y).statistic)
-    counts = bootstrap.resampled(np.random.default_rng(0), 40, 200)
+    counts = bootstrap.resample_counts(np.random.default_rng(0), 40, 200)
     drawn = [reference(np.repeat(x, c), np.repeat(y, c)).statistic for c in counts]
     assert found.low == pytest.approx(np.sort(drawn)[5], abs=1e-6)
     assert found.high == pytest.approx(np.sort(drawn)[-6], abs=1e-6)

@@ -13,7 +13,7 @@ from nas.errors import InputError
 from nas.space import Architecture, Categorical, Constraint, Integer, LogUniform, SearchSpace, When
 from nas.strategies import (
     STRATEGIES,
-    StrategyConfig,
+    combined_config,
     promote,
     recorded,
     rung_score,
@@ -28,6 +28,8 @@ from nas.strategies.random import random
 from nas.strategies.successive_halving import successive_halving
 from nas.strategies.tpe import tpe
 from nas.trial import Measurement, Trial
+
+Config: Any = combined_config(STRATEGIES.values())
 
 SPACE = SearchSpace(
     name="tiny",
@@ -110,7 +112,7 @@ def test_promotion_takes_the_best_and_breaks_ties_by_id():
 )
 def test_a_config_that_cannot_be_meant_is_refused(changes, message):
     with pytest.raises(InputError) as refused:
-        StrategyConfig(**changes)
+        Config(**changes)
     assert str(refused.value) == message
 
 
@@ -118,7 +120,7 @@ def test_a_config_that_cannot_be_meant_is_refused(changes, message):
 
 
 def test_random_draws_trial_i_from_the_seed_and_i_alone():
-    strategy = random(SPACE, StrategyConfig(seed=5, epochs=4))
+    strategy = random(SPACE, Config(seed=5, epochs=4))
     for i in range(8):
         trial = ask(strategy)
         assert trial == Trial(i, sample_architecture(SPACE, 5, i), 4, trial_seed(5, i))
@@ -138,7 +140,7 @@ def run_halving(strategy, accuracy):
 
 
 def test_hyperband_runs_its_brackets_and_promotes_the_best():
-    asked = run_halving(hyperband(SPACE, StrategyConfig(epochs=9)), lambda i: i / 100)
+    asked = run_halving(hyperband(SPACE, Config(epochs=9)), lambda i: i / 100)
     assert asked == {
         (0, 0, 1): list(range(9)),
         (0, 1, 3): [8, 7, 6],
@@ -150,14 +152,14 @@ def test_hyperband_runs_its_brackets_and_promotes_the_best():
 
 
 def test_successive_halving_takes_the_stated_number_of_trials():
-    asked = run_halving(successive_halving(SPACE, StrategyConfig(epochs=9, trials=20)), lambda i: -i)
+    asked = run_halving(successive_halving(SPACE, Config(epochs=9, trials=20)), lambda i: -i)
     assert asked == {(0, 0, 1): list(range(20)), (0, 1, 3): [0, 1, 2, 3, 4, 5], (0, 2, 9): [0, 1]}
-    asked = run_halving(successive_halving(SPACE, StrategyConfig(epochs=9, iterations=2)), lambda i: -i)
+    asked = run_halving(successive_halving(SPACE, Config(epochs=9, iterations=2)), lambda i: -i)
     assert [len(ids) for ids in asked.values()] == [9, 3, 1] * 2
 
 
 def test_a_promoted_trial_keeps_its_measurements_and_runs_again():
-    strategy = successive_halving(SPACE, StrategyConfig(epochs=9, trials=3))
+    strategy = successive_halving(SPACE, Config(epochs=9, trials=3))
     for _ in range(3):
         trial = ask(strategy)
         strategy.tell(measured(trial, trial.id / 10).replace(status="completed", params=7))
@@ -167,7 +169,7 @@ def test_a_promoted_trial_keeps_its_measurements_and_runs_again():
 
 
 def test_failed_trials_leave_their_places_in_the_next_rung_empty():
-    strategy = successive_halving(SPACE, StrategyConfig(epochs=9, trials=9))
+    strategy = successive_halving(SPACE, Config(epochs=9, trials=9))
     for _ in range(9):
         trial = ask(strategy)
         strategy.tell(run(trial, 0.5) if trial.id in (3, 7) else failed(trial))
@@ -181,7 +183,7 @@ def test_failed_trials_leave_their_places_in_the_next_rung_empty():
 
 
 def test_a_bracket_whose_trials_all_fail_is_over():
-    strategy = hyperband(SPACE, StrategyConfig(epochs=3))
+    strategy = hyperband(SPACE, Config(epochs=3))
     for _ in range(3):
         strategy.tell(failed(ask(strategy)))
     assert strategy.paused == frozenset()
@@ -189,7 +191,7 @@ def test_a_bracket_whose_trials_all_fail_is_over():
 
 
 def test_idle_workers_are_given_the_next_bracket_and_promotions_of_the_earlier_come_first():
-    strategy = hyperband(SPACE, StrategyConfig(epochs=9))
+    strategy = hyperband(SPACE, Config(epochs=9))
     first = [ask(strategy) for _ in range(9)]
     early = [ask(strategy) for _ in range(2)]
     assert [(trial.id, trial.bracket, trial.budget) for trial in early] == [(9, 1, 3), (10, 1, 3)]
@@ -200,7 +202,7 @@ def test_idle_workers_are_given_the_next_bracket_and_promotions_of_the_earlier_c
 
 
 def test_paused_trials_are_those_that_may_come_back():
-    strategy = successive_halving(SPACE, StrategyConfig(epochs=3, trials=3))
+    strategy = successive_halving(SPACE, Config(epochs=3, trials=3))
     first = [ask(strategy) for _ in range(3)]
     strategy.tell(run(first[0], 0.1))
     strategy.tell(run(first[2], 0.3))
@@ -214,7 +216,7 @@ def test_paused_trials_are_those_that_may_come_back():
 
 
 def test_what_has_run_to_the_end_is_over_while_its_rung_is_open():
-    strategy = successive_halving(SPACE, StrategyConfig(epochs=3, trials=6))
+    strategy = successive_halving(SPACE, Config(epochs=3, trials=6))
     for _ in range(6):
         trial = ask(strategy)
         strategy.tell(run(trial, trial.id / 10))
@@ -225,7 +227,7 @@ def test_what_has_run_to_the_end_is_over_while_its_rung_is_open():
 
 
 def test_promotions_wait_in_the_order_of_their_brackets():
-    strategy = hyperband(SPACE, StrategyConfig(epochs=9))
+    strategy = hyperband(SPACE, Config(epochs=9))
     first, second = [ask(strategy) for _ in range(9)], [ask(strategy) for _ in range(5)]
     for trial in [*second, *first]:  # the second bracket is decided before the first
         strategy.tell(run(trial, trial.id / 100))
@@ -253,7 +255,7 @@ def test_the_cutoff_is_the_upper_quantile_of_those_before():
 
 
 def test_in_asha_one_worker_takes_a_passing_trial_on_before_it_starts_another():
-    strategy = asha(SPACE, StrategyConfig(epochs=9, trials=3))
+    strategy = asha(SPACE, Config(epochs=9, trials=3))
     seen = []
     while (trial := strategy.ask()) is not None:
         seen.append((trial.id, trial.rung, trial.budget))
@@ -262,7 +264,7 @@ def test_in_asha_one_worker_takes_a_passing_trial_on_before_it_starts_another():
 
 
 def test_a_failed_trial_does_not_set_ashas_bar():
-    strategy = asha(SPACE, StrategyConfig(epochs=9))
+    strategy = asha(SPACE, Config(epochs=9))
     strategy.tell(failed(run(ask(strategy), 0.9)))
     second = ask(strategy)
     assert second.id == 1
@@ -294,7 +296,7 @@ def test_asha_decides_as_rays_scheduler_does(seed, eta, epochs, workers, coarse)
         reduction_factor=eta,
         brackets=1,
     )
-    strategy = asha(SPACE, StrategyConfig(epochs=epochs, eta=eta, trials=len(curves)))
+    strategy = asha(SPACE, Config(epochs=epochs, eta=eta, trials=len(curves)))
     running = [ask(strategy) for _ in range(workers)]
     for trial in running:
         ray.on_trial_add(None, SimpleNamespace(trial_id=trial.id))
@@ -349,7 +351,7 @@ def exhaust(strategy):
 
 
 def test_the_grid_is_every_combination_once():
-    tried = exhaust(grid(MIXED, StrategyConfig(grid_points=3)))
+    tried = exhaust(grid(MIXED, Config(grid_points=3)))
     rates = (1e-3, 1e-2, 1e-1)
     expected = {Architecture(pool="none", rate=rate) for rate in rates} | {
         Architecture(pool="max", size=size, rate=rate) for size in (2, 3, 4) for rate in rates
@@ -359,18 +361,18 @@ def test_the_grid_is_every_combination_once():
 
 
 def test_the_grid_is_shuffled_by_the_seed_or_left_in_the_spaces_order():
-    plain = exhaust(grid(MIXED, StrategyConfig(grid_shuffle=False)))
+    plain = exhaust(grid(MIXED, Config(grid_shuffle=False)))
     assert plain == list(MIXED.grid(2))
-    shuffled = [exhaust(grid(MIXED, StrategyConfig(seed=seed))) for seed in (0, 1, 0)]
+    shuffled = [exhaust(grid(MIXED, Config(seed=seed))) for seed in (0, 1, 0)]
     assert shuffled[0] == shuffled[2] != shuffled[1]
     assert plain not in shuffled
-    assert exhaust(grid(MIXED, StrategyConfig(trials=3))) == shuffled[0][:3]
+    assert exhaust(grid(MIXED, Config(trials=3))) == shuffled[0][:3]
 
 
 def test_an_empty_grid_is_refused_before_anything_runs():
     space = dataclasses.replace(SPACE, constraints=(Constraint("depth above 9", lambda a: a["depth"] > 9),))
     with pytest.raises(InputError) as refused:
-        grid(space, StrategyConfig())
+        grid(space, Config())
     assert str(refused.value) == (
         "tiny: the grid is empty: no point of it meets the constraints: depth above 9"
     )
@@ -378,18 +380,18 @@ def test_an_empty_grid_is_refused_before_anything_runs():
 
 def test_a_grid_too_large_to_list_varies_every_choice_and_repeats_none():
     many = SearchSpace("many", {f"x_{k}": Integer(0, 9) for k in range(20)})
-    config = StrategyConfig(seed=3, trials=200)
+    config = Config(seed=3, trials=200)
     tried = exhaust(grid(many, config))
     assert len(set(tried)) == 200
     assert all(len({arch[name] for arch in tried}) == 10 for name in many.choices)
     assert exhaust(grid(many, config)) == tried
-    in_order = StrategyConfig(trials=2, grid_shuffle=False)
+    in_order = Config(trials=2, grid_shuffle=False)
     assert [arch["x_19"] for arch in exhaust(grid(many, in_order))] == [0, 1]
 
 
 def test_drawing_from_a_large_grid_gives_no_point_twice(monkeypatch):
     monkeypatch.setattr("nas.strategies.grid.LISTED", 10)
-    tried = exhaust(grid(SPACE, StrategyConfig(trials=24)))
+    tried = exhaust(grid(SPACE, Config(trials=24)))
     assert len(set(tried)) == 24  # the whole of it
 
 
@@ -402,7 +404,7 @@ def mutants(arch, space=SPACE):
 
 def test_evolution_mutates_the_best_of_the_youngest():
     """A tournament as large as the population mostly finds the best, until that is too old."""
-    strategy = evolution(SPACE, StrategyConfig(seed=1, population=4, tournament=4))
+    strategy = evolution(SPACE, Config(seed=1, population=4, tournament=4))
     scores = [0.1, 0.9, 0.2, 0.3]
     first = []
     for score in scores:
@@ -423,7 +425,7 @@ def test_evolution_mutates_the_best_of_the_youngest():
 
 def test_in_evolution_age_goes_by_id_so_the_order_of_telling_does_not_matter():
     def after(order):
-        strategy = evolution(SPACE, StrategyConfig(population=5, tournament=2))
+        strategy = evolution(SPACE, Config(population=5, tournament=2))
         asked = [ask(strategy) for _ in range(5)]
         for k in order:
             strategy.tell(run(asked[k], k / 10))
@@ -433,7 +435,7 @@ def test_in_evolution_age_goes_by_id_so_the_order_of_telling_does_not_matter():
 
 
 def test_failed_trials_have_no_offspring():
-    strategy = evolution(SPACE, StrategyConfig(population=3, tournament=2))
+    strategy = evolution(SPACE, Config(population=3, tournament=2))
     asked = [ask(strategy) for _ in range(3)]
     strategy.tell(failed(run(asked[0], 0.9)))
     assert ask(strategy).arch == sample_architecture(SPACE, 0, 3)  # nobody to descend from
@@ -446,7 +448,7 @@ def test_failed_trials_have_no_offspring():
 
 
 def test_tpe_starts_with_the_trials_of_random_search():
-    strategy = tpe(MIXED, StrategyConfig(seed=2, startup=6))
+    strategy = tpe(MIXED, Config(seed=2, startup=6))
     for i in range(6):
         trial = ask(strategy)
         assert trial.arch == sample_architecture(MIXED, 2, i)
@@ -457,7 +459,7 @@ def test_tpe_starts_with_the_trials_of_random_search():
 
 def test_tpe_goes_where_the_accuracy_is():
     """Best at rate 0.02 with pooling of size 4; a random draw is this close to it once in twenty."""
-    strategy = tpe(MIXED, StrategyConfig(startup=10, trials=60))
+    strategy = tpe(MIXED, Config(startup=10, trials=60))
     near = []
     while (trial := strategy.ask()) is not None:
         arch = trial.arch
@@ -471,7 +473,7 @@ def test_tpe_goes_where_the_accuracy_is():
 
 def test_tpe_learns_from_failures_without_giving_them_a_score():
     """High rates diverge: failures alone must keep it away from there."""
-    strategy = tpe(MIXED, StrategyConfig(startup=10, trials=60))
+    strategy = tpe(MIXED, Config(startup=10, trials=60))
     diverged = []
     while (trial := strategy.ask()) is not None:
         diverged.append(trial.arch["rate"] > 0.01)
@@ -482,7 +484,7 @@ def test_tpe_learns_from_failures_without_giving_them_a_score():
 
 def test_tpe_proposes_what_the_space_itself_would_draw():
     """Short numbers, and nothing that encoding and decoding would change."""
-    strategy = tpe(MIXED, StrategyConfig(startup=1))
+    strategy = tpe(MIXED, Config(startup=1))
     for _ in range(30):
         trial = ask(strategy)
         assert MIXED.decode(MIXED.encode(trial.arch)) == trial.arch
@@ -490,7 +492,7 @@ def test_tpe_proposes_what_the_space_itself_would_draw():
 
 
 def test_tpe_gives_parallel_workers_different_trials():
-    strategy = tpe(MIXED, StrategyConfig(startup=5))
+    strategy = tpe(MIXED, Config(startup=5))
     for i in range(5):
         strategy.tell(run(ask(strategy), i / 10))
     assert len({ask(strategy).arch["rate"] for _ in range(8)}) == 8
@@ -502,7 +504,7 @@ def test_where_constraints_leave_the_model_no_chance_tpe_draws_at_random():
         lambda a: a == Architecture(pool="max", size=2, rate=a["rate"]) and a["rate"] < 1.1e-3,
     )
     space = dataclasses.replace(MIXED, constraints=(needle,))
-    strategy = tpe(space, StrategyConfig(startup=2))
+    strategy = tpe(space, Config(startup=2))
     for _ in range(4):
         trial = ask(strategy)
         space.validate(trial.arch)
@@ -514,8 +516,8 @@ def test_where_constraints_leave_the_model_no_chance_tpe_draws_at_random():
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_given_architecture_takes_the_next_new_trial(name):
-    strategy = STRATEGIES[name](SPACE, StrategyConfig(epochs=1, trials=6))
-    own = STRATEGIES[name](SPACE, StrategyConfig(epochs=1, trials=6))
+    strategy = STRATEGIES[name](SPACE, Config(epochs=1, trials=6))
+    own = STRATEGIES[name](SPACE, Config(epochs=1, trials=6))
     given = Architecture(depth=2, width=16, act="gelu")
     for i in range(6):
         expected = ask(own)
@@ -527,12 +529,12 @@ def test_a_given_architecture_takes_the_next_new_trial(name):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_given_architecture_that_the_space_does_not_hold_is_refused(name):
     with pytest.raises(InputError, match=r"tiny: depth=9 is not one of 1\.\.4"):
-        STRATEGIES[name](SPACE, StrategyConfig()).ask(Architecture(depth=9, width=16, act="relu"))
+        STRATEGIES[name](SPACE, Config()).ask(Architecture(depth=9, width=16, act="relu"))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_telling_what_was_not_asked_is_refused(name):
-    strategy = STRATEGIES[name](SPACE, StrategyConfig(epochs=1))
+    strategy = STRATEGIES[name](SPACE, Config(epochs=1))
     trial = run(ask(strategy), 0.5)
     with pytest.raises(ValueError, match="tell: trial 7 is not outstanding"):
         strategy.tell(trial.replace(id=7))
@@ -543,7 +545,7 @@ def test_telling_what_was_not_asked_is_refused(name):
 
 def test_recorded_architectures_come_back_by_id_and_the_rest_is_proposed():
     archs = {0: Architecture(depth=4, width=8, act="relu"), 2: Architecture(depth=1, width=32, act="gelu")}
-    strategy = recorded(successive_halving(SPACE, StrategyConfig(epochs=3, trials=3)), archs)
+    strategy = recorded(successive_halving(SPACE, Config(epochs=3, trials=3)), archs)
     first = [ask(strategy) for _ in range(3)]
     assert [trial.arch for trial in first] == [archs[0], sample_architecture(SPACE, 0, 1), archs[2]]
     for trial in first:
@@ -555,7 +557,7 @@ def test_recorded_architectures_come_back_by_id_and_the_rest_is_proposed():
 @pytest.mark.parametrize("name", ["tpe", "evolution"])
 def test_after_a_record_the_search_goes_on_as_it_would_have(name):
     """Three workers, stopped in the middle; its trials told again in another order: the same proposals."""
-    config = StrategyConfig(epochs=1, startup=5, population=5)
+    config = Config(epochs=1, startup=5, population=5)
 
     def accuracy(trial):
         return hash_free_score(trial.arch)

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import InputError
-from nas.run import ray_tune
 from nas.space import (
     Architecture,
     Categorical,
@@ -30,7 +29,7 @@ from nas.space import (
     When,
     path_encoding,
 )
-from nas.strategies import STRATEGIES, Strategy, StrategyConfig, filtered, recorded, sample_architecture
+from nas.strategies import STRATEGIES, Strategy, combined_config, filtered, recorded, sample_architecture
 from nas.strategies import bananas as bananas_module
 from nas.strategies import bohb as bohb_module
 from nas.strategies import reinforce as reinforce_module
@@ -41,6 +40,8 @@ from nas.strategies.bohb import bohb
 from nas.strategies.local_search import local_search
 from nas.strategies.reinforce import reinforce
 from nas.trial import Measurement, Trial
+
+Config: Any = combined_config(STRATEGIES.values())
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 CELL = SearchSpace("cell", {f"op_{k}": Categorical(OPERATIONS) for k in range(6)})
@@ -108,7 +109,7 @@ def convolutions(arch: Architecture) -> float:
 )
 def test_a_config_that_cannot_be_meant_is_refused(changes, message):
     with pytest.raises(InputError) as refused:
-        StrategyConfig(**changes)
+        Config(**changes)
     assert str(refused.value) == message
 
 
@@ -137,7 +138,7 @@ def climb_of(
 
 
 def test_a_climb_goes_to_the_first_better_neighbour_and_ends_where_there_is_none():
-    told = drive(local_search(CELL, StrategyConfig(seed=3)), convolutions, 200)
+    told = drive(local_search(CELL, Config(seed=3)), convolutions, 200)
     assert len({trial.arch for trial in told}) == 200
     first, second, *_ = climb_of(told, CELL, convolutions)
     for start in (first[0], second[0]):
@@ -149,10 +150,10 @@ def test_a_climb_goes_to_the_first_better_neighbour_and_ends_where_there_is_none
 
 
 def test_with_best_the_whole_neighbourhood_is_seen_before_a_step():
-    told = drive(local_search(CELL, StrategyConfig(climb="best")), convolutions, 25)
+    told = drive(local_search(CELL, Config(climb="best")), convolutions, 25)
     assert {trial.arch for trial in told[1:]} == set(CELL.neighbours(told[0].arch))
     best = max(told, key=lambda trial: (convolutions(trial.arch), -trial.id))
-    strategy = local_search(CELL, StrategyConfig(climb="best"))
+    strategy = local_search(CELL, Config(climb="best"))
     following = drive(strategy, convolutions, 30)[25:]
     improved = [t.arch for t in told if convolutions(t.arch) == convolutions(best.arch)]
     assert any(all(t.arch in CELL.neighbours(arch) for t in following) for arch in improved)
@@ -160,7 +161,7 @@ def test_with_best_the_whole_neighbourhood_is_seen_before_a_step():
 
 @pytest.mark.parametrize("climb", ["first", "best"])
 def test_where_a_climb_goes_does_not_depend_on_the_number_of_workers(climb):
-    config = StrategyConfig(seed=5, climb=climb)
+    config = Config(seed=5, climb=climb)
     serial = drive(local_search(CELL, config), convolutions, 60)
     parallel = drive(local_search(CELL, config), convolutions, 400, workers=7)
     steps = [trial.arch for trial in serial]
@@ -168,7 +169,7 @@ def test_where_a_climb_goes_does_not_depend_on_the_number_of_workers(climb):
 
 
 def test_a_failed_start_ends_its_climb_and_failed_neighbours_are_passed_by():
-    strategy = local_search(CELL, StrategyConfig())
+    strategy = local_search(CELL, Config())
     start = ask(strategy)
     strategy.tell(failed(start))
     again = ask(strategy)
@@ -182,9 +183,9 @@ def test_a_failed_start_ends_its_climb_and_failed_neighbours_are_passed_by():
 
 def test_what_another_climb_has_tried_is_not_tried_again():
     small = SearchSpace("small", {"a": Integer(0, 5), "b": Integer(0, 5)})
-    told = drive(local_search(small, StrategyConfig()), lambda arch: -((arch["a"] - 2) ** 2), 36)
+    told = drive(local_search(small, Config()), lambda arch: -((arch["a"] - 2) ** 2), 36)
     assert len({trial.arch for trial in told}) >= 35
-    assert len(drive(local_search(small, StrategyConfig()), lambda arch: 0.5, 80)) == 80  # then again
+    assert len(drive(local_search(small, Config()), lambda arch: 0.5, 80)) == 80  # then again
 
 
 # ---------------------------------------------------------------- REINFORCE
@@ -192,7 +193,7 @@ def test_what_another_climb_has_tried_is_not_tried_again():
 
 def test_the_policy_learns_as_adam_on_the_log_probability_by_jax():
     """Trials with and without the conditional choice and a failure: the same logits."""
-    config = StrategyConfig(seed=1, policy_rate=0.07, baseline_decay=0.8)
+    config = Config(seed=1, policy_rate=0.07, baseline_decay=0.8)
     policy = reinforce_module._Policy(MIXED, config)
     sizes = {"pool": 3, "size": 5, "rate": 10, "drop": 10}
 
@@ -231,7 +232,7 @@ def test_the_order_of_telling_does_not_change_the_policy():
     told = [run(Trial(i, MIXED.sample((4, i)), 1, 0), i % 5 / 5) for i in range(12)]
     policies = []
     for order in (range(12), [5, 3, 0, 11, 1, 2, 4, 10, 9, 8, 7, 6]):
-        policies.append(reinforce_module._Policy(MIXED, StrategyConfig()))
+        policies.append(reinforce_module._Policy(MIXED, Config()))
         for i in order:
             policies[-1].observe(told[i])
     np.testing.assert_array_equal(policies[0]._logits, policies[1]._logits)
@@ -260,7 +261,7 @@ def test_a_value_drawn_from_a_bin_lies_in_it(choice: Choice, seed: int):
 
 
 def test_reinforce_comes_to_draw_what_was_rewarded():
-    told = drive(reinforce(CELL, StrategyConfig()), convolutions, 150)
+    told = drive(reinforce(CELL, Config()), convolutions, 150)
     early, late = (np.mean([convolutions(t.arch) for t in part]) for part in (told[:30], told[-30:]))
     assert early < 0.5 < 0.75 < late
 
@@ -324,7 +325,7 @@ def test_the_path_encoding_of_a_nasbench201_cell():
 
 
 def test_bananas_asks_for_nothing_twice_and_goes_where_the_accuracy_is():
-    told = drive(bananas(CELL, StrategyConfig()), convolutions, 100, workers=3)
+    told = drive(bananas(CELL, Config()), convolutions, 100, workers=3)
     assert len({trial.arch for trial in told}) >= 99  # random ones at the start may be the same
     assert max(convolutions(trial.arch) for trial in told) == pytest.approx(0.9)
     assert (
@@ -341,7 +342,7 @@ def test_the_networks_are_trained_again_at_every_refit_only(monkeypatch):
         return fit(inputs, *rest)
 
     monkeypatch.setattr(bananas_module, "fit", counted)
-    drive(bananas(CELL, StrategyConfig(startup=6, refit=4)), convolutions, 20)
+    drive(bananas(CELL, Config(startup=6, refit=4)), convolutions, 20)
     assert fitted == [6, 10, 14, 18]
 
 
@@ -355,7 +356,7 @@ def test_candidates_are_ranked_by_draws_not_by_means(monkeypatch):
         return np.array([float(arch["op_0"] == "avg_pool_3x3")])
 
     monkeypatch.setattr(bananas_module, "fit", unsure)
-    strategy = bananas(CELL, StrategyConfig(seed=3, startup=10), pools)
+    strategy = bananas(CELL, Config(seed=3, startup=10), pools)
     drive(strategy, convolutions, 10)
     ranking = list(itertools.islice(strategy.candidates(), 100))
     places = [k for k, arch in enumerate(ranking) if pools(arch)[0]]
@@ -374,21 +375,21 @@ def test_path_features_are_what_the_networks_see():
         seen.append(arch)
         return np.array([convolutions(arch)])
 
-    told = drive(bananas(CELL, StrategyConfig(startup=5, refit=5), features), convolutions, 12)
+    told = drive(bananas(CELL, Config(startup=5, refit=5), features), convolutions, 12)
     assert {trial.arch for trial in told} <= set(seen)
     # One number that tells all: the best of a hundred mutants is known at once.
     assert convolutions(told[5].arch) > max(convolutions(trial.arch) for trial in told[:5])
 
 
 def test_after_failures_alone_bananas_draws_at_random():
-    strategy = bananas(CELL, StrategyConfig(startup=3))
+    strategy = bananas(CELL, Config(startup=3))
     for _ in range(4):
         strategy.tell(failed(ask(strategy)))
     assert ask(strategy).arch == sample_architecture(CELL, 0, 4)
 
 
 def test_bananas_goes_on_from_a_record_told_in_another_order():
-    config = StrategyConfig(seed=2, startup=5, refit=3)
+    config = Config(seed=2, startup=5, refit=3)
     strategy = bananas(CELL, config)
     told = drive(strategy, convolutions, 17)
     resumed = recorded(bananas(CELL, config), {trial.id: trial.arch for trial in told})
@@ -412,7 +413,7 @@ def density_of(rows: np.ndarray, categories: np.ndarray) -> bohb_module._Density
 
 
 def test_the_density_is_a_sum_of_product_kernels():
-    model = bohb_module._Model(MIXED, StrategyConfig())
+    model = bohb_module._Model(MIXED, Config())
     categories = np.array([3, 0, 0, 0, 2])
     assert model._categories.tolist() == categories.tolist()
     rows = rows_of(model, [MIXED.sample((0, i)) for i in range(9)])
@@ -448,7 +449,7 @@ def test_taken_alone_each_value_counts_as_if_one_trial_more_had_it():
 
 
 def test_draws_are_near_the_rows_and_inside_the_space():
-    model = bohb_module._Model(MIXED, StrategyConfig())
+    model = bohb_module._Model(MIXED, Config())
     row = model._row(Architecture(pool="max", size=3, rate=1e-4, drop=0.45))
     rows = np.tile(row, (40, 1))
     density = density_of(rows, model._categories)
@@ -474,7 +475,7 @@ def test_numbers_are_drawn_from_kernels_three_times_as_wide():
 
 
 def test_what_a_draw_rules_out_does_not_count_in_its_density():
-    model = bohb_module._Model(MIXED, StrategyConfig())
+    model = bohb_module._Model(MIXED, Config())
     with_size, without = [1.0, 0.5, 0.1, 0.2, 1.0], [0.0, 0.5, 0.1, 0.2, 1.0]
     rows = model._existing(np.array([with_size, without]))
     np.testing.assert_array_equal(rows, [with_size, [0.0, math.nan, 0.1, 0.2, 0.0]])
@@ -483,8 +484,8 @@ def test_what_a_draw_rules_out_does_not_count_in_its_density():
 def test_bohb_is_hyperband_until_there_are_trials_enough_and_with_random_ones_only():
     hyperband = STRATEGIES["hyperband"]
     for config, same in (
-        (StrategyConfig(seed=4, iterations=3, random_fraction=1.0), 51),
-        (StrategyConfig(seed=4, iterations=3, random_fraction=0.0), 9),  # d + 3 of them
+        (Config(seed=4, iterations=3, random_fraction=1.0), 51),
+        (Config(seed=4, iterations=3, random_fraction=0.0), 9),  # d + 3 of them
     ):
         ours, theirs = bohb(CELL, config), hyperband(CELL, config)
         agree = []
@@ -501,7 +502,7 @@ def test_bohb_is_hyperband_until_there_are_trials_enough_and_with_random_ones_on
 
 
 def test_the_model_is_of_the_largest_budget_with_trials_enough():
-    model = bohb_module._Model(CELL, StrategyConfig(random_fraction=0.0))
+    model = bohb_module._Model(CELL, Config(random_fraction=0.0))
     skips, pools = (
         Architecture({f"op_{k}": name for k in range(6)}) for name in ("skip_connect", "avg_pool_3x3")
     )
@@ -534,7 +535,7 @@ def test_bohb_goes_where_the_accuracy_is_and_stays_away_from_failures():
             - 0.1 * abs(math.log10(arch["rate"] / 1e-2))
         )
 
-    strategy = bohb(MIXED, StrategyConfig(epochs=3, trials=200))
+    strategy = bohb(MIXED, Config(epochs=3, trials=200))
     started = []
     while (trial := strategy.ask()) is not None:
         if not trial.measurements:
@@ -558,21 +559,21 @@ def test_bohb_goes_where_the_accuracy_is_and_stays_away_from_failures():
 
 
 def test_a_filtered_random_search_takes_the_best_of_n_draws():
-    strategy = filtered(STRATEGIES["random"](CELL, StrategyConfig(seed=6)), convolutions, 8)
+    strategy = filtered(STRATEGIES["random"](CELL, Config(seed=6)), convolutions, 8)
     for i in range(5):
         draws = [sample_architecture(CELL, 6, i), *(CELL.sample((6, i, k)) for k in range(1, 8))]
         assert ask(strategy).arch == max(draws, key=convolutions)
 
 
 def test_a_filter_of_one_is_the_strategy_itself():
-    alone, one = (STRATEGIES["evolution"](CELL, StrategyConfig(seed=1)) for _ in range(2))
+    alone, one = (STRATEGIES["evolution"](CELL, Config(seed=1)) for _ in range(2))
     assert drive(alone, convolutions, 40) == drive(filtered(one, lambda arch: math.nan, 1), convolutions, 40)
 
 
 @pytest.mark.parametrize("n", [5, 36])
 def test_a_filtered_grid_is_visited_once_the_promising_sooner(n):
     small = SearchSpace("small", {"a": Integer(0, 5), "b": Integer(0, 5)})
-    strategy = filtered(STRATEGIES["grid"](small, StrategyConfig()), lambda arch: arch["a"], n)
+    strategy = filtered(STRATEGIES["grid"](small, Config()), lambda arch: arch["a"], n)
     tried = [trial.arch for trial in iter(strategy.ask, None)]
     assert len(tried) == 36
     assert set(tried) == set(small.enumerate())
@@ -588,7 +589,7 @@ def test_scores_are_worked_out_once_and_for_new_trials_only():
         scored.append(arch)
         return convolutions(arch)
 
-    strategy = filtered(STRATEGIES["successive_halving"](CELL, StrategyConfig(epochs=3, trials=3)), score, 4)
+    strategy = filtered(STRATEGIES["successive_halving"](CELL, Config(epochs=3, trials=3)), score, 4)
     for _ in range(3):
         strategy.tell(run(ask(strategy), 0.5))
     before = len(scored)
@@ -603,15 +604,15 @@ def test_scores_are_worked_out_once_and_for_new_trials_only():
 def test_a_score_that_is_not_a_number_is_the_worst_and_ties_go_to_the_earlier():
     candidates = [CELL.sample((0, 0)), CELL.sample((0, 0, 1)), CELL.sample((0, 0, 2))]
     scores = dict(zip(candidates, (math.nan, 0.1, 0.1), strict=True))
-    strategy = filtered(STRATEGIES["random"](CELL, StrategyConfig()), scores.__getitem__, 3)
+    strategy = filtered(STRATEGIES["random"](CELL, Config()), scores.__getitem__, 3)
     assert ask(strategy).arch == candidates[1]
     with pytest.raises(InputError, match="strategy: n=0 is less than 1"):
-        filtered(STRATEGIES["random"](CELL, StrategyConfig()), convolutions, 0)
+        filtered(STRATEGIES["random"](CELL, Config()), convolutions, 0)
 
 
 @pytest.mark.parametrize("name", ["evolution", "tpe", "bananas", "bohb", "reinforce", "local_search"])
 def test_a_good_filter_finds_the_optimum_sooner(name):
-    config = StrategyConfig(seed=1, trials=60, epochs=1)
+    config = Config(seed=1, trials=60, epochs=1)
     told = drive(filtered(STRATEGIES[name](CELL, config), convolutions, 10), convolutions, 60)
     plain = drive(STRATEGIES[name](CELL, dataclasses.replace(config)), convolutions, 60)
 
@@ -619,9 +620,3 @@ def test_a_good_filter_finds_the_optimum_sooner(name):
         return np.mean([convolutions(trial.arch) for trial in trials[:20]])
 
     assert mean(told) > mean(plain) + 0.1
-
-
-def test_bohb_is_refused_by_the_engine_that_cannot_run_it():
-    nothing: Any = None
-    with pytest.raises(InputError, match=r"strategy: bohb learns within its brackets, .* use --engine local"):
-        ray_tune.search(CELL, "bohb", StrategyConfig(), nothing, nothing)

@@ -66,7 +66,7 @@ def record(
     return read_run(folder)
 
 
-def searches(run: Run, group: str = "darts") -> list[supernet_plots.Search]:
+def searches(run: Run, group: str = "darts") -> list[supernet_plots.SupernetSearch]:
     return supernet_plots.searches({group: [run]})
 
 
@@ -162,7 +162,9 @@ def test_every_epoch_of_what_is_derived_has_its_colour(tmp_path):
     figure = drawn(supernet_plots.derived_figure(search))
     (mesh,) = (of for of in figure.axes[0].collections if isinstance(of, QuadMesh))
     colours = np.asarray(mesh.get_array())
-    first, second = (look.color for look in itertools.islice(plots.looks(), 2))  # skip, conv; none is grey
+    first, second = (
+        style.color for style in itertools.islice(plots.line_styles(), 2)
+    )  # skip, conv; none is grey
     assert np.allclose(colours[0], [to_rgb(second)] * 2 + [to_rgb(first)] * 3)
     assert np.allclose(colours[1], [to_rgb(second)] * 5)
     assert supernet_plots.changes(search) == [(3, search.epochs[1].derived, search.epochs[2].derived)]

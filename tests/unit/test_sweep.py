@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from nas.objectives.train import DataConfig, TrainObjective
-from nas.run.sweep import SearchOptions, search
+from nas.run.options import SearchOptions
+from nas.run.search import search
 from nas.strategies import StrategyConfig
 from search_spaces import SPACES
 

@@ -178,7 +178,7 @@ def test_the_engine_searches_a_table(tmp_path):
     objective = TableObjective(SPACE, planted())
     strategy = STRATEGIES["grid"](SPACE, StrategyConfig(epochs=objective.units))
     with Record.create(tmp_path / "run", {"strategy": "grid"}, env={}, fsync=False) as record:
-        run = local.search(strategy, objective, record, epochs=objective.units)
+        run = local.execute(strategy, objective, record, epochs=objective.units)
     assert run.best is not None
     assert run.best.arch == SPACE.from_string(ARCHS[5])
     assert run.best.params == 50

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.record import Record, Run, read_run
+from nas.record import MAY_DIFFER, Record, Run, read_run
 from nas.report.result_table import (
     comparison,
     format_count,
@@ -106,6 +106,16 @@ def test_runs_that_differ_in_more_than_the_seed_get_rows_that_say_so(tmp_path):
     assert list(group_runs([runs[0], other])) == ["random (dataset=digits)", "grid (dataset=mnist5k)"]
     odd = [make(tmp_path / str(i), "asha", eta=eta) for i, eta in enumerate((3, "3", None))]
     assert list(group_runs(odd)) == ["asha (eta=3)", "asha (eta=3) #2", "asha"]
+
+
+def test_where_a_run_was_made_makes_no_row_of_its_own(tmp_path):
+    """Two engines, machines, clusters; and the same again with all that a search's config has of that kind."""
+    local = {"engine": "local", "workers": None, "data_dir": "/a"}
+    ray = {"engine": "ray", "workers": 4, "address": "auto", "data_dir": "/b"}
+    runs = [make(tmp_path / "a", seed=0, **local), make(tmp_path / "b", seed=1, **ray)]
+    assert {label: len(group) for label, group in group_runs(runs).items()} == {"random": 2}
+    runs = [make(tmp_path / f"{k}", seed=k, **{name: f"{k}"}) for k, name in enumerate(MAY_DIFFER)]
+    assert [len(group) for group in group_runs(runs).values()] == [len(MAY_DIFFER)]
 
 
 def test_one_search_given_twice_is_refused(tmp_path):

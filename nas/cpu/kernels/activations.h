@@ -37,7 +37,9 @@ inline Vec sigmoid(Vec v) { return 1.0f / (1.0f + exp(-v)); }
 inline Vec tanh(Vec v) {  // Cephes' tanhf
   const Vec square = v * v;
   Vec p = splat(-5.70498872745e-3f);
-  for (float next : {2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f}) p = p * square + next;
+  for (float next : {2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f}) {
+    p = p * square + next;
+  }
   const Vec small = p * square * v + v;
   const Vec size = v < 0.0f ? -v : v;
   const Vec far = 1.0f - 2.0f / (exp(size + size) + 1.0f);

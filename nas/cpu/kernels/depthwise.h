@@ -151,7 +151,8 @@ inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, co
   const Index bands = ceil_div(rows, band);
   parallel(pool, in.count * bands, [&](Index unit) {
     const Index image = unit / bands, first = unit % bands * band;
-    image_of.rows(x + image * in.image_floats(), w, first, std::min(rows, first + band), y + image * out.image_floats());
+    const Index last = std::min(rows, first + band);
+    image_of.rows(x + image * in.image_floats(), w, first, last, y + image * out.image_floats());
   });
 }
 
@@ -258,7 +259,8 @@ class DepthwiseWeights {
       const Index block = c / lanes_, lane = c - std::min(block * lanes_, channels - lanes_);
       for (Index tap = 0; tap < taps_; ++tap) {
         float sum = 0;
-        for (Index chunk = 0; chunk < count; ++chunk) sum += sums[chunk * stride + (block * taps_ + tap) * lanes_ + lane];
+        const float* from = sums + (block * taps_ + tap) * lanes_ + lane;
+        for (Index chunk = 0; chunk < count; ++chunk) sum += from[chunk * stride];
         dw[tap * channels + c] = sum;
       }
     }

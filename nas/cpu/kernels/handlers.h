@@ -41,6 +41,7 @@ ffi::Error enter(ffi::ThreadPool threads, ffi::RemainingArgs in, ffi::RemainingR
 }  // namespace nas
 
 // The target nas_<kernel>, which calls nas::<kernel>.
-#define NAS_HANDLER(kernel)                                      \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(nas_##kernel, nas::enter<nas::kernel>, \
-                                xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())
+#define NAS_HANDLER(kernel)                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                       \
+      nas_##kernel, nas::enter<nas::kernel>,           \
+      xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())

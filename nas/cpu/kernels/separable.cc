@@ -41,7 +41,7 @@ void add_outer(const float* x, Index inputs, const float* dy, Index outputs, Ind
   }
 }
 
-constexpr Index kBetween = 8 * 1024;  // floats between the two convolutions at a time: a fraction of a first-level cache
+constexpr Index kBetween = 8 * 1024;  // floats between the convolutions at a time: a fraction of a first-level cache
 
 // x [B, H, W, C], w [kh, kw, 1, C], p [1, 1, C, O] -> y [B, H', W', O]
 void separable(const Call& call) {

@@ -110,7 +110,9 @@ void with_sizes(const Panel& panel, const Body& body) {
   if (panel.vectors == 3) return body(wide, std::integral_constant<int, 3>());
   if (panel.vectors == 2) return body(wide, std::integral_constant<int, 2>());
   if (panel.width == kWidth) return body(wide, one);
-  if (panel.width == 8) return body(std::integral_constant<int, 8>(), one);
+  if constexpr (kWidth == 16) {
+    if (panel.width == 8) return body(std::integral_constant<int, 8>(), one);
+  }
   body(std::integral_constant<int, 4>(), one);
 }
 

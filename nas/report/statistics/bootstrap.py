@@ -46,14 +46,14 @@ def estimate(
     reinforcement learning at the edge of the statistical precipice", NeurIPS 2021, sections 4.1 and 4.3).
 
     Inputs: ``tasks``, the scores on each task [runs, ...], or those of a single one as an array; runs are
-    resampled within their task, points along further axes (costs) are estimated each by itself. The
+    resample_counts within their task, points along further axes (costs) are estimated each by itself. The
     interval is NaN for one run. NaN scores give NaN.
     """
     held = _tasks(tasks)
     shape = held[0].shape[1:]
     columns = [scores.reshape(len(scores), -1) for scores in held]
     rng = np.random.default_rng(seed)
-    counts = [resampled(rng, len(scores), resamples) for scores in columns]
+    counts = [resample_counts(rng, len(scores), resamples) for scores in columns]
     runs = sum(map(len, columns))
     pooled = np.concatenate(columns)
     weights = _order_weights(statistic, runs)
@@ -72,7 +72,7 @@ def estimate(
             # The sum of weights times values, as a sum over the steps from value to value.
             weighed = upto[np.cumsum(together[order[:-1, k]], axis=0, dtype=np.int32)]
             drawn[:, k] = ordered[-1, k] - np.diff(ordered[:, k]) @ weighed
-    return interval_of(value, drawn, level, shape, known=min(map(len, columns)) > 1)
+    return with_interval(value, drawn, level, shape, known=min(map(len, columns)) > 1)
 
 
 def probability_of_improvement(
@@ -94,10 +94,10 @@ def probability_of_improvement(
     for a, b in pairs:
         better = np.heaviside(a[:, None] - b[None, :], 0.5)
         values.append(better.mean())
-        of_a, of_b = (resampled(rng, len(scores), resamples).astype(float) for scores in (a, b))
+        of_a, of_b = (resample_counts(rng, len(scores), resamples).astype(float) for scores in (a, b))
         drawn.append(((of_a @ better) * of_b).sum(axis=1) / better.size)
     known = all(len(a) > 1 and len(b) > 1 for a, b in pairs)
-    return interval_of(
+    return with_interval(
         np.mean(values, keepdims=True), np.mean(drawn, axis=0)[:, None], level, (), known=known
     )
 
@@ -117,9 +117,9 @@ def performance_profile(
     for scores in (held := _tasks(tasks)):
         above = (scores[:, None] > np.asarray(thresholds)).astype(float)
         values.append(above.mean(axis=0))
-        drawn.append(resampled(rng, len(scores), resamples) @ above / len(scores))
+        drawn.append(resample_counts(rng, len(scores), resamples) @ above / len(scores))
     known = min(map(len, held)) > 1
-    return interval_of(
+    return with_interval(
         np.mean(values, axis=0), np.mean(drawn, axis=0), level, np.shape(thresholds), known=known
     )
 
@@ -140,7 +140,7 @@ def speed_up(
     with np.errstate(invalid="ignore"):
         value = np.atleast_1d(np.median(slow) / np.median(fast))
         drawn = (medians[0] / medians[1])[:, None]
-    return interval_of(value, drawn, level, (), known=min(len(slow), len(fast)) > 1)
+    return with_interval(value, drawn, level, (), known=min(len(slow), len(fast)) > 1)
 
 
 def _tasks(tasks: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -148,7 +148,7 @@ def _tasks(tasks: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(scores, dtype=float) for scores in held]
 
 
-def resampled(rng: np.random.Generator, runs: int, resamples: int) -> np.ndarray:
+def resample_counts(rng: np.random.Generator, runs: int, resamples: int) -> np.ndarray:
     """How often each run is in each resample: [resamples, runs]."""
     drawn = rng.integers(runs, size=(resamples, runs)) + runs * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * runs).reshape(resamples, runs)
@@ -162,10 +162,13 @@ def _order_weights(statistic: Statistic, n: int) -> np.ndarray:
     return weights
 
 
-def interval_of(
+def with_interval(
     value: np.ndarray, drawn: np.ndarray, level: float, shape: tuple[int, ...], *, known: bool
 ) -> Estimate:
-    """From a statistic [points] and that of resamples [resamples, points]."""
+    """The percentile interval of a statistic [points] from its values on resamples [resamples, points].
+
+    NaN interval unless ``known``. ``shape``: of the result.
+    """
     k = math.floor((1 - level) / 2 * len(drawn))
     # Resamples themselves, not means of two of them: one may be inf. NaN is sorted last.
     low, high, last = np.partition(drawn, [k, len(drawn) - 1 - k, -1], axis=0)[[k, len(drawn) - 1 - k, -1]]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import scipy  # scipy.stats is imported where it is first used: it takes half a second
 
-from nas.report.statistics.bootstrap import RESAMPLES, Estimate, Values, interval_of, resampled
+from nas.report.statistics.bootstrap import RESAMPLES, Estimate, Values, resample_counts, with_interval
 
 _BY_PAIRS = 3000  # items up to which Kendall's resamples are products with all their pairs
 
@@ -35,7 +35,7 @@ def kendall(
     else:
         # In a resample that has item i c_i times, the pairs that agree less those that do not are c S c / 2,
         # where S_ij is 1, 0 or -1; and so on for the pairs that are not tied on one side.
-        counts = resampled(rng, len(a), resamples).astype(np.float32)
+        counts = resample_counts(rng, len(a), resamples).astype(np.float32)
         signs = [np.sign(v[:, None] - v[None, :]).astype(np.float32) for v in (a, b)]
         agree, *untied = (
             np.einsum("rj,rj->r", counts @ s, counts, dtype=float)
@@ -62,7 +62,7 @@ def spearman(
     rng = np.random.default_rng(seed)
     drawn = []
     for start in range(0, resamples, step := max(1, 2**22 // len(a))):
-        counts = resampled(rng, len(a), min(step, resamples - start))
+        counts = resample_counts(rng, len(a), min(step, resamples - start))
         ranks = [_ranks(counts, v) for v in (a, b)]
         both, *each = (
             np.einsum("ri,ri,ri->r", counts, u, v) for u, v in (ranks, ranks[:1] * 2, ranks[1:] * 2)
@@ -93,4 +93,4 @@ def _correlation(value: float, drawn: np.ndarray, level: float) -> Estimate:
     if math.isnan(value):
         return Estimate(*np.full(3, math.nan))
     known = drawn[~np.isnan(drawn)]
-    return interval_of(np.array([value]), known[:, None], level, (), known=True)
+    return with_interval(np.array([value]), known[:, None], level, (), known=True)

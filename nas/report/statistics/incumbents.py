@@ -13,7 +13,7 @@ from nas.report.statistics.bootstrap import Values
 
 
 def trace(costs: Values, valid: Values, test: Values | None = None) -> Trace:
-    """Who leads a run, chosen by validation, and what a test would say of them.
+    """The incumbents of a run, chosen by validation accuracy, with their test accuracies.
 
     Inputs, one a measurement in the order made: what the run had cost by then, the validation accuracy (NaN
     or -inf where it failed), and the test accuracy to report of the architecture measured. The incumbent
@@ -50,7 +50,7 @@ def at_costs(traces: Iterable[Trace], costs: np.ndarray, of: Literal["valid", "t
 
 
 def regret(accuracies: np.ndarray, optimum: float) -> np.ndarray:
-    """What the best possible accuracy is ahead by."""
+    """The best possible accuracy less each of ``accuracies``."""
     return optimum - np.asarray(accuracies)
 
 

@@ -6,8 +6,10 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +22,16 @@ from nas.record.comparison import SEARCHES, Job, Search, is_comparison, planned,
 from nas.report import standings
 from nas.report.report import write_comparison
 from nas.report.statistics import trace
-from nas.run import local, tabular
-from nas.run.tabular import TableOptions, benchmark, compare, sensible
+from nas.run import local, simulated
+from nas.run.simulated import TableOptions, benchmark, compare, sensible
 from nas.space import Architecture, Categorical, SearchSpace
-from nas.strategies import STRATEGIES, StrategyConfig
+from nas.strategies import STRATEGIES, combined_config
 from nas.tables import Curve, Size, Task, write_table
 from nas.tables.scores import read_scores, write_scores
 from nas.tables.table import Cost
 from tests.planted import TEST, VALID, planted
+
+Config: Any = combined_config(STRATEGIES.values())
 
 SPACE = SearchSpace("toy", {f"edge_{k}": Categorical(("none", "skip", "conv")) for k in range(4)})
 BEST, TABLE = planted(SPACE, 4, noise=0.01)
@@ -62,11 +66,11 @@ def options(file: str, **more: object) -> TableOptions:
 def test_a_search_is_what_the_recording_engine_does_up_to_the_budget(name: str, tmp_path: Path) -> None:
     """Same architectures, promotions paid for once, cut at the last unit that the budget holds."""
     objective = TableObjective(SPACE, TABLE)
-    plan = StrategyConfig(seed=3, epochs=9, iterations=None, startup=6)
+    plan = Config(seed=3, epochs=9, iterations=None, startup=6)
     budget = 20.3 * MEAN
-    found = tabular.search(STRATEGIES[name](SPACE, plan), objective, Job(3, name), budget)
+    found = simulated.execute(STRATEGIES[name](SPACE, plan), objective, Job(3, name), budget)
     with Record.create(tmp_path / "run", {"strategy": name}, env={}, fsync=False) as record:
-        run = local.search(
+        run = local.execute(
             STRATEGIES[name](SPACE, plan), objective, record, epochs=9, total_epochs=found.units + 9
         )
     seconds = np.array([seen.measurement.seconds for seen in run.history])
@@ -91,9 +95,9 @@ def test_failures_cost_nothing_and_end_a_hopeless_search() -> None:
     values[::2] = np.nan  # every second architecture is not known
     table = dataclasses.replace(TABLE, columns={**TABLE.columns, VALID: curve._replace(values=values)})
     objective = TableObjective(SPACE, table)
-    plan = StrategyConfig(seed=1, epochs=9)
+    plan = Config(seed=1, epochs=9)
     # So long that there are more failures in all than the search would bear in a row.
-    found = tabular.search(STRATEGIES["random"](SPACE, plan), objective, Job(1, "random"), 200 * MEAN)
+    found = simulated.execute(STRATEGIES["random"](SPACE, plan), objective, Job(1, "random"), 200 * MEAN)
     assert found.trials > 150
     assert found.units // 9 <= found.trials
     assert all(objective.row(SPACE.from_string(text)) % 2 for text in found.archs)
@@ -103,13 +107,13 @@ def test_failures_cost_nothing_and_end_a_hopeless_search() -> None:
 
     objective.measurements = nothing  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(InputError, match="100 trials failed in a row, the last with: not known"):
-        tabular.search(STRATEGIES["random"](SPACE, plan), objective, Job(1, "random"), MEAN)
+        simulated.execute(STRATEGIES["random"](SPACE, plan), objective, Job(1, "random"), MEAN)
 
 
 def test_a_budget_too_small_is_said() -> None:
     with pytest.raises(InputError, match=r"budget_seconds: 0\.1 is too little: random with seed 2 measured"):
-        tabular.search(
-            STRATEGIES["random"](SPACE, StrategyConfig(epochs=9)),
+        simulated.execute(
+            STRATEGIES["random"](SPACE, Config(epochs=9)),
             TableObjective(SPACE, TABLE),
             Job(2, "random"),
             0.1,
@@ -176,17 +180,21 @@ def test_the_budget_is_the_tables_own_or_in_trainings(file: str, tmp_path: Path)
 
 def test_without_a_rung_halving_is_random_search() -> None:
     """What is left out is the same search; with rungs it is not."""
-    assert set(STRATEGIES) - set(sensible(1, 3)) == {"successive_halving", "hyperband", "asha"}
-    assert set(STRATEGIES) - set(sensible(2, 3)) == {"successive_halving", "hyperband"}
-    assert sensible(3, 3) == tuple(STRATEGIES)
+
+    def left_out(epochs):
+        return set(STRATEGIES) - set(sensible(SPACE, Config(epochs=epochs)))
+
+    assert left_out(1) == {"successive_halving", "hyperband", "asha"}
+    assert left_out(2) == {"successive_halving", "hyperband"}
+    assert left_out(3) == set()
     objective = TableObjective(SPACE, TABLE, epochs=(9,))
-    plan = StrategyConfig(seed=1, epochs=1, iterations=None)
+    plan = Config(seed=1, epochs=1, iterations=None)
     searches = {
-        name: tabular.search(STRATEGIES[name](SPACE, plan), objective, Job(1, "same"), 20 * MEAN)
+        name: simulated.execute(STRATEGIES[name](SPACE, plan), objective, Job(1, "same"), 20 * MEAN)
         for name in STRATEGIES
     }
     same = {name for name, found in searches.items() if found == searches["random"]}
-    assert same - {"random"} == set(STRATEGIES) - set(sensible(1, 3))
+    assert same - {"random"} == left_out(1)
 
 
 def test_one_process_or_two_and_interrupted_or_not_the_record_has_the_same_bytes(tmp_path: Path) -> None:
@@ -405,4 +413,12 @@ def test_a_report_is_drawn_of_anything(tmp_path: Path, tests: dict[str, list[flo
         "report.html",
     } <= names
     assert ("ranks.png" in names, "improvement.png" in names) == (several, several)
-    assert (tmp_path / "out" / "report.html").read_text().count("<figure>") == (4 if several else 2)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<figure>") == (4 if several else 2)
+    # A window of 1,300 pixels shows every column; in a smaller one a table scrolls by itself.
+    assert page.count("<table") == page.count('<div class="wide"><table') == 2
+    rules = dict(re.findall(r"^(\S[^{]*) \{ ([^}]*) \}$", page, re.MULTILINE))
+    assert "overflow-x: auto" in rules[".wide"]
+    assert "white-space: normal" in rules["thead th"]
+    (width,) = re.findall(r"max-width: (\d+)rem; margin: 2rem auto", page)
+    assert int(width) * 16 >= 1268

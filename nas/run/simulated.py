@@ -1,4 +1,4 @@
-"""Whole searches over a benchmark table, in memory: hundreds of them a second, compared at equal simulated cost."""
+"""The simulated engine: whole searches over a benchmark table, hundreds a second, at equal simulated cost."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from nas.errors import InputError, one_of
 from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
 from nas.record.comparison import Comparison, Job, Search, Searches, planned, read_comparison
-from nas.run.driver import HOPELESS
+from nas.run.driver import MAX_CONSECUTIVE_FAILURES
+from nas.run.methods import foreign_options
 from nas.space import Architecture, SearchSpace
-from nas.strategies import STRATEGIES, Strategy, StrategyConfig, filtered
-from nas.strategies.asha import milestones
-from nas.strategies.successive_halving import most_halvings
+from nas.strategies import STRATEGIES, Strategy, StrategyConfig, combined_config, converted, filtered
 from nas.tables import TABLES, load_table
 from nas.tables.scores import Score, read_scores
 
@@ -58,8 +57,7 @@ class TableOptions:
     narrow: tuple[str, ...] = ()
     """choices with fewer values: width=16,32"""
     strategies: tuple[str, ...] = ()
-    """to compare; STRATEGY+SCORE takes the best by a training-free score of what the strategy would try, such as
-    random+params (also: macs_per_image, and the columns of --scores); default: all that make sense here"""
+    """to compare, as NAME or NAME+SCORE; default: all that make sense here"""
     seeds: int = 500
     """searches of each strategy, seeded --seed, --seed + 1, …"""
     budget_seconds: float | None = None
@@ -71,7 +69,8 @@ class TableOptions:
     epochs: int | None = None
     """R, the most budget of one trial, in units (an epoch where the table has every epoch); default: all"""
     scores: Path | None = None
-    """CSV file of training-free scores, higher is better: architecture,NAME,NAME_seconds"""
+    """training-free scores: the folder that score.py wrote, or a CSV file of architecture,NAME,NAME_seconds in which
+    higher is better"""
     filter_candidates: int = 10
     """STRATEGY+SCORE: how many of the strategy's candidates a trial is chosen from"""
     processes: int | None = None
@@ -112,17 +111,18 @@ class Benchmark:
 
     def search(self, job: Job) -> Search:
         """One search, from its start to the end of its budget."""
-        plan = dataclasses.replace(self.plan, seed=job.seed, epochs=self.epochs, iterations=None)
         name, _, score = job.strategy.partition("+")
-        strategy = STRATEGIES[name](self.objective.space, plan)
+        record = STRATEGIES[name]
+        config = record.own(dataclasses.replace(self.plan, seed=job.seed, epochs=self.epochs))
+        strategy = record(self.objective.space, config.without_end())
         scoring = None
         if score:
-            scoring = _Scoring(self.scores[score])
+            scoring = AccumulatedScore(self.scores[score])
             strategy = filtered(strategy, scoring, self.filter_candidates)
-        return search(strategy, self.objective, job, self.budget_seconds, scoring)
+        return execute(strategy, self.objective, job, self.budget_seconds, scoring)
 
 
-class _Scoring:
+class AccumulatedScore:
     """A score as a function of architectures that knows what it has cost so far; `filtered` asks for each once."""
 
     def __init__(self, score: Score) -> None:
@@ -136,12 +136,12 @@ class _Scoring:
         )  # it is not in the table either, and its trial will fail
 
 
-def search(
+def execute(
     strategy: Strategy,
     objective: TableObjective,
     job: Job,
     budget_seconds: float,
-    scoring: _Scoring | None = None,
+    scoring: AccumulatedScore | None = None,
 ) -> Search:
     """Ask, look up, tell, until the next unit would cost more than what is left of the budget.
 
@@ -161,9 +161,9 @@ def search(
             measurements = objective.measurements(trial.arch, trial.seed)
         except TrialFailed as failure:
             failures += 1
-            if failures == HOPELESS:
+            if failures == MAX_CONSECUTIVE_FAILURES:
                 raise InputError(
-                    f"search: {HOPELESS} trials failed in a row, the last with: {failure}"
+                    f"search: {MAX_CONSECUTIVE_FAILURES} trials failed in a row, the last with: {failure}"
                 ) from None
             strategy.tell(trial.replace(status="failed", error=str(failure)))
             continue
@@ -259,20 +259,23 @@ def _scores(objective: TableObjective, path: Path | None, wanted: set[str]) -> d
     return {name: found[name] for name in wanted}
 
 
-def sensible(epochs: int, eta: int) -> tuple[str, ...]:
-    """The strategies that are themselves with trials of up to ``epochs`` units.
+def sensible(space: SearchSpace, plan: StrategyConfig) -> tuple[str, ...]:
+    """The strategies that are not merely random search with trials of up to ``plan.epochs`` units.
 
-    Without a rung below the last, successive halving, Hyperband and ASHA are random search. (BOHB is then its
-    model alone, as in NAS-Bench-201's comparison.)
+    Without a rung below the last, successive halving, Hyperband and ASHA are. (BOHB is then its model alone, as
+    in NAS-Bench-201's comparison.)
     """
-    rungs = {name: most_halvings(epochs, eta) for name in ("successive_halving", "hyperband")}
-    rungs["asha"] = len(milestones(epochs, eta)) - 1
-    return tuple(name for name in STRATEGIES if rungs.get(name, 1))
+    return tuple(
+        name
+        for name, record in STRATEGIES.items()
+        if record.random_trials(record.own(plan), space) < math.inf
+    )
 
 
 def compared(options: TableOptions, shared: Benchmark) -> tuple[str, ...]:
     """The strategies that the options mean. Raises InputError where one is unknown or makes no sense here."""
-    kept = sensible(shared.epochs, shared.plan.eta)
+    plan = dataclasses.replace(shared.plan, epochs=shared.epochs)
+    kept = sensible(shared.objective.space, plan)
     for label in options.strategies:
         name = label.partition("+")[0]
         if name not in STRATEGIES:
@@ -295,9 +298,11 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
     strategies = compared(options, shared)
     jobs = planned(strategies, options.plan.seed, options.seeds)
     left_out = () if options.strategies else tuple(name for name in STRATEGIES if name not in strategies)
-    config = _config(options, shared) | {"strategies": strategies, "left_out": left_out}
+    names = [label.partition("+")[0] for label in strategies]
+    config = _config(options, shared, names) | {"strategies": strategies, "left_out": left_out}
     if resume:
-        opened = Searches.resume(out, config, may_differ=MAY_DIFFER)
+        # Earlier versions recorded the options of all strategies.
+        opened = Searches.resume(out, config, may_differ=(*MAY_DIFFER, *foreign_options(names)))
     else:
         opened = Searches.create(out, config)
     with opened as record:
@@ -321,9 +326,10 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
     return read_comparison(out)
 
 
-def _config(options: TableOptions, shared: Benchmark) -> dict[str, Any]:
+def _config(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> dict[str, Any]:
     """What was compared, on what: what ``config.json`` holds and a resumption must repeat."""
     objective, table = shared.objective, shared.objective.table
+    plan = converted(shared.plan, combined_config(STRATEGIES[name] for name in names))
     return {
         "objective": "table",
         "space": objective.space.name,
@@ -344,9 +350,7 @@ def _config(options: TableOptions, shared: Benchmark) -> dict[str, Any]:
         "filter_candidates": shared.filter_candidates,
         "data_dir": options.data_dir,
         "processes": options.processes,
-        **dataclasses.asdict(shared.plan),
-        "epochs": shared.epochs,
-        "iterations": None,
+        **dataclasses.asdict(dataclasses.replace(plan, epochs=shared.epochs).without_end()),
     }
 
 

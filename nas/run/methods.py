@@ -1,0 +1,64 @@
+"""Every way to search by name: the strategies of `nas.strategies`, and the searches with shared weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from nas.errors import one_of
+from nas.objectives.oneshot import settings_space, supernet_of
+from nas.oneshot.settings import METHODS
+from nas.space import SearchSpace
+from nas.strategies import STRATEGIES, PlannedBudget, Strategy, StrategyConfig, StrategyRecord
+from nas.strategies.grid import GridConfig, grid
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetConfig(StrategyConfig):
+    """Of a search with shared weights: each setting and each of ``trials`` repetitions is one search."""
+
+    supernet: tuple[str, ...] = ()
+    """settings of the search with shared weights: channels=8 order=first,exact (several values are several searches)"""
+
+
+def shared_weights(method: str) -> StrategyRecord:
+    """The record of one of `nas.oneshot.settings.METHODS`: a grid over the settings of its searches."""
+
+    def settings(config: SupernetConfig, space: SearchSpace) -> SearchSpace:
+        return settings_space(method, supernet_of(space), config.supernet, config.trials or 1)
+
+    def make(space: SearchSpace, config: SupernetConfig) -> Strategy:
+        order = GridConfig(seed=config.seed, epochs=config.epochs, grid_shuffle=False)
+        return grid(settings(config, space), order)
+
+    def planned_budget(config: SupernetConfig, space: SearchSpace) -> PlannedBudget:
+        searches = settings(config, space).size().value
+        return PlannedBudget(searches, searches * config.epochs)
+
+    return StrategyRecord(make, SupernetConfig, planned_budget, shares_weights=True)
+
+
+SEARCHES: dict[str, StrategyRecord] = STRATEGIES | {name: shared_weights(name) for name in METHODS}
+
+
+def search_named(name: str) -> StrategyRecord:
+    """Raises InputError where there is none."""
+    if name not in SEARCHES:
+        raise one_of("strategy", name, SEARCHES)
+    return SEARCHES[name]
+
+
+def options_of(record: StrategyRecord) -> tuple[str, ...]:
+    """The names of a strategy's options, common ones included."""
+    return tuple(field.name for field in dataclasses.fields(record.config))
+
+
+def with_option(option: str) -> tuple[str, ...]:
+    """The strategies that have an option of this name."""
+    return tuple(name for name, record in SEARCHES.items() if option in options_of(record))
+
+
+def foreign_options(names: Iterable[str]) -> frozenset[str]:
+    """The options that some strategy has, but none of ``names``."""
+    every = {option for record in SEARCHES.values() for option in options_of(record)}
+    return frozenset(every.difference(*(options_of(search_named(name)) for name in names)))

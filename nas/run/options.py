@@ -1,0 +1,143 @@
+"""What a search is told, whichever its strategy, and what that means for this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from nas.errors import InputError, one_of
+from nas.objectives.train import DataConfig
+from nas.space import Range, SearchSpace, parse_assignments
+from nas.strategies import StrategyConfig
+from nas.training.hyper import Hyper
+from nas.training.loop import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What every search has, whichever its strategy.
+
+    ``plan`` is what the strategy is told: its own config, or the common part with the rest at its defaults.
+    """
+
+    space: str = "chain"
+    """name of the search space"""
+    fix: tuple[str, ...] = ()
+    """choices with one value: connections=residual depth=3 (width means every width_<i>)"""
+    narrow: tuple[str, ...] = ()
+    """choices with fewer values: width=16,32 learning_rate=1e-3..1e-2"""
+    hyper: tuple[str, ...] = ()
+    """training hyperparameters that the space leaves open: learning_rate=0.1 batch_size=128"""
+    objective: str = "train"
+    """what a search maximises: train, the validation accuracy; or a training-free score (naswot, ntk_condition, …),
+    in which case only the final trainings train"""
+    filter: str | None = None
+    """a training-free score: each new trial is the best by it of --filter-candidates that the strategy proposes"""
+    filter_candidates: int = 100
+    """how many networks are scored for one to be trained"""
+    score_batch_size: int = 32
+    """training images that scores are computed on"""
+    total_epochs: int | None = None
+    """epochs that all trials of a search together may take"""
+    engine: Literal["ray", "local"] = "ray"
+    """ray: trials side by side, on this machine or a cluster; local: one after the other in this process"""
+    workers: int | None = None
+    """trials side by side (ray); default: one an accelerator, else one a CPU core"""
+    cpus_per_worker: int | None = None
+    """CPU threads of a worker (ray); default: the cores divided by the workers"""
+    gpus_per_worker: float | None = None
+    """accelerators of a worker (ray); default: 1 where there are any"""
+    address: str | None = None
+    """a running Ray cluster to use (ray), such as auto; default: this machine"""
+    test_seeds: int = 3
+    """times that the best network is trained again, from other seeds, and tested; 0: not at all"""
+    final_epochs: int | None = None
+    """epochs of these final trainings; default: --epochs"""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    plan: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("filter_candidates", 1),
+            ("score_batch_size", 2),
+            ("total_epochs", 1),
+            ("workers", 1),
+            ("cpus_per_worker", 1),
+            ("test_seeds", 0),
+            ("final_epochs", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"{name}: {value} is below {low}")
+        gpus = self.gpus_per_worker
+        if gpus is not None and not 0 <= gpus < math.inf:
+            raise InputError(f"gpus_per_worker: {gpus} is not a number of at least 0")
+
+
+def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> SearchSpace:
+    """The search space that ``--space``, ``--fix`` and ``--narrow`` describe. Raises InputError."""
+    if options.space not in spaces:
+        raise one_of("space", options.space, spaces)
+    return spaces[options.space].searched(fix=options.fix, narrow=options.narrow)
+
+
+def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
+    """``["learning_rate=0.1"]`` as values of `Hyper`'s fields. Raises InputError."""
+    kinds = {f.name: type(f.default) for f in dataclasses.fields(Hyper) if not isinstance(f.default, tuple)}
+    values: dict[str, Any] = {}
+    for name, to in parse_assignments(texts).items():
+        if name not in kinds:
+            raise one_of("hyper", name, kinds)
+        if isinstance(to, Range) or len(to) != 1:
+            raise InputError(f"hyper: {name} needs one value")
+        try:
+            values[name] = kinds[name](to[0])
+        except ValueError:
+            raise InputError(f"hyper: {name}={to[0]} is not {kinds[name].__name__}") from None
+    Hyper(**values)
+    return values
+
+
+def hyper_defaults(options: SearchOptions, space: SearchSpace) -> dict[str, Any]:
+    """The hyperparameters given for what ``space`` leaves open. Raises InputError."""
+    values = hyperparameters(options.hyper)
+    for name in values:
+        if name in space.choices:
+            raise InputError(f"hyper: {name} is a choice of {space.name}; --fix {name}=… sets it")
+    return values
+
+
+def flat(options: SearchOptions, **more: Any) -> dict[str, Any]:
+    """The options as one flat dictionary, without the strategy's: what ``config.json`` holds."""
+    config: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(options).items():
+        if name != "plan":
+            config |= value if isinstance(value, dict) else {name: value}
+    return config | more
+
+
+def cluster_of(options: SearchOptions) -> dict[str, Any]:
+    """The arguments of `nas.run.tune.Cluster` that the options mean on this machine."""
+    accelerators = local_accelerators() if options.address is None else {}
+    given = {"cpus_per_worker": options.cpus_per_worker, "address": options.address}
+    if accelerators.get("tpu"):
+        return given | {"workers": options.workers or 1, "tpus_per_worker": accelerators["tpu"]}
+    gpus = options.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if accelerators.get("gpu") else 0.0
+    workers = options.workers or (
+        int(accelerators.get("gpu", 1) / gpus) if gpus else len(os.sched_getaffinity(0))
+    )
+    return given | {"workers": max(1, workers), "gpus_per_worker": gpus}
+
+
+def local_accelerators() -> dict[str, int]:
+    """How many GPUs and TPU chips this machine has, by their device files: asking jax would take them."""
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    tpus = len(list(Path("/dev").glob("accel[0-9]*"))) or len(list(Path("/dev").glob("vfio/[0-9]*")))
+    return {name: count for name, count in (("gpu", gpus), ("tpu", tpus)) if count}

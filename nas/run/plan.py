@@ -1,0 +1,162 @@
+"""What a search will be, from its options, before anything is computed or written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from nas.errors import InputError
+from nas.objectives.oneshot import SupernetSetup
+from nas.objectives.score import ScoreSetup, check_score
+from nas.objectives.train import TrainSetup
+from nas.run.filtering import Filter
+from nas.run.methods import search_named
+from nas.run.options import SearchOptions, hyper_defaults, narrowed
+from nas.space import SearchSpace
+from nas.strategies import Strategy, StrategyConfig, StrategyRecord
+from nas.strategies.hyperband import HyperbandConfig, brackets
+from nas.strategies.successive_halving import budget_of
+
+DEFAULT_TRIALS = 20  # of a strategy without an end, where nothing says how long
+LARGEST_PLAN = 10_000  # more trials than these, unasked for, are more likely a slip than a wish
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A search, ready to be run by either engine.
+
+    ``config`` is the strategy's own. ``setup`` makes the objective of the trials, ``final_setup`` that of the final
+    trainings. ``planned_epochs`` is what the search takes at most, ``total_epochs`` what its trials may take where
+    that ends it. ``note``: what the user should know of it, in one line.
+    """
+
+    record: StrategyRecord
+    space: SearchSpace
+    config: StrategyConfig
+    setup: TrainSetup | SupernetSetup | ScoreSetup
+    final_setup: TrainSetup | SupernetSetup
+    final_epochs: int
+    planned_epochs: float
+    total_epochs: int | None
+    training_free: Filter | None
+    note: str | None
+
+    def strategy(self) -> Strategy:
+        """A fresh one."""
+        return self.record(self.space, self.config)
+
+
+def plan(options: SearchOptions, strategy: str, spaces: Mapping[str, SearchSpace]) -> Plan:
+    """Raises InputError where an option cannot be meant."""
+    record, space = search_named(strategy), narrowed(options, spaces)
+    check_scores(options, strategy)
+    config, total_epochs = record.own(options.plan), options.total_epochs
+    final_epochs = options.final_epochs or config.epochs
+    trains = options.objective == "train"
+    if not trains:  # a score takes one unit of budget
+        config = dataclasses.replace(config, epochs=1)
+    if record.shares_weights and total_epochs is not None:  # an equal share for each search
+        searches = int(planned(record, config, space))
+        config = dataclasses.replace(config, epochs=max(1, total_epochs // searches))
+        total_epochs = None
+    config, planned_epochs, note = filled_in(strategy, config, space, total_epochs)
+    train = TrainSetup(
+        space,
+        options.data,
+        options.training,
+        epochs=config.epochs,
+        defaults=hyper_defaults(options, space),
+    )
+    final_setup = SupernetSetup(train, config.epochs) if record.shares_weights else train
+    training_free = None
+    if options.filter is not None:
+        training_free = Filter(score_setup(options, space, options.filter), options.filter_candidates)
+    return Plan(
+        record,
+        space,
+        config,
+        final_setup if trains else score_setup(options, space, options.objective),
+        final_setup,
+        final_epochs,
+        planned_epochs,
+        total_epochs,
+        training_free,
+        note,
+    )
+
+
+def filled_in(
+    strategy: str, config: StrategyConfig, space: SearchSpace, total_epochs: int | None
+) -> tuple[StrategyConfig, float, str | None]:
+    """The strategy's own config with what was left open, the epochs of the search at most, and a note or None.
+
+    A strategy without an end of its own gets ``DEFAULT_TRIALS`` where neither trials nor total epochs are given;
+    one with an end goes round again where total epochs are. Raises InputError.
+    """
+    record = search_named(strategy)
+    budget = record.planned_budget(config, space)
+    if budget is None and total_epochs is None:
+        config = dataclasses.replace(config, trials=DEFAULT_TRIALS)
+        budget = record.planned_budget(config, space)
+    if total_epochs is not None:
+        trials = total_epochs / config.epochs
+        if budget is not None:
+            trials = budget.trials * total_epochs / budget.epochs
+        config, epochs = config.without_end(), total_epochs
+    else:
+        assert budget is not None
+        trials, epochs = budget
+        if config.trials is None and trials > LARGEST_PLAN:
+            raise InputError(
+                f"{strategy}: {trials:g} architectures; say --trials or --total-epochs, or --fix and --narrow the space"
+            )
+    return config, epochs, random_search_note(strategy, config, space, trials)
+
+
+def random_search_note(
+    strategy: str, config: StrategyConfig, space: SearchSpace, trials: float
+) -> str | None:
+    """Where so few trials of so few epochs make a strategy random search, one line that says so."""
+    start = search_named(strategy).random_trials(config, space)
+    if trials > start:
+        return None
+    if start == float("inf"):
+        return f"{strategy} with epochs={config.epochs} has no rung to stop at: it is random search"
+    return f"{strategy} draws its first {start:g} trials at random: with {int(trials)} trials it is random search"
+
+
+def planned(record: StrategyRecord, config: StrategyConfig, space: SearchSpace) -> float:
+    """How many trials a search with an end of its own starts."""
+    budget = record.planned_budget(config, space)
+    assert budget is not None
+    return budget.trials
+
+
+def pass_epochs(config: StrategyConfig) -> int:
+    """Epochs of one pass of Hyperband: the default budget of a comparison."""
+    own = search_named("hyperband").own(config)
+    assert isinstance(own, HyperbandConfig)
+    return int(budget_of(brackets(own.epochs, own.eta, own.rounding)).epochs)
+
+
+def check_strategies(names: Iterable[str]) -> None:
+    """Raises InputError for an unknown strategy."""
+    for name in names:
+        search_named(name)
+
+
+def check_scores(options: SearchOptions, strategy: str) -> None:
+    """Raises InputError for a score that is none, or one where a search with shared weights has no use for it."""
+    for name, score in (("objective", options.objective), ("filter", options.filter)):
+        if score is None or (name, score) == ("objective", "train"):
+            continue
+        check_score(score, name, *(["train"] if name == "objective" else []))
+        if search_named(strategy).shares_weights:
+            raise InputError(
+                f"{name}: {score}: {strategy} trains shared weights and ranks no single networks"
+            )
+
+
+def score_setup(options: SearchOptions, space: SearchSpace, score: str) -> ScoreSetup:
+    """How the options have networks scored."""
+    return ScoreSetup(space, options.data, score, options.plan.seed, options.score_batch_size)

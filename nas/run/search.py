@@ -1,0 +1,168 @@
+"""One search from its options to its record: plan, data, engine, final trainings, in this order."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from nas import cpu
+from nas.objectives.score import ScoreObjective
+from nas.objectives.train import FinalJob, check_devices
+from nas.record import MAY_DIFFER, Record, Run
+from nas.run import local
+from nas.run.filtering import TimedScore
+from nas.run.methods import foreign_options
+from nas.run.options import SearchOptions, cluster_of, flat
+from nas.run.plan import Plan, plan
+from nas.run.progress import Progress
+from nas.space import SearchSpace
+from nas.strategies import Strategy, filtered
+from nas.trial import Final
+
+FinalTrainings = Callable[[Sequence[FinalJob]], Iterable[Final]]
+
+
+def search(
+    options: SearchOptions,
+    strategy: str,
+    out: Path,
+    spaces: Mapping[str, SearchSpace],
+    *,
+    resume: bool = False,
+    tested: Iterable[Final] = (),
+) -> Run:
+    """Search, then train the best network anew over several seeds and test it; all of it recorded in ``out``.
+
+    ``tested`` are final trainings of other searches with the same options: where one has the network, seed
+    and epochs that this search would train, the result would be the same and is recorded as it is, seconds
+    included. Raises InputError before anything is written where an option cannot be meant.
+    """
+    planned = plan(options, strategy, spaces)
+    searcher = planned.strategy()
+    # What is wrong with the data is said now; and data and native kernels are there for the workers.
+    options.data.load()
+    cpu.native_status()
+    config = flat(
+        options,
+        **dataclasses.asdict(planned.config),
+        strategy=strategy,
+        final_epochs=planned.final_epochs,
+        **({} if planned.note is None else {"note": planned.note}),
+    )
+    if options.engine == "local":
+        check_devices(options.training)
+    else:
+        tune = _tune(options)
+        tune.check_cores(tune.Cluster(**cluster_of(options)))
+    if resume:
+        # Earlier versions recorded the options of all strategies.
+        may_differ = (*MAY_DIFFER, "note", *foreign_options([strategy]))
+        opened = Record.resume(out, config, may_differ=may_differ)
+    else:
+        opened = Record.create(out, config)
+    with opened as record:
+        if record.run().done:
+            return record.run()
+        if planned.note is not None:
+            print(f"note: {planned.note}", file=sys.stderr, flush=True)
+        title = f"{strategy} seed {planned.config.seed}"
+        view = Progress(title, planned_epochs=int(planned.planned_epochs))
+        engine = _on_workers if options.engine == "ray" else _in_this_process
+        with engine(options, planned, searcher, record, view) as train:
+            _final_trainings(options, planned, record, train, tested)
+        record.done()
+        return record.run()
+
+
+@contextlib.contextmanager
+def _in_this_process(
+    options: SearchOptions, planned: Plan, strategy: Strategy, record: Record, view: Progress
+) -> Iterator[FinalTrainings]:
+    """The search, then what makes its final trainings."""
+    score = TimedScore()
+    objective = planned.setup(record.folder / "checkpoints")
+    if planned.training_free is not None:
+        scorer = planned.training_free.setup()
+        score = TimedScore(lambda arch: scorer.signed(arch)[:2])
+        strategy = filtered(strategy, score, planned.training_free.candidates)
+    with view:
+        local.execute(
+            strategy,
+            objective,
+            record,
+            epochs=planned.config.epochs,
+            total_epochs=planned.total_epochs,
+            on_event=view,
+            choosing_seconds=score.take_seconds,
+        )
+    trainer = planned.final_setup(None) if isinstance(objective, ScoreObjective) else objective
+    yield lambda jobs: (trainer.final(*job) for job in jobs)
+
+
+@contextlib.contextmanager
+def _on_workers(
+    options: SearchOptions, planned: Plan, strategy: Strategy, record: Record, view: Progress
+) -> Iterator[FinalTrainings]:
+    """The search, then what makes its final trainings."""
+    tune = _tune(options)
+    cluster = tune.Cluster(**cluster_of(options))
+    with tune.session(cluster):
+        score = TimedScore()
+        with view, contextlib.ExitStack() as stack:
+            if planned.training_free is not None:
+                score = TimedScore(stack.enter_context(tune.scores(planned.training_free.setup)))
+                strategy = filtered(strategy, score, planned.training_free.candidates)
+            tune.execute(
+                strategy,
+                planned.setup,
+                record,
+                epochs=planned.config.epochs,
+                cluster=cluster,
+                total_epochs=planned.total_epochs,
+                on_event=view,
+                choosing_seconds=score.take_seconds,
+            )
+        folder = record.folder / "checkpoints"
+        yield lambda jobs: tune.finals(planned.final_setup, folder, jobs, cluster=cluster)
+
+
+def _final_trainings(
+    options: SearchOptions, planned: Plan, record: Record, train: FinalTrainings, tested: Iterable[Final]
+) -> None:
+    best = record.run().best
+    if best is None:
+        return
+    have = {final.seed for final in record.finals}
+    seeds = (seed for seed in range(options.test_seeds) if seed not in have)
+    jobs = [FinalJob(best.chosen, seed, planned.final_epochs) for seed in seeds]
+    known = {FinalJob(f.arch, f.seed, f.epochs): f for f in tested if f.error is None}
+    for final in itertools.chain(
+        (known[job] for job in jobs if job in known), train([job for job in jobs if job not in known])
+    ):
+        record.final(final)
+
+
+@contextlib.contextmanager
+def session(options: SearchOptions) -> Iterator[None]:
+    """Several searches within it share one start of Ray; nothing for the local engine."""
+    if options.engine == "local":
+        yield
+        return
+    tune = _tune(options)
+    with tune.session(tune.Cluster(**cluster_of(options))):
+        yield
+
+
+def _tune(options: SearchOptions) -> ModuleType:
+    """The engine on Ray: 2 s of imports that the local one does without."""
+    if options.address is not None:  # else Ray is bound to this machine when it is imported
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    from nas.run import tune
+
+    return tune

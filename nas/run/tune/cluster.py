@@ -1,0 +1,252 @@
+"""Where a search runs on Ray: its workers' share of this machine, or of a cluster, and the start of Ray itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import logging
+import math
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# What follows is read when ray is imported. Ray would print on stdout that a worker died; the record says which
+# trial had one.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
+# On every system: without clusters all of Ray's ports are bound to the loopback interface.
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+os.environ.setdefault(CLUSTERS, "0")
+
+import ray  # noqa: E402
+
+from nas.errors import InputError  # noqa: E402
+from nas.run.driver import one_line  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[3]
+OBJECT_STORE_BYTES = 128 * 2**20  # settings and measurements pass through it, no data
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Where a search runs. The defaults are one worker with this whole machine."""
+
+    workers: int = 1
+    """Trials trained at the same time."""
+    cpus_per_worker: int | None = None
+    """Cores, and so threads, of each worker. None: this machine's cores shared out evenly."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each worker; a fraction shares one GPU, and its memory, among several. 0: workers use the CPU."""
+    tpus_per_worker: int = 0
+    """TPU chips of each worker."""
+    address: str | None = None
+    """A running Ray cluster: host:port of its head, or auto on one of its nodes. None: a Ray of our own."""
+
+    def __post_init__(self) -> None:
+        least = {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "tpus_per_worker": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"cluster: {name}={value} is less than {low}")
+        if not math.isfinite(self.gpus_per_worker) or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
+            raise InputError(f"cluster: gpus_per_worker={self.gpus_per_worker} is neither whole nor below 1")
+
+    @property
+    def cpus(self) -> int:
+        """Cores of each worker."""
+        return self.cpus_per_worker or max(1, len(local_cores()) // self.workers)
+
+    @property
+    def custom_resources(self) -> dict[str, float]:
+        """Those of a worker that Ray has no name of its own for."""
+        return {"TPU": self.tpus_per_worker} if self.tpus_per_worker else {}
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray sets aside for each worker."""
+        gpus = {"GPU": self.gpus_per_worker} if self.gpus_per_worker else {}
+        return {"CPU": self.cpus} | gpus | self.custom_resources
+
+
+def local_cores() -> list[int]:
+    """Those that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def session(cluster: Cluster) -> Iterator[None]:
+    """Have Ray running within; several searches of one process can so share its start of some seconds.
+
+    Inside another session, nothing happens. A Ray of our own listens on this machine alone, and only to who has its
+    token. Its processes and files are gone when the session is left, also when by an exception. Raises `InputError`
+    where the cluster is not there or a worker does not fit in.
+    """
+    check_cores(cluster)
+    if ray.is_initialized():
+        check_room(cluster)
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+        options: dict[str, Any] = {"address": cluster.address}
+        runtime: dict[str, Any] = {"env_vars": worker_environment(cluster)}
+        if cluster.address is None:
+            settings |= {"RAY_AUTH_TOKEN": _token()}  # Ray asks for it unless RAY_AUTH_MODE says otherwise
+            folder = Path(stack.enter_context(private_folder())) / "ray"
+            options = {"address": "local", "_temp_dir": str(folder)}
+            options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            options |= {"num_cpus": cluster.workers * cluster.cpus}
+            # Ray would start processes ahead, in an environment that is not our workers'.
+            options |= {
+                "_system_config": {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
+            }
+            if not cluster.gpus_per_worker:
+                options |= {"num_gpus": 0}
+        else:
+            if os.environ[CLUSTERS] == "0":
+                raise InputError(f"cluster: {CLUSTERS}=1 must be set before nas.run.tune is imported")
+            check_address(cluster.address)
+            runtime |= {"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "shared"]}
+        stack.enter_context(environment(settings))
+        stack.callback(ray.shutdown)
+        try:
+            with _own_sigterm():
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=runtime, **options)
+        except Exception as error:  # of no kind in common: a node that does not start in time is a bare one
+            at = "" if cluster.address is None else f" at {cluster.address}"
+            said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            raise InputError(f"cluster: no Ray{at}: {one_line(said[-1])}") from error
+        check_room(cluster)
+        yield
+
+
+@functools.cache
+def _token() -> str:
+    """What processes of our Ray tell each other; Ray reads it once a process."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's start replaces the handler of SIGTERM; who has set one keeps it."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def check_cores(cluster: Cluster) -> None:
+    """Raises InputError where a worker shall have more cores than this machine has: its threads would choke it."""
+    if cluster.address is None and cluster.cpus > len(local_cores()):
+        raise InputError(
+            f"cluster: cpus_per_worker={cluster.cpus} is more than the {len(local_cores())} cores of this machine"
+        )
+
+
+def check_address(address: str) -> None:
+    """Raises InputError where no Ray listens: Ray itself tries for minutes before it gives up."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdecimal()) or "//" in address:
+        raise InputError(
+            f"cluster: address={address!r} is neither auto, on a node of the cluster, nor host:port"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"cluster: no Ray at {address}: {one_line(str(error))}") from error
+
+
+def check_room(cluster: Cluster) -> None:
+    """Raises InputError where the workers do not fit into the running Ray; one of them, where a cluster may grow."""
+    have = ray.cluster_resources()
+    workers = cluster.workers if cluster.address is None else 1
+    for name, amount in cluster.resources.items():
+        if have.get(name, 0) < workers * amount:
+            have_amount = f"{have.get(name, 0):g}"
+            raise InputError(
+                f"cluster: workers={workers} need {workers * amount:g} {name}, Ray has {have_amount}"
+            )
+
+
+def worker_environment(cluster: Cluster) -> dict[str, str]:
+    """What must be in a worker's environment before its process starts."""
+    threads = str(cluster.cpus)
+    # glibc gives large buffers back at once, so that each step would pay for their page faults anew.
+    keep = {"mmap_threshold": 2**32, "trim_threshold": 2**33, "hugetlb": 1}
+    wanted = {
+        "NPROC": threads,  # the size of XLA's thread pool on CPU
+        "OMP_NUM_THREADS": threads,
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES")
+        or ":".join(f"glibc.malloc.{name}={value}" for name, value in keep.items()),
+    }
+    if cluster.address is None:
+        wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if not (cluster.gpus_per_worker or cluster.tpus_per_worker):
+        wanted["JAX_PLATFORMS"] = "cpu"
+    elif 0 < cluster.gpus_per_worker < 1:
+        wanted["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * cluster.gpus_per_worker:.3f}"
+    return wanted
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[str]:
+    """A temporary folder that no other user can enter, short enough for the sockets in it, gone with this process.
+
+    Those that killed processes have left behind are removed as well; the lock in a folder tells.
+    """
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > 30:
+        base = Path("/tmp")
+    for left in base.glob("nas-ray-*"):
+        with contextlib.suppress(OSError), (left / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="nas-ray-", dir=base))
+    draft = folder / "draft"
+    with draft.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        draft.rename(folder / "lock")  # under the name only once it is held
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """With these environment variables within."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Without Tune's log, which tells of each failed trial at length; the record has its reason."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

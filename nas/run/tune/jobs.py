@@ -1,0 +1,153 @@
+"""What the workers do beside a search's trials: final trainings, whole trainings, training-free scores."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+
+from nas.errors import InputError
+from nas.objectives.base import Finisher, Trained, Trainer
+from nas.objectives.score import ScoreObjective, ScoreSetup
+from nas.run.driver import describe_error, raise_if_disk_full
+from nas.run.tune.cluster import Cluster, session, without_log
+from nas.run.tune.worker import claim_cores, pickled, unpickled_objective
+from nas.space import Architecture
+from nas.trial import Final
+
+RETRIES = 1  # how often a piece of work whose worker died goes on, on another
+
+
+def finals(
+    make_objective: Callable[[Path], Finisher],
+    checkpoints: Path,
+    jobs: Iterable[tuple[Architecture, int, int]],
+    *,
+    cluster: Cluster | None = None,
+) -> Iterator[Final]:
+    """``objective.final(arch, seed, epochs)`` for each of ``jobs`` on the workers, in the order given.
+
+    A job that raises, or whose worker dies twice, gives a `Final` with the reason as its ``error``.
+    Raises `InputError` where the objective cannot be built, and as `session` does.
+    """
+    jobs = list(jobs)
+    finished: dict[int, Final] = {}
+    given = 0
+    for i, final in _each("final", make_objective, checkpoints, jobs, cluster or Cluster()):
+        finished[i] = Final(*jobs[i], error=final) if isinstance(final, str) else final
+        while given in finished:
+            yield finished.pop(given)
+            given += 1
+
+
+def trainings(
+    make_objective: Callable[[Path], Trainer],
+    checkpoints: Path,
+    jobs: Iterable[tuple[Architecture, int, int]],
+    *,
+    cluster: Cluster | None = None,
+) -> Iterator[tuple[int, Trained]]:
+    """``objective.trained(arch, seed, epochs)`` for each of ``jobs`` on the workers, as they finish.
+
+    Yields the job's number with it; else as `finals`.
+    """
+    jobs = list(jobs)
+    for i, trained in _each("trained", make_objective, checkpoints, jobs, cluster or Cluster()):
+        yield i, Trained((), Final(*jobs[i], error=trained)) if isinstance(trained, str) else trained
+
+
+def _each(
+    method: str,
+    make_objective: Callable[[Path], Any],
+    checkpoints: Path,
+    jobs: Sequence[tuple[Architecture, int, int]],
+    cluster: Cluster,
+) -> Iterator[tuple[int, Any]]:
+    """What the objective's ``method`` gives for each job, with its number, as they finish; text: why it failed."""
+    if not jobs:
+        return
+    factory = pickled(make_objective)
+    with session(cluster), without_log():
+        call = _call.options(
+            num_cpus=cluster.cpus, num_gpus=cluster.gpus_per_worker, resources=cluster.custom_resources
+        )
+        waiting = deque(enumerate(jobs))
+        under_way: dict[ray.ObjectRef[Any], int] = {}
+        while waiting or under_way:
+            while waiting and len(under_way) < 2 * cluster.workers:  # one more for each than it works at
+                i, job = waiting.popleft()
+                given = (factory, str(checkpoints.absolute()), cluster.cpus, method, job)
+                under_way[call.remote(*given)] = i
+            (ready,), _ = ray.wait(list(under_way), num_returns=1)
+            i = under_way.pop(ready)
+            try:
+                yield i, ray.get(ready)
+            except RayTaskError as error:
+                raise_if_disk_full(error.cause)
+                raise InputError(str(error.cause)) from error
+            except RayError as error:
+                yield i, f"the worker died: {why_it_died(error)}"
+
+
+@ray.remote(max_retries=RETRIES)
+def _call(
+    make_objective: bytes, checkpoints: str, cpus: int, method: str, job: tuple[Architecture, int, int]
+) -> Any:
+    claim_cores(cpus)
+    objective = unpickled_objective(make_objective, checkpoints)
+    try:
+        return getattr(objective, method)(*job)
+    except SystemExit as stop:
+        return f"it called sys.exit({stop.code!r})"
+    except Exception as error:
+        raise_if_disk_full(error)
+        return describe_error(error)
+
+
+@contextlib.contextmanager
+def scores(setup: ScoreSetup) -> Iterator[Callable[[Architecture], tuple[float, float]]]:
+    """``score(arch)`` -> value and seconds, in a process of its own, started when first called.
+
+    Within a `session`. This process must not compute: it would take an accelerator from the workers.
+    """
+    factory, actors = pickled(setup), []
+
+    def score(arch: Architecture) -> tuple[float, float]:
+        if not actors:
+            environment = {"env_vars": {"JAX_PLATFORMS": "cpu"}}
+            actors.append(_Scores.options(num_cpus=0, runtime_env=environment).remote(factory))
+        try:
+            return ray.get(actors[0].score.remote(arch))
+        except RayTaskError as error:
+            raise InputError(f"filter: {describe_error(error.cause)}") from error
+        except RayError as error:
+            raise InputError(f"filter: the process that scores died: {why_it_died(error)}") from error
+
+    try:
+        yield score
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@ray.remote
+class _Scores:
+    """See ``scores``."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._setup = setup
+
+    def score(self, arch: Architecture) -> tuple[float, float]:
+        objective: ScoreObjective = unpickled_objective(self._setup, "")
+        return objective.signed(arch)[:2]
+
+
+def why_it_died(error: BaseException | None) -> str:
+    """What can be said about why a process is gone."""
+    memory = isinstance(error, OutOfMemoryError)
+    return "out of memory" if memory else "killed, crashed or out of memory"

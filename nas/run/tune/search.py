@@ -1,0 +1,306 @@
+"""A strategy carried out by Ray Tune: one searcher asks it and tells it, one stopper records what workers say."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.stopper import NoopStopper, Stopper
+
+from nas.errors import DISK_FULL, InputError
+from nas.objectives.base import Objective, TrialFailed
+from nas.record import Record, Run
+from nas.run.driver import Listener, SearchState, one_line
+from nas.run.tune.cluster import Cluster, environment, private_folder, session, without_log
+from nas.run.tune.jobs import RETRIES, why_it_died
+from nas.run.tune.worker import SECONDS, StartBarrier, Worker, pickled, to_config
+from nas.strategies.base import Strategy
+from nas.trial import Trial, measurement_of
+
+
+def execute(
+    strategy: Strategy,
+    make_objective: Callable[[Path], Objective],
+    record: Record,
+    *,
+    epochs: int,
+    cluster: Cluster | None = None,
+    total_epochs: int | None = None,
+    on_event: Listener | None = None,
+    choosing_seconds: Callable[[], float] = lambda: 0.0,
+) -> Run:
+    """Run ``strategy`` (fresh) to its end, or to the end of the budget, on the workers of ``cluster``.
+
+    With one worker the record equals, times aside, that of `nas.run.local.execute`. With a resumed record
+    the search goes on behind it, whichever engine wrote it. A trial whose objective raises, or whose
+    worker dies twice, is failed, with the reason, and the search goes on. KeyboardInterrupt passes; the
+    record can be resumed.
+
+    Args:
+        make_objective: called once in each worker, with the folder for checkpoints; pickled (by value
+            where it is not importable), so it should hold settings, not data.
+        epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
+        total_epochs: units that all trials together may spend; those under way are then stopped.
+        on_event: hears of every start, measurement and end, in this process.
+        choosing_seconds: what ``strategy`` took to choose, see `SearchState`.
+
+    Returns:
+        The whole run. Whether more belongs to it (final trainings), and so its ``done``, is the caller's.
+
+    Raises:
+        InputError: the record cannot be written or holds another search; the objective cannot be built;
+            nothing but failures come; the cluster is not there or lacks what a worker needs.
+        OSError: the disk is full; trials under way stay open.
+    """
+    cluster = cluster or Cluster()
+    state = SearchState(
+        record,
+        epochs=epochs,
+        total_epochs=total_epochs,
+        on_event=on_event,
+        choosing_seconds=choosing_seconds,
+    )
+    under_way = state.replay(strategy)
+    if not state.full:
+        work = _Work(strategy, state, under_way, cluster.workers)
+        if work.first:
+            with session(cluster):
+                _run(work, make_objective, cluster)
+        if work.error is not None:
+            raise work.error
+    state.close()
+    return record.run()
+
+
+class _Work:
+    """The pieces of work that the workers have, and the strategy and the record that hear of them.
+
+    An error on the way ends the search and waits in ``error``: Tune would make a long text of it.
+    """
+
+    def __init__(self, strategy: Strategy, state: SearchState, under_way: deque[Trial], workers: int) -> None:
+        self.strategy, self.state = strategy, state
+        self.error: Exception | None = None
+        self.first = under_way
+        """What is given out before the strategy is asked again: as many trials as can begin together."""
+        self._given: dict[str, Trial] = {}  # by Tune's id
+        self._waiting: dict[str, int] = {}  # Tune's ids of waits, with how much was told when they began
+        self._processes: set[str] = set()  # the workers heard of
+        self._began: set[str] = set()  # Tune's ids of what a worker has taken up
+        self._told = 0
+        while len(under_way) < workers and (trial := strategy.ask()) is not None:
+            under_way.append(trial)
+
+    @property
+    def over(self) -> bool:
+        """Whether the whole search ends now."""
+        return self.error is not None or self.state.full
+
+    def give(self, tune_id: str) -> dict[str, str] | str | None:
+        """The next piece of work as a Tune trial's config; None: none for now; or that there will be none."""
+        with self._keeping_error():
+            trial = self.first.popleft() if self.first else self.strategy.ask()
+            if trial is not None:
+                self.state.start(trial)
+                self._given[tune_id] = trial
+            elif not self._given:
+                return Searcher.FINISHED
+            elif len(self._processes) > len(self._given) + len(self._waiting):
+                # An idle worker is told to wait: Tune would end all idle ones but one.
+                self._waiting[tune_id] = self._told
+            else:
+                return None
+            return to_config(trial)
+        return Searcher.FINISHED
+
+    def hear(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+        """Record what a worker says; whether its piece of work ends with that."""
+        with self._keeping_error():
+            self._processes.add(result["process"])
+            if self.over:
+                return True
+            if "broken" in result:
+                raise InputError(result["broken"])
+            if "disk_full" in result:
+                raise OSError(errno.ENOSPC, DISK_FULL[0], result["disk_full"])
+            if tune_id in self._waiting:  # until something is told, which may make work
+                return self._told > self._waiting[tune_id]
+            trial = self.state.trials[result["id"]]
+            if result["budget"] > trial.spent:
+                trial = trial.add(measurement_of(json.loads(result["measurement"])))
+                self.state.measure(
+                    trial.replace(params=result["params"], macs_per_image=result["macs_per_image"])
+                )
+            if "failure" in result:
+                seconds = {name: result[name] for name in SECONDS}
+                self.state.fail(trial.id, TrialFailed(result["failure"], **seconds))
+                return True
+        return self.over
+
+    def took(self, tune_id: str) -> None:
+        """A worker has begun with this."""
+        self._began.add(tune_id)
+
+    def done(self, tune_id: str) -> None:
+        """This piece of work is done, or has failed."""
+        self._waiting.pop(tune_id, None)
+        trial = self._given.pop(tune_id, None)
+        if trial is not None and not self.over:
+            self._tell(trial)
+
+    def lost(self, trial: TuneTrial) -> None:
+        """A worker died: the next one goes on from what is recorded."""
+        self._processes.clear()
+        if trial.trial_id in self._given:
+            trial.set_config(to_config(self._recorded(self._given[trial.trial_id])))
+
+    def died(self, tune_id: str, error: BaseException | None, times: int) -> None:
+        """A worker died, and the piece of work is not tried again."""
+        self._processes.clear()
+        self._waiting.pop(tune_id, None)
+        trial = self._given.pop(tune_id, None)
+        with self._keeping_error():
+            if error is not None and "creation task" in str(error):
+                raise InputError(f"worker: does not start: {one_line(str(error)[-300:])}")
+            if tune_id not in self._began and times > RETRIES:
+                raise InputError(f"worker: died before it could begin: {why_it_died(error)}")
+            if trial is None or self.over:
+                return
+            self.state.fail(trial.id, TrialFailed(f"the worker died: {why_it_died(error)}"))
+            self._tell(trial)
+
+    def _tell(self, trial: Trial) -> None:
+        with self._keeping_error():
+            self._told += 1
+            self.strategy.tell(self._recorded(trial))
+            outstanding = {other.id for other in (*self._given.values(), *self.first)}
+            self.state.end(self.state.running - self.strategy.paused - outstanding)
+
+    def _recorded(self, trial: Trial) -> Trial:
+        """``trial`` as the strategy asked it, as far as the record has it now."""
+        recorded = self.state.trials[trial.id]
+        names = ("measurements", "params", "macs_per_image", "status", "error")
+        return trial.replace(**{name: getattr(recorded, name) for name in names})
+
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+
+
+class _Searcher(Searcher):
+    """Tune's way to ask and to tell."""
+
+    def __init__(self, work: _Work) -> None:
+        super().__init__(metric="budget", mode="max")
+        self._work = work
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._work.give(trial_id)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if not error:  # of that, `_Callback` hears the reason
+            self._work.done(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # a search is resumed from its record
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is resumed from its record")
+
+
+class _Stopper(Stopper):
+    """Where Tune asks first with every result: recorded before anything else hears of it."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._work.hear(trial_id, result)
+
+    def stop_all(self) -> bool:
+        return self._work.over
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoopStopper, ()  # Tune's snapshot of itself, which nothing here restores
+
+
+class _Callback(tune.Callback):
+    """What becomes of workers."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._work.took(trial.trial_id)
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        self._work.lost(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._work.died(trial.trial_id, trial.get_pickled_error(), trial.num_failures)
+
+
+class _Silence(TrialProgressCallback):
+    """Stands where Tune would put a callback that prints."""
+
+    def log_result(self, trial: TuneTrial, result: dict[str, Any], error: bool = False) -> None:
+        pass
+
+    def _print(self, msg: str) -> None:
+        pass
+
+
+def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Cluster) -> None:
+    settings = {
+        "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints tables even when told to be silent
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # so that relative paths mean what they mean to the driver
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is KeyboardInterrupt, as everywhere
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # who waits reports none
+        "TUNE_GLOBAL_CHECKPOINT_S": "inf",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    }
+    checkpoints = work.state.checkpoints.absolute()
+    together = min(cluster.workers, len(work.first))
+    worker = tune.with_parameters(
+        Worker,
+        make_objective=pickled(make_objective),
+        checkpoints=str(checkpoints),
+        cpus=cluster.cpus,
+        barrier=StartBarrier(checkpoints / f"workers-{uuid.uuid4().hex}", together),
+    )
+    with environment(settings), without_log(), private_folder() as folder:
+        tune.run(
+            worker,
+            name="search",
+            num_samples=-1,  # until the searcher has no more
+            search_alg=ConcurrencyLimiter(_Searcher(work), max_concurrent=cluster.workers),
+            scheduler=FIFOScheduler(),
+            stop=_Stopper(work),
+            callbacks=[_Callback(work), _Silence()],
+            resources_per_trial=tune.PlacementGroupFactory([cluster.resources]),
+            storage_path=folder,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            verbose=0,
+            max_failures=RETRIES,
+            raise_on_failed_trial=False,
+            reuse_actors=True,
+        )
