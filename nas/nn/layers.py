@@ -78,7 +78,7 @@ def ones(key: Array, shape: Shape, dtype: Any = None) -> Array:
 
 # ---- convolution and dense -------------------------------------------------------------------------------------
 
-Padding = str | int | Sequence[tuple[int, int]]
+Padding = str | int | tuple[tuple[int, int], ...]
 
 
 def padding_of(padding: Padding, image: Sequence[int], extent: int) -> Any:

@@ -109,6 +109,11 @@ def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str
     return _kept(network.lazy_init(streams(key), image, **keywords(network, train=False)))
 
 
+def once(intermediates: Tree) -> Tree:
+    """Of each module its last output: one that shares its variables with an inner one has both outputs."""
+    return jax.tree.map(lambda outputs: outputs[-1], intermediates, is_leaf=lambda x: isinstance(x, tuple))
+
+
 def streams(key: Array) -> dict[str, Array]:
     """The random streams that a module may ask for when its variables are drawn."""
     return {"params": key, "dropout": key}
@@ -150,7 +155,7 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
         )
         check_maps(program.jaxpr, image_shape)
         made = _kept(made)
-        kept = made.pop("intermediates", {})
+        kept = once(made.pop("intermediates", {}))
         if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
             program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(
                 made, image
