@@ -27,13 +27,12 @@ PARTS = {
     "nas.oneshot": (1.6, 3, "search in a supernet"),
     "nas.proxies": (2.95, 3, "scores, no training"),
     "nas.training": (3.6, 4, "one pure train step"),
-    "nas.nn": (4.5, 4, "layers, supernets"),
+    "nas.nn": (4.5, 5, "layers, supernets"),
     "nas.trial": (1.55, 5, "trial, measurement"),
     "nas.data": (3.7, 5, "sets of images"),
-    "nas.ops": (4.5, 5, "native kernels"),
     "nas.space": (1.1, 6, "architectures, spaces"),
     "nas.cache": (4.0, 6, "what is kept on disk"),
-    "nas.cpu": (4.9, 6, "fast JAX primitives"),
+    "nas.cpu": (4.9, 6, "fast beneath JAX"),
     "nas.errors": (2.4, 7, "errors in one line"),
 }
 

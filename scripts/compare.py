@@ -140,7 +140,7 @@ def compare_trainings(config: Config) -> None:
                 tested = [final for run in runs for final in run.finals]
                 runs.append(search(one, strategy, folder, spaces, resume=resume, tested=tested))
     print_table(runs)
-    named = {"space_file": config.space if config.space.endswith(".py") else None}
+    named = {"space_file": options.space if options.space.endswith(".py") else None}
     drawn = {"operations": functools.partial(operations, **named), "cells": functools.partial(cells, **named)}
     for path in write_report([out], out, **drawn).files:
         print(path)

@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     usual_shape, usual_classes = usual_input(found)
     shape, classes = shape or usual_shape, config.classes or usual_classes
 
-    from nas.objectives.train import build
+    from nas.nn.bridge import build
     from nas.training.profile import dissect, measure
 
     network = build(found.space, found.arch, classes)

@@ -25,10 +25,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas.cpu.function import ACTIVATIONS as FUNCTIONS
 from nas.nn import noise
 from nas.nn.graph import Builder, Graph
-from nas.nn.layers import Dense, Flatten, NormAct, Pool, average_pool, conv2d, drawn, zeros
+from nas.nn.layers import Dense, Flatten, NormAct, Pool, activation, average_pool, conv2d, drawn, zeros
 from nas.space import Architecture, Categorical, Choice, LogUniform, SearchSpace, Uniform
 from search_spaces.named import Named
 
@@ -147,7 +146,7 @@ class Subsampling(nn.Module):
         coefficient = self.param("coefficient", lambda key: jnp.asarray(start))
         bias = self.param("bias", zeros, x.shape[-1:])
         mean = average_pool(x, 2, 2, count_include_pad=True)
-        return FUNCTIONS[self.activation](mean * (4 * coefficient) + bias).astype(x.dtype)
+        return activation(self.activation)(mean * (4 * coefficient) + bias).astype(x.dtype)
 
 
 class ScaledTanh(nn.Module):

@@ -116,6 +116,7 @@ def kernel(
         def quick(kept: Any, some: Sequence[Array]) -> tuple[Array, ...]:
             """The same by kernels."""
             primals, outs = kept
+            assert tangents is not None
             found = tangents(primals, outs, spread(some, lambda x: None), **dict(static))
             return along(kept, some) if found is None else tuple(found)
 

@@ -39,11 +39,10 @@ def register(primitive: Any, choose: Choose, name: str) -> None:
     before = original_rule(primitive)
 
     def rule(context: mlir.LoweringRuleContext, *operands: Any, **parameters: Any) -> Any:
-        avals = context.avals_in
-        small = all(one.dtype.name in _KINDS and one.size for one in (*avals, *context.avals_out))
-        found = (
-            choose(*avals, **parameters) if small and one_device(context) and native.enabled(name) else None
-        )
+        avals: list[Any] = [*context.avals_in, *context.avals_out]
+        small = all(one.dtype.name in _KINDS and one.size for one in avals)
+        use = small and one_device(context) and native.enabled(name)
+        found = choose(*context.avals_in, **parameters) if use else None
         if found is None:
             return before(context, *operands, **parameters)
         dtype = context.avals_out[0].dtype

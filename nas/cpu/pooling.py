@@ -63,7 +63,7 @@ def _windows(
     image, kernel, strides = (
         (values[axes[0]], values[axes[1]]) for values in (shape, window_dimensions, window_strides)
     )
-    pads = (tuple(padding[axes[0]]), tuple(padding[axes[1]]))
+    pads: Any = (tuple(padding[axes[0]]), tuple(padding[axes[1]]))
     if any(min(pad) < 0 or max(pad) >= taps for pad, taps in zip(pads, kernel, strict=True)):
         return None
     return Windows(image, kernel, strides, pads)

@@ -9,6 +9,14 @@ import flax.linen as nn
 from flax import nnx
 
 from nas.errors import InputError
+from nas.space import Architecture, SearchSpace
+
+
+def build(space: SearchSpace, arch: Architecture, num_classes: int) -> nn.Module:
+    """The network of ``arch`` as a Linen module. Raises InputError where the space has none."""
+    if space.build is None:
+        raise InputError(f"space {space.name}: has no networks to build")
+    return as_linen(space.build(arch, num_classes))
 
 
 def as_linen(network: Any) -> nn.Module:

@@ -22,6 +22,7 @@ from nas.cpu.edges import Unnormalised, activate, add
 from nas.cpu.function import ACTIVATIONS as FUNCTIONS
 from nas.cpu.function import named
 from nas.cpu.normalisation import batch_norm_act, batch_norm_inference, layer_norm_act, moments
+from nas.errors import InputError, one_of
 from nas.nn import noise
 
 NORMALISATIONS = ("none", "batch", "layer", "local_response")
@@ -77,7 +78,7 @@ def ones(key: Array, shape: Shape, dtype: Any = None) -> Array:
 
 # ---- convolution and dense -------------------------------------------------------------------------------------
 
-Padding = str | int | Sequence[tuple[int, int]]
+Padding = str | int | tuple[tuple[int, int], ...]
 
 
 def padding_of(padding: Padding, image: Sequence[int], extent: int) -> Any:
@@ -185,6 +186,13 @@ class Dense(nn.Module):
 # ---- normalisation and activation ------------------------------------------------------------------------------
 
 
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation called ``name``. Raises InputError."""
+    if name not in FUNCTIONS:
+        raise one_of("activation", name, FUNCTIONS)
+    return FUNCTIONS[name]
+
+
 class NormAct(nn.Module):
     """Normalisation, an optional residual sum, activation: ``act(norm(x) + shortcut)``.
 
@@ -199,6 +207,9 @@ class NormAct(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, shortcut: Array | None = None, *, train: bool = False) -> Array:
+        if self.normalisation not in NORMALISATIONS:
+            raise one_of("normalisation", self.normalisation, NORMALISATIONS)
+        act = activation(self.activation)
         if self.normalisation == "batch":
             inner = BatchNorm(activation=self.activation, epsilon=self.epsilon)
             nn.share_scope(self, inner)
@@ -210,7 +221,7 @@ class NormAct(nn.Module):
             y = layer_norm_act(x, scale, bias, shortcut, activation=self.activation, eps=self.epsilon)
             return y.astype(x.dtype)
         y = x + bias if shortcut is None else x + bias + shortcut
-        y = FUNCTIONS[self.activation](y).astype(x.dtype)
+        y = act(y).astype(x.dtype)
         return y if self.normalisation == "none" else local_response_norm(y)
 
 
@@ -290,6 +301,7 @@ class Activation(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        activation(self.name_of)  # known
         return activate(x, self.name_of)
 
 
@@ -309,6 +321,8 @@ def average_pool(
 ) -> Array:
     """`nn.avg_pool`; of the pixels in the image unless ``count_include_pad``."""
     size, step = ((one, one) if isinstance(one, int) else one for one in (window, stride))
+    if not x.size:
+        raise InputError(f"pooling: a map of shape {x.shape} has no pixels")
     pads = padding_of(padding, x.shape, size[0])
     mean = nn.avg_pool(x, size, step, pads)
     if isinstance(pads, str):
@@ -339,6 +353,8 @@ class Pool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        if self.kind not in POOLINGS[1:]:
+            raise one_of("pooling", self.kind, POOLINGS[1:])
         window = self.window or (3 if self.kind == "overlapping_max" else 2)
         pool = {"average": average_pool, "max": max_pool, "overlapping_max": max_pool}[self.kind]
         return pool(x, window, self.stride, self.padding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 GOLDEN = 0x9E3779B9  # 2**32 divided by the golden ratio
 
@@ -17,7 +18,7 @@ def node_seed(seed: Array | int, position: int) -> Array:
     return seed + offset
 
 
-def uniform_bits(seed: Array | int, shape: tuple[int, ...]) -> Array:
+def uniform_bits(seed: ArrayLike, shape: tuple[int, ...]) -> Array:
     """uint32 ``shape``: the MurmurHash3 finaliser, twice, of each element's position and ``seed``."""
     seed = jnp.asarray(seed, jnp.uint32)
     bits = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape) * np.uint32(GOLDEN) ^ seed
@@ -28,7 +29,7 @@ def uniform_bits(seed: Array | int, shape: tuple[int, ...]) -> Array:
     return bits
 
 
-def dropout(x: Array, rate: Array | float, seed: Array | int) -> Array:
+def dropout(x: Array, rate: ArrayLike, seed: ArrayLike) -> Array:
     """``x`` with each element zeroed with probability ``rate`` in [0, 1), the rest scaled by 1 / (1 - rate).
 
     ``rate`` and ``seed`` (uint32) may be traced: they do not change the program (Srivastava et al. 2014).

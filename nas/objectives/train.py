@@ -15,7 +15,7 @@ import numpy as np
 from nas import cpu
 from nas.data import Dataset, load, load_test
 from nas.errors import InputError
-from nas.nn.bridge import as_linen
+from nas.nn.bridge import build
 from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.space import Architecture, SearchSpace
 from nas.training.checkpoint import Checkpoints
@@ -270,13 +270,6 @@ def join(a: Data, b: Data) -> Data:
     labels = np.concatenate([np.asarray(a.labels), np.asarray(b.labels)])
     images, labels = jax.device_put((images, labels), a.images.sharding)
     return Data(images, labels, a.mean, a.std)
-
-
-def build(space: SearchSpace, arch: Architecture, num_classes: int) -> Any:
-    """The network of ``arch`` as a Linen module. Raises InputError where the space has none."""
-    if space.build is None:
-        raise InputError(f"space {space.name}: has no networks to build")
-    return as_linen(space.build(arch, num_classes))
 
 
 def size_of(network: Any, image_shape: tuple[int, int, int]) -> Size:

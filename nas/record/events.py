@@ -151,7 +151,7 @@ class RunState:
         final = Final(
             arch=_arch(event),
             seed=integer(event, "seed"),
-            epochs=integer(event, "epochs", 1),
+            epochs=integer(event, "epochs", 0),
             params=integer_or_none(event, "params"),
             macs_per_image=integer_or_none(event, "macs_per_image"),
             error=None if error is None else str(error),

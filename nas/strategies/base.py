@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -42,6 +43,12 @@ class StrategyConfig:
     def without_end(self) -> Self:
         """The same for a search that ends with another budget than its strategy's own plan."""
         return self
+
+    def __reduce__(self) -> Any:
+        """To another process: a class that was made for several strategies, or a command line, is made again there."""
+        found = [c for c in type(self).__mro__ if getattr(sys.modules[c.__module__], c.__name__, None) is c]
+        configs = tuple(c for c in found if issubclass(c, StrategyConfig))
+        return _config_again, (configs, {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
 
 def check_at_least(name: str, value: float | None, low: float) -> None:
@@ -138,11 +145,19 @@ def converted(config: StrategyConfig, to: type[StrategyConfig]) -> Any:
 
 def combined_config(records: Iterable[StrategyRecord]) -> type[StrategyConfig]:
     """A config with the options of all ``records``; `StrategyRecord.own` takes each one's part of it."""
-    configs = list(dict.fromkeys(record.config for record in records)) or [StrategyConfig]
+    return _combined(dict.fromkeys(record.config for record in records))
+
+
+def _combined(given: Iterable[type[StrategyConfig]]) -> type[StrategyConfig]:
+    configs = list(given) or [StrategyConfig]
     bases = [c for c in configs if not any(c is not other and issubclass(other, c) for other in configs)]
     if len(bases) == 1:
         return bases[0]
     return dataclasses.dataclass(frozen=True)(type("CombinedConfig", tuple(bases), {"__doc__": ""}))
+
+
+def _config_again(configs: Iterable[type[StrategyConfig]], values: dict[str, Any]) -> StrategyConfig:
+    return _combined(configs)(**values)
 
 
 def trial_seed(seed: int, i: int) -> int:

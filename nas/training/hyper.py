@@ -112,10 +112,12 @@ SCHEDULES: dict[str, Schedule] = {
 def learning_rates(hyper: Hyper, *, epoch: int, epochs: int, steps: int) -> np.ndarray:
     """float32 [steps]: the rate of every step of ``epoch`` (from 0), of ``epochs`` with ``steps`` each.
 
-    The schedule runs over the full ``epochs``, also when a scheduler stops the trial sooner.
+    The schedule runs over the full ``epochs``, also when a scheduler stops the trial sooner; beyond them its last
+    rate stays.
     """
     fractions = _fractions(SCHEDULES[hyper.schedule], epochs * steps)
-    return np.float32(hyper.learning_rate) * fractions[epoch * steps : (epoch + 1) * steps]
+    counts = np.minimum(epoch * steps + np.arange(steps), len(fractions) - 1)
+    return np.float32(hyper.learning_rate) * fractions[counts]
 
 
 @functools.lru_cache(maxsize=64)

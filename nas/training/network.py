@@ -38,6 +38,17 @@ def abstract_noise() -> Noise:
     return Noise(abstract(()), abstract((), "uint32"), abstract(()))
 
 
+def computing(variables: Mapping[str, Tree], inputs: Sequence[Array]) -> dict[str, Tree]:
+    """``variables`` with parameters in the inputs' dtype where that is a half precision: layers then compute in it.
+
+    Flax's own layers compute in the widest dtype of inputs and parameters. Running statistics stay as they are.
+    """
+    dtype = inputs[0].dtype
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return dict(variables)
+    return {**variables, "params": jax.tree.map(lambda leaf: leaf.astype(dtype), variables.get("params", {}))}
+
+
 class Extra(NamedTuple):
     """What a network sows in training beside its output, for the loss; nothing of it is kept.
 
@@ -60,7 +71,9 @@ def apply_train(
     given = keywords(network, train=True, **noise._asdict()) | further
     mutable = [*(name for name in variables if name != "params"), *Extra._fields]
     key = jax.random.key(noise.seed)  # for modules that use Flax's own dropout
-    output, updated = network.apply(variables, *inputs, mutable=mutable, rngs={"dropout": key}, **given)
+    output, updated = network.apply(
+        computing(variables, inputs), *inputs, mutable=mutable, rngs={"dropout": key}, **given
+    )
     updated = dict(updated)
     sown = {name: updated.pop(name, {}) for name in Extra._fields}
     heads = jax.tree.leaves(sown["auxiliary"], is_leaf=_is_head)
@@ -86,7 +99,7 @@ def sows(network: Any, image_shape: tuple[int, ...]) -> bool:
 
 
 def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Array]) -> Array:
-    return network.apply(variables, *inputs, **keywords(network, train=False))
+    return network.apply(computing(variables, inputs), *inputs, **keywords(network, train=False))
 
 
 def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str) -> dict[str, Tree]:
@@ -94,6 +107,11 @@ def initialise(network: Any, seed: int, image_shape: tuple[int, ...], dtype: str
     image = abstract((1, *image_shape), dtype)
     key = jax.random.key(seed)
     return _kept(network.lazy_init(streams(key), image, **keywords(network, train=False)))
+
+
+def once(intermediates: Tree) -> Tree:
+    """Of each module its last output: one that shares its variables with an inner one has both outputs."""
+    return jax.tree.map(lambda outputs: outputs[-1], intermediates, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def streams(key: Array) -> dict[str, Array]:
@@ -137,7 +155,7 @@ def outline(network: Any, image_shape: tuple[int, ...]) -> Outline:
         )
         check_maps(program.jaxpr, image_shape)
         made = _kept(made)
-        kept = made.pop("intermediates", {})
+        kept = once(made.pop("intermediates", {}))
         if getattr(network, "auxiliary", ()):  # which are initialised, but no part of a forward pass
             program = jax.make_jaxpr(lambda variables, x: apply_evaluate(network, variables, (x,)))(
                 made, image

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from nas import cpu
+from nas.cpu.function import plain
 from nas.errors import InputError
 from nas.nn.call import keywords
 from nas.nn.count import macs_of_equation
-from nas.training.network import Extra, Noise, Outline, abstract, check_maps, streams
+from nas.training.network import Extra, Noise, Outline, abstract, check_maps, once, streams
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
 
@@ -72,7 +73,8 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
 
     trace = jax.make_jaxpr(build, return_shape=True)
     try:
-        program, (_, made) = trace(jax.eval_shape(lambda: jax.random.key(0)), abstract((1, *image_shape)))
+        with plain():  # a native kernel does not show what it multiplies
+            program, (_, made) = trace(jax.eval_shape(lambda: jax.random.key(0)), abstract((1, *image_shape)))
     except InputError as error:
         raise InputError(f"input {shape_text(image_shape)}: {error}") from error
     except (ValueError, TypeError, ArithmeticError) as error:  # a user's network may raise what it likes
@@ -82,7 +84,7 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
         ) from error
     check_maps(program.jaxpr, image_shape)
     variables = {name: tree for name, tree in made.items() if name not in (*Extra._fields, "intermediates")}
-    kept = made.get("intermediates", {})
+    kept = once(made.get("intermediates", {}))
 
     if nodes is not None:
         paths = [(node.name,) for node in nodes]
@@ -96,7 +98,7 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
     layers = []
     for k, path in enumerate(paths):
         module = nodes[k].module if nodes is not None else modules[path]
-        output = _at(kept, path)["__call__"][-1]
+        output = _at(kept, path)["__call__"]
         layers.append(
             Layer(
                 name="/".join(path),
@@ -154,6 +156,14 @@ _ALWAYS = (
 _SQUARE = ("kernel", "window")
 
 
+_FLAX = {
+    "kernel_size": "kernel",
+    "strides": "stride",
+    "kernel_dilation": "dilation",
+    "feature_group_count": "groups",
+}
+
+
 def settings(module: Any) -> str:
     """A module's fields in a few words: ``3x3 64 stride 2``. Probabilities and the like are left out."""
     words: dict[str, str] = {}
@@ -163,11 +173,17 @@ def settings(module: Any) -> str:
             continue
         if (value == field.default and field.name not in _ALWAYS) or value in ("none", "identity"):
             continue
-        name = field.name.replace("_", " ")
+        key = _FLAX.get(field.name, field.name)
+        name = key.replace("_", " ")
+        if field.name == "use_bias":
+            continue
         if isinstance(value, bool):
             words[field.name] = name if value else f"no {name}"
-        elif field.name in _SQUARE:
-            words[field.name] = shape_text(value if isinstance(value, tuple) else (value, value))
+        elif key in _SQUARE:
+            words[key] = shape_text(value if isinstance(value, tuple) else (value, value))
+        elif field.name == "padding" and isinstance(value, tuple):
+            sides = {side for pair in value for side in pair}
+            words[key] = f"padding {sides.pop()}" if len(sides) == 1 else name
         elif isinstance(value, str):
             words[field.name] = value.replace("_", " ")
         elif field.name == "features":

@@ -20,7 +20,7 @@ def kernel(
     features: int, size: tuple[int, int] = (3, 3), stride: int | tuple[int, int] = 1, **others: Any
 ) -> nn.Conv:
     """A convolution padded as if on all sides alike: [B, H, W, C] -> [B, ceil(H / stride), …, features]."""
-    padding = tuple(((k - 1) // 2,) * 2 for k in size)
+    padding = tuple(((k - 1) // 2, (k - 1) // 2) for k in size)
     return conv(features, size, stride, padding=padding, **others)
 
 

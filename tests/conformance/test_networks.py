@@ -14,7 +14,7 @@ from nas.nn.call import takes_noise
 from nas.objectives.train import build, size_of
 from nas.space import Architecture, Categorical
 from nas.training.hyper import Hyper
-from nas.training.network import outline
+from nas.training.network import computing, outline
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
@@ -53,7 +53,9 @@ def test_bfloat16_stays_bfloat16_between_layers(name):
     variables = jax.eval_shape(lambda: network.lazy_init(jax.random.key(0), image))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     _, kept = jax.eval_shape(
-        lambda v, x: network.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"]),
+        lambda v, x: network.apply(
+            computing(v, (x,)), x, train=False, capture_intermediates=True, mutable=["intermediates"]
+        ),
         variables,
         image,
     )

@@ -73,7 +73,7 @@ WRONG = {
     "architecture of no space": (("train", "--arch", "chian:depth=1"), "chian"),
     "no such run": (("report", "nowhere"), "nowhere"),
     "no run named": (("report",), "no run folder given"),
-    "a run without a name": (("report", ""), "runs: '' names no folder"),
+    "a run without a name": (("report", ""), "the command line: is empty"),
     "no scores": (("score", "--dataset", "digits", "--scores"), "scores: none given; name all, or some of params"),
     "supernet of a space without": (
         ("search", "--dataset", "digits", "--space", "resnet", "--strategy", "darts"),
@@ -104,7 +104,8 @@ WRONG = {
     "more cores than there are": (
         ("search", *SEARCH, "--engine", "ray", "--workers", "1", "--cpus-per-worker", "99999"),
         "cluster: cpus_per_worker=99999 is more than the"),
-    "a table of fewer than no epochs": (("tabulate", "--dataset", "digits", "--epochs", "-1"), "epochs: -1 is below 1"),
+    "a table of fewer than no epochs": (
+        ("make_table", "--dataset", "digits", "--epochs", "-1"), "epochs: -1 is below 1"),
     "supernet strategy unknown": (
         ("search", "--space", "nasbench201", "--strategy", "dartz"), "strategy: 'dartz' is not one of"),
     "supernet too small": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,9 @@ def file(tmp_path: Path) -> Path:
         for budget in (1, 2):
             derived = SPACE.sample(budget)
             weights = {name: {value: 0.6, "another": 0.4} for name, value in derived.items()}
-            accuracies = {"valid_accuracy": 0.5, "valid_loss": 1.0, "train_accuracy": 0.5, "train_loss": 1.0}
-            record.measure(0, SupernetMeasurement(budget, **accuracies, derived=derived, weights=weights))
+            half: Any = dict.fromkeys(("valid_accuracy", "train_accuracy"), 0.5)
+            losses: Any = dict.fromkeys(("valid_loss", "train_loss"), 1.0)
+            record.measure(0, SupernetMeasurement(budget, **half, **losses, derived=derived, weights=weights))
         record.end(0, "completed")
         record.done()
     return file

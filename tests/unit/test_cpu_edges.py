@@ -1,5 +1,7 @@
 """What supernets consist of, by kernels: activations, sums, mixtures, separable convolutions; against plain jnp."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,7 +187,7 @@ def mixture_case(channels, normed, together=True):
     return function, (normal(60, 7), *maps)
 
 
-def same(case, *arguments, orders, tolerance):
+def same(case: Any, *arguments: Any, orders, tolerance):
     found, expected = (derivatives(*case(*arguments, together=how), orders) for how in (True, False))
     close(found, expected, atol=tolerance, rtol=tolerance)
 

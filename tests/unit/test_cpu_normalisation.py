@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def test_batch_norm_is_flax_batch_norm():
     y, updated = flax(x, scale, bias)
     found, mean, var = batch_norm_act(x, scale, bias)
     close(found, y)
-    before = fresh["batch_stats"]
+    before: Any = fresh["batch_stats"]
     after = running((before["mean"], before["var"]), (mean, var))
     close(dict(zip(("mean", "var"), after, strict=True)), updated["batch_stats"])
     gradients = jax.vjp(lambda *a: flax(*a)[0], x, scale, bias)[1](dy)
@@ -129,7 +130,7 @@ def test_batch_norm_inference(residual, activation):
 
     def by_flax(x, scale, bias, mean, var, *shortcut):
         variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
-        y = linen.BatchNorm(use_running_average=True).apply(variables, x)
+        y: Any = linen.BatchNorm(use_running_average=True).apply(variables, x)
         return ACTIVATIONS[activation](sum(shortcut, start=y))
 
     arrays = (x, scale, bias, mean, var, *shortcut)

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import importlib.metadata
-import os
 import shutil
 import subprocess
 import sys
@@ -191,10 +190,10 @@ def test_it_installs_and_is_imported_from_anywhere(tmp_path: Path) -> None:
     python = environment / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", copy], check=True)
     program = "import nas.space, search_spaces.zoo, experiments; print(nas.__file__)"
-    dependencies = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")}
-    done = subprocess.run(
-        [python, "-c", program], cwd=tmp_path, env=dependencies, capture_output=True, text=True, check=True
-    )
+    # The libraries of this environment come behind: this checkout may be installed among them.
+    (site,) = (environment / "lib").glob("python*/site-packages")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == copy / "nas" / "__init__.py"
 
 

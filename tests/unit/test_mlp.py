@@ -201,7 +201,7 @@ def test_dropout_is_of_hidden_units_never_of_pixels():
     _, kept = one.apply(
         variables, x, train=True, **noise, capture_intermediates=True, mutable=["intermediates"]
     )
-    [sums] = kept["intermediates"]["edges_1"]["__call__"]
+    *_, sums = kept["intermediates"]["edges_1"]["__call__"]
     np.testing.assert_allclose(sums, x.reshape(4, -1) @ variables["params"]["edges_1"]["kernel"], atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """Multiply-adds of traced programs: counted by hand, whatever computes them."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from nas.nn.layers import conv2d, local2d, local_response_norm
 from tests.arrays import normal
 
 
-def conv(x, w, *, strides=(1, 1), padding="SAME", groups=1):
+def conv(x, w, *, strides=(1, 1), padding: Any = "SAME", groups=1):
     return lax.conv_general_dilated(
         x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )

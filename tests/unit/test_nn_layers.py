@@ -1,6 +1,7 @@
 """The layers beside Flax's own, against loops, Flax and numbers by hand."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -239,7 +240,7 @@ def test_dense_drops_its_inputs_in_training_alone():
     x = normal(0, 50, 40)
     layer = Dense(7)
     variables = layer.init(jax.random.key(0), x)
-    inner = variables["params"]
+    inner: Any = variables["params"]
     run = functools.partial(layer.apply, variables)
     plain = x @ inner["kernel"] + inner["bias"]
     noise = {"dropout": np.float32(0.4), "seed": np.uint32(5)}
@@ -323,7 +324,7 @@ def test_batch_norm_by_the_batch_alone():
     normed = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
     for train in (False, True):
         close(layer.apply({}, x, train=train), normed)
-    later = BatchNorm(affine=False, tracked=False, deferred=True).apply({}, x)
+    later: Any = BatchNorm(affine=False, tracked=False, deferred=True).apply({}, x)
     assert later.map is x
     close((later.mean, later.var), (x.mean((0, 1, 2)), x.var((0, 1, 2))))
 
@@ -356,9 +357,11 @@ def test_pools_by_hand():
         "average": [2, 3.5, 6.5, 8],
         "overlapping_max": [4, 5, 7, 8],
     }.items():
-        assert Pool(kind).apply({}, x).ravel().tolist() == expected
-    assert CellAverage(2).apply({}, x).tolist() == [[2, 3.5, 6.5, 8]]
-    assert CellAverage(4).apply({}, x).tolist() == [list(range(9))]
+        pooled: Any = Pool(kind).apply({}, x)
+        assert pooled.ravel().tolist() == expected
+    averages: list[Any] = [CellAverage(cells).apply({}, x) for cells in (2, 4)]
+    assert averages[0].tolist() == [[2, 3.5, 6.5, 8]]
+    assert averages[1].tolist() == [list(range(9))]
 
 
 @pytest.mark.parametrize("window", [(3, 2), (4, 4), (2, 5)])

@@ -11,6 +11,7 @@ import pytest
 
 from nas.nn.graph import Graph
 from nas.objectives.train import build
+from nas.training.network import computing
 from search_spaces.resnet import NAMED, SPACE
 
 Variables = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -183,7 +184,11 @@ def test_every_form_runs_on_images_of_any_size_in_either_type():
         for train in (False, True):
             out, kept = jax.eval_shape(
                 lambda v, x, net=network, train=train: net.apply(
-                    v, x, train=train, capture_intermediates=True, mutable=["intermediates", "batch_stats"]
+                    computing(v, (x,)),
+                    x,
+                    train=train,
+                    capture_intermediates=True,
+                    mutable=["intermediates", "batch_stats"],
                 ),
                 variables,
                 image,

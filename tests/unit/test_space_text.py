@@ -62,7 +62,7 @@ def test_bad_text_is_one_line(text: str, said: str) -> None:
     ("text", "said"),
     [
         (TEXT, f"architecture: '{TEXT[:78]}… is not space:architecture; spaces: chain, cell"),
-        ("chian:depth=1", "architecture: space: 'chian' is not one of chain, cell"),
+        ("chian:depth=1", "architecture: space: 'chian' is not one of chain, cell (did you mean chain?)"),
         ("chain:depth=1", "chain: width_1 is missing; it is one of 16, 32"),
     ],
 )

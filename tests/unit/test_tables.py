@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,9 @@ def test_where_a_run_was_made_makes_no_row_of_its_own(tmp_path):
     ray = {"engine": "ray", "workers": 4, "address": "auto", "data_dir": "/b"}
     runs = [make(tmp_path / "a", seed=0, **local), make(tmp_path / "b", seed=1, **ray)]
     assert {label: len(group) for label, group in group_runs(runs).items()} == {"random": 2}
-    runs = [make(tmp_path / f"{k}", seed=k, **{name: f"{k}"}) for k, name in enumerate(MAY_DIFFER)]
+    runs = [
+        make(tmp_path / f"{k}", seed=k, **dict[str, Any]({name: f"{k}"})) for k, name in enumerate(MAY_DIFFER)
+    ]
     assert [len(group) for group in group_runs(runs).values()] == [len(MAY_DIFFER)]
 
 

@@ -171,17 +171,17 @@ void batch_norm_backward_tangent(const Call& call) {
 // The mean of a pixel's channels, and 1 / their deviation.
 struct Moments {
   float mean, inverse;
-  Moments(const float* x, Index channels, float eps) {
-    Vec total{}, square{};
-    for_vectors(channels, [&](Index j, int n) { total += load(x + j, n); });
-    mean = sum(total) / channels;
-    for_vectors(channels, [&](Index j, int n) {
-      const Vec v = keep(load(x + j, n) - mean, n);
-      square += v * v;
-    });
-    inverse = 1.0f / std::sqrt(sum(square) / channels + eps);
-  }
 };
+inline Moments moments_of(const float* x, Index channels, float eps) {
+  Vec total{}, square{};
+  for_vectors(channels, [&](Index j, int n) { total += load(x + j, n); });
+  const float mean = sum(total) / channels;
+  for_vectors(channels, [&](Index j, int n) {
+    const Vec v = keep(load(x + j, n) - mean, n);
+    square += v * v;
+  });
+  return {mean, 1.0f / std::sqrt(sum(square) / channels + eps)};
+}
 
 // x, scale, bias [, residual] -> y
 void layer_norm(const Call& call) {
@@ -192,16 +192,17 @@ void layer_norm(const Call& call) {
   float* y = call.result(0);
   const float eps = static_cast<float>(call.real("eps"));
   with_activation(call.integer("activation"), [&](auto act) {
+    const auto pixel = [=](Index at) {
+      const Moments m = moments_of(x + at, channels, eps);
+      for_vectors(channels, [=](Index j, int n) {
+        Vec z = (load(x + at + j, n) - m.mean) * m.inverse * load(scale + j, n) + load(bias + j, n);
+        if (residual) z += load(residual + at + j, n);
+        store(y + at + j, act.value(z), n);
+      });
+    };
     parallel(call.pool, rows.tasks, [&](Index task) {
-      for (Index row = rows.begin(task); row < rows.end(task); ++row) {
-        const Index at = row * channels;
-        const Moments m(x + at, channels, eps);
-        for_vectors(channels, [&](Index j, int n) {
-          Vec z = (load(x + at + j, n) - m.mean) * m.inverse * load(scale + j, n) + load(bias + j, n);
-          if (residual) z += load(residual + at + j, n);
-          store(y + at + j, act.value(z), n);
-        });
-      }
+      const auto mine = pixel;  // by value, as in rows.h
+      for (Index row = rows.begin(task); row < rows.end(task); ++row) mine(row * channels);
     });
   });
 }
@@ -226,7 +227,7 @@ void layer_norm_backward(const Call& call) {
         fill_floats(dscale, 0.0f, 2 * padded);
         for (Index row = start; row < std::min(rows.end(task), start + kFlush); ++row) {
           const Index at = row * channels;
-          const Moments m(x + at, channels, eps);
+          const Moments m = moments_of(x + at, channels, eps);
           Vec total{}, along{};
           for_vectors(channels, [&](Index j, int n) {
             const Vec unit = keep((load(x + at + j, n) - m.mean) * m.inverse, n), s = load(scale + j, n);
