@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -193,7 +194,10 @@ def test_it_installs_and_is_imported_from_anywhere(tmp_path: Path) -> None:
     # The libraries of this environment come behind: this checkout may be installed among them.
     (site,) = (environment / "lib").glob("python*/site-packages")
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, "-c", program], cwd=tmp_path, env=alone, capture_output=True, text=True, check=True
+    )
     assert Path(done.stdout.strip()) == copy / "nas" / "__init__.py"
 
 
