@@ -1,7 +1,7 @@
 """Batch and layer normalisation with shortcut and activation: one kernel forward, one backward.
 
 As plain ``jnp`` each is a dozen fusions for XLA to generate code for, which in a search of many networks takes longer
-than their training gains; the ablation in docs/ablation.md has the figures.
+than their training gains; `scripts/bench_ablation.py` measures it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from nas.errors import InputError
 from nas.space import Architecture, SearchSpace
 
 
-def build(space: SearchSpace, arch: Architecture, num_classes: int) -> nn.Module:
+def build(space: SearchSpace, arch: Architecture, num_classes: int) -> Any:
     """The network of ``arch`` as a Linen module. Raises InputError where the space has none."""
     if space.build is None:
         raise InputError(f"space {space.name}: has no networks to build")

@@ -98,7 +98,7 @@ def sows(network: Any, image_shape: tuple[int, ...]) -> bool:
     return bool(extra.losses or extra.auxiliary)
 
 
-def apply_evaluate(network: Any, variables: dict[str, Tree], inputs: Sequence[Array]) -> Array:
+def apply_evaluate(network: Any, variables: Mapping[str, Tree], inputs: Sequence[Array]) -> Array:
     return network.apply(computing(variables, inputs), *inputs, **keywords(network, train=False))
 
 

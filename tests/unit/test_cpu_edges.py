@@ -188,7 +188,8 @@ def mixture_case(channels, normed, together=True):
 
 
 def same(case: Any, *arguments: Any, orders, tolerance):
-    found, expected = (derivatives(*case(*arguments, together=how), orders) for how in (True, False))
+    made: Any = (case(*arguments, together=how) for how in (True, False))
+    found, expected = (derivatives(function, arrays, orders) for function, arrays in made)
     close(found, expected, atol=tolerance, rtol=tolerance)
 
 

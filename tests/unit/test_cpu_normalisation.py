@@ -131,7 +131,8 @@ def test_batch_norm_inference(residual, activation):
     def by_flax(x, scale, bias, mean, var, *shortcut):
         variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
         y: Any = linen.BatchNorm(use_running_average=True).apply(variables, x)
-        return ACTIVATIONS[activation](sum(shortcut, start=y))
+        total: Any = sum(shortcut, start=y)
+        return ACTIVATIONS[activation](total)
 
     arrays = (x, scale, bias, mean, var, *shortcut)
     for run in (found, by_flax):
