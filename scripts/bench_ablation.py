@@ -3,7 +3,8 @@
 Runs the benchmarks with all kernels and without one group, or all, of them (``NAS_NATIVE=-group``), each in a process
 of its own, and prints what is left of the speed and what compiling takes: the training of `chain` networks and a
 ResNet-20, the first-order step of DARTS's supernet, the scores, and a cold sweep: a random search of `chain` on
-`mnist5k` that starts with every cache empty but the kernels. Nothing else should run meanwhile. A group stays if without it a benchmark loses a tenth of its speed or the sweep takes a tenth longer.
+`mnist5k` that starts with every cache empty but the kernels. Nothing else should run meanwhile. A group stays if
+without it a benchmark loses a tenth of its speed or the sweep takes a tenth longer.
 """
 
 from __future__ import annotations
