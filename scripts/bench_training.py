@@ -165,7 +165,10 @@ class Torch:
             return None
         self._pipe.send(True)
         if self._pipe.poll(self._limit):
-            return self._pipe.recv()
+            try:
+                return self._pipe.recv()
+            except (EOFError, OSError):
+                raise InputError("torch: its process ended; its own message stands above") from None
         self._process.kill()
         self._process.join()
         return None
