@@ -17,7 +17,8 @@ def one_of(place: str, value: object, choices: Iterable[object]) -> InputError:
     texts = [str(choice) for choice in choices]
     near = difflib.get_close_matches(str(value)[:100], texts, n=1, cutoff=0.7)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    return InputError(f"{place}: {value!r} is not one of {', '.join(texts)}{meant}")
+    shown = repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]}…"
+    return InputError(f"{place}: {shown} is not one of {', '.join(texts)}{meant}")
 
 
 DISK_FULL = ("No space left on device", "Disk quota exceeded")

@@ -29,6 +29,7 @@ from nas.run.plan import pass_epochs
 from nas.run.search import search, session
 from nas.run.simulated import TableOptions
 from nas.strategies import STRATEGIES
+from nas.strategies.base import MOST_SEEDS
 from search_spaces import spaces_with
 
 DEFAULT = ("grid", "random", "hyperband", "asha")
@@ -119,8 +120,8 @@ def compare_trainings(config: Config) -> None:
     options = config.options
     if not config.strategies or len(set(config.strategies)) < len(config.strategies):
         raise InputError(f"strategies: {' '.join(config.strategies) or 'none'}: each is to be named once")
-    if config.seeds < 1:
-        raise InputError(f"seeds: {config.seeds} is below 1")
+    if not 1 <= config.seeds <= MOST_SEEDS:
+        raise InputError(f"seeds: {config.seeds} is not from 1 to {MOST_SEEDS}")
     dataset = options.data.dataset.replace("/", "_")
     out = config.out or Path("runs") / f"compare-{Path(options.space).stem}-{dataset}"
     if not config.resume and out.is_dir() and any(out.iterdir()):

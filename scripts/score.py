@@ -49,6 +49,8 @@ class Config:
 def main(config: Config) -> None:
     if config.architectures < 1:
         raise InputError(f"architectures: {config.architectures} is below 1")
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed: {config.seed} is not one of 0..{2**32 - 1}")
     names = list(dict.fromkeys(config.scores))
     if names == ["all"]:
         names = [name for name in PROXIES if name != "knas_code"]
@@ -58,6 +60,9 @@ def main(config: Config) -> None:
         check_score(name)
     options = SearchOptions(space=config.space, fix=config.fix, narrow=config.narrow)
     space = narrowed(options, spaces_with(config.space))
+    size = space.size()
+    if size.value < config.architectures:
+        raise InputError(f"architectures: {config.architectures} is more than the {size} of {space.name}")
     draws = (sample_architecture(space, config.seed, i) for i in range(MOST_DRAWS * config.architectures))
     archs = list(itertools.islice(dict.fromkeys(draws), config.architectures))
     name = f"scores-{Path(config.space).stem}-{config.data.dataset}-{config.seed}"

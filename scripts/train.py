@@ -10,6 +10,7 @@ from nas.errors import InputError
 from nas.objectives.train import DataConfig
 from nas.run.command_line import run
 from nas.run.training import train_to_end
+from nas.strategies.base import MOST_SEEDS
 from nas.training.loop import TrainingConfig
 
 
@@ -44,6 +45,8 @@ def main(config: Config) -> None:
     name = config.arch if found.named else found.space.name
     dataset = config.data.dataset.replace("/", "_")
     out = config.out or Path("runs") / f"train-{name}-{dataset}"
+    if config.seeds > MOST_SEEDS:
+        raise InputError(f"seeds: {config.seeds} is above {MOST_SEEDS}")
     result = train_to_end(
         found.space,
         found.arch,

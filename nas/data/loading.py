@@ -23,6 +23,7 @@ from nas.data.splits import stratified
 from nas.data.tfds_sets import locate
 from nas.errors import InputError
 
+LARGEST_SIDE = 10_000  # pixels; a larger image is a slip
 _TEST_STREAM, _SUBSET_STREAM, _VALID_STREAM, _OFFICIAL_VALID_STREAM = range(4)
 
 
@@ -111,6 +112,8 @@ class _Request:
             value = getattr(self, field)
             if value is not None and value < least:
                 raise InputError(f"dataset: {field}={value} is not at least {least}")
+        if self.image_size is not None and self.image_size > LARGEST_SIDE:
+            raise InputError(f"dataset: image_size={self.image_size} is more than {LARGEST_SIDE}")
 
     def draw(self, stream: int) -> np.random.Generator:
         """Each purpose has its own stream, so that a smaller subset does not change the test split."""

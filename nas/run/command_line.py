@@ -32,6 +32,11 @@ def keep_buffers() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+# What the system says of a path that may not, or cannot, be what it is given as.
+REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM)
+NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a script as Ctrl-C does."""
 
@@ -76,8 +81,7 @@ def run(
     except OSError as problem:
         if is_disk_full(problem):
             fail(f"disk full: {problem.filename or 'while writing'}; what was measured is kept", 74)
-        refused = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG)
-        if problem.errno in refused and problem.filename:
+        if problem.errno in REFUSED + NO_SUCH_PATH and problem.filename:
             fail(f"{problem.filename}: {problem.strerror}", 2)
         raise
 
@@ -111,9 +115,10 @@ def parse(config_type: type, argv: list[str]) -> Any:
     """The dataclass from the command line; tyro's boxed messages become one line."""
     import tyro
 
-    for before, word in itertools.pairwise(["the command line", *argv]):
+    for before, word in itertools.pairwise(["", *argv]):
         if not word or (word.startswith("--") and word.endswith("=")):
-            raise InputError(f"{word.removesuffix('=') or before}: is empty")
+            option = word.removesuffix("=") or (before if before.startswith("--") else "an argument")
+            raise InputError(f"{option}: is empty")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -29,6 +29,7 @@ from nas.run.driver import MAX_CONSECUTIVE_FAILURES
 from nas.run.methods import foreign_options
 from nas.space import Architecture, SearchSpace
 from nas.strategies import STRATEGIES, Strategy, StrategyConfig, combined_config, converted, filtered
+from nas.strategies.base import MOST_SEEDS
 from nas.tables import TABLES, load_table
 from nas.tables.scores import Score, read_scores
 
@@ -82,6 +83,8 @@ class TableOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}: {value} is below 1")
+        if self.seeds > MOST_SEEDS:
+            raise InputError(f"seeds: {self.seeds} is above {MOST_SEEDS}")
         for name in ("budget_seconds", "budget_trainings"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

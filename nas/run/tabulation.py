@@ -19,6 +19,7 @@ from nas.record import Record, Run
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import Progress
 from nas.space import Architecture, Categorical, Integer, SearchSpace
+from nas.strategies.base import MOST_SEEDS
 from nas.tables.table import Column, Cost, Curve, Size, Table, Task
 from nas.training.hyper import Hyper
 from nas.trial import Measurement, Trial
@@ -67,6 +68,8 @@ def tabulate(
     """
     if seeds < 1:
         raise InputError(f"seeds: {seeds} is below 1")
+    if seeds > MOST_SEEDS:
+        raise InputError(f"seeds: {seeds} is above {MOST_SEEDS}")
     if setup.epochs < 1:
         raise InputError(f"epochs: {setup.epochs} is below 1")
     space, epochs = setup.space, setup.epochs

@@ -15,6 +15,7 @@ from nas.errors import InputError
 from nas.space import Architecture, SearchSpace, When
 from nas.trial import Trial
 
+MOST_SEEDS = 100_000  # repetitions of one thing; more are a slip, and would fill the memory with plans
 LARGEST_SEED = 2**32 - 1  # the largest that every generator of random numbers here takes as it is
 
 

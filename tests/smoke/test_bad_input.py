@@ -73,7 +73,7 @@ WRONG = {
     "architecture of no space": (("train", "--arch", "chian:depth=1"), "chian"),
     "no such run": (("report", "nowhere"), "nowhere"),
     "no run named": (("report",), "no run folder given"),
-    "a run without a name": (("report", ""), "the command line: is empty"),
+    "a run without a name": (("report", ""), "an argument: is empty"),
     "no scores": (("score", "--dataset", "digits", "--scores"), "scores: none given; name all, or some of params"),
     "supernet of a space without": (
         ("search", "--dataset", "digits", "--space", "resnet", "--strategy", "darts"),
@@ -116,6 +116,16 @@ WRONG = {
         "supernet: 'width' is not one of"),
     "an image beyond all memory": (
         ("describe", "mlp", "--static", "--input", "999999x999999x999999"), "input 999999x999999x999999: an image has"),
+    "more seeds than anybody waits for": (
+        ("compare", "--objective", "table", "--space", "minichain", "--seeds", "1" + "0" * 30), "is above 100000"),
+    "more trainings than anybody waits for": (
+        ("train", "--arch", "lenet5", "--dataset", "digits", "--seeds", "1" + "0" * 30), "is above 100000"),
+    "images too large": (("search", *SEARCH, "--image-size", "1" + "0" * 30), "is more than 10000"),
+    "scores from a seed too large": (("score", *SEARCH[:4], "--seed", "1" + "0" * 30), "is not one of 0..4294967295"),
+    "more scores than networks": (
+        ("score", "--space", "minichain", "--dataset", "digits", "--architectures", "361"), "more than the 360 of"),
+    "a drawing of a name too long": (("describe", "lenet5", "--static", "--draw", "x" * 300 + ".png"), "too long"),
+    "a report of a name too long": (("report", "x" * 5000), "too long"),
     "a file that is no space": (("search", "--space", "none.py"), "space: no file none.py"),
 }  # fmt: skip
 
@@ -235,6 +245,27 @@ def test_maps_without_pixels_are_a_failed_trial_and_no_named_network(script):
         assert code == 2
         line = err.splitlines()[-1]
         assert "leaves no pixels of an image of 8x8x1" in line
+
+
+def test_scores_into_a_file(script):
+    Path("taken").write_text("")
+    code, _, err = script(
+        "score", *SEARCH[:4], "--scores", "params", "--architectures", "1", "--out", "taken"
+    )
+    assert code == 2
+    assert err.splitlines() == ["error: taken: File exists"]
+
+
+def test_a_folder_of_the_cache_that_others_can_write_to_ends_the_search(script, monkeypatch, tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    monkeypatch.setenv("NAS_CACHE_DIR", str(cache))
+    code, _, err = script("search", *SEARCH, "--out", "run")
+    assert code == 2
+    [line] = err.splitlines()
+    assert f"error: cache: {cache} is writable by others (mode 0777)" in line
+    assert not Path("run").exists()
 
 
 def test_a_full_disk(tmp_path):
