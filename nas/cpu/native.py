@@ -148,7 +148,8 @@ def _cache_folder() -> Path:
     """Where the library is kept. Raises OSError where others could have put one: it runs as us."""
     root = Path(os.environ.get("NAS_CACHE_DIR") or Path.home() / ".cache" / "nas").expanduser()
     folder = root / "native"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     if not _is_private(root) or not _is_private(folder):
         raise OSError(f"{folder} can be written by others")
     return folder

@@ -44,11 +44,12 @@ def given_away(path, monkeypatch):
 def test_it_is_created_for_its_user_alone(cache):
     before = os.umask(0o002)
     try:
+        kernels = native._cache_folder()  # which does without the rest of nas
         folder = cache_folder("programs")
     finally:
         os.umask(before)
     assert folder == cache / "programs"
-    assert [path.stat().st_mode & 0o777 for path in (cache, folder)] == [0o700, 0o700]
+    assert [path.stat().st_mode & 0o777 for path in (cache, kernels, folder)] == [0o700, 0o700, 0o700]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
@@ -69,10 +70,18 @@ def test_a_folder_of_another_user_is_refused(cache, monkeypatch):
         cache_folder("programs")
 
 
-def test_all_that_reads_the_cache_refuses_it(cache, monkeypatch):
+@pytest.fixture
+def no_compilation_cache():
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.usefixtures("no_compilation_cache")
+def test_all_that_reads_the_cache_refuses_it(cache):
     cache.mkdir()
     cache.chmod(0o777)
-    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)
     with pytest.raises(InputError, match="writable by others"):
         stored.use_compilation_cache()
     with pytest.raises(InputError, match="writable by others"):
@@ -123,6 +132,7 @@ def test_a_program_that_others_can_have_written_is_not_loaded(cache, tmp_path, m
     program = stored.stored("f", (), Layer(3), lowered)
     assert program(jnp.zeros(3)).tolist() == [1, 1, 1]
     assert not (tmp_path / "ran").exists()
+    path.unlink()
     path.write_bytes(pickle.dumps(Ran(tmp_path / "ran")))
     path.chmod(0o600)
     stored.stored("f", (), Layer(3), lowered)
