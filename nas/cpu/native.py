@@ -208,7 +208,7 @@ def _build(compiler: list[str], path: Path) -> None:
             _compile(compiler, "-march=native", built)
         except _BuildError:  # what some compilers call it for Arm
             _compile(compiler, "-mcpu=native", built)
-        built.chmod(0o700)  # whatever the umask: `is_safe` refuses a file that a group may write to
+        built.chmod(0o700)  # whatever the umask: `_is_private` refuses a file that a group may write to
         os.replace(built, path)
 
 
