@@ -1,5 +1,6 @@
 """How the native kernels are built, kept, found and done without."""
 
+import os
 import stat
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from nas.cpu import native
 
 
 def test_without_compiler(monkeypatch):
+    monkeypatch.delenv("NAS_NATIVE", raising=False)
     monkeypatch.setenv("CXX", "/nowhere/g++ -pipe")
     assert native._found.__wrapped__().status == "XLA's own operations: no C++ compiler (/nowhere/g++ -pipe)"
 
@@ -86,3 +88,8 @@ def test_compiler_that_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path))
     with pytest.raises(native._BuildError, match=r"^.*failing: kernels.cc:1: error: no$"):
         native._build([str(script)], tmp_path / "kernels.so")
+
+
+def test_the_kernels_are_there_unless_switched_off():
+    """Else tests that need them would be skipped without a word; NAS_NATIVE=0 runs the others without."""
+    assert native.available() == (os.environ.get("NAS_NATIVE") != "0"), native.native_status()
