@@ -26,7 +26,9 @@ DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether ``error``, or what it came from, is a full disk; TensorStore says so in the text of a ValueError."""
-    while error is not None:
+    seen: set[int] = set()  # a cause may have the error that it caused as its context
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         if any(text in str(error) for text in DISK_FULL):

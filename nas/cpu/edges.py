@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from nas.cpu.function import ACTIVATIONS, Arrays, differentiated, kernel, static, use_kernel
+from nas.cpu.function import ACTIVATIONS, IN_KERNELS, Arrays, differentiated, kernel, static, use_kernel
 from nas.cpu.geometry import Pair, Windows
 from nas.cpu.normalisation import batch_norm_act, batch_norm_backward_kernel, batch_norm_kernel
 
@@ -28,7 +28,7 @@ _EDGES = "edges"
 
 def activate(x: Array, activation: str) -> Array:
     """``activation(x)`` by its name in ``ACTIVATIONS``."""
-    if activation == "identity" or not x.ndim or not use_kernel(_EDGES, x):
+    if activation == "identity" or activation not in IN_KERNELS or not x.ndim or not use_kernel(_EDGES, x):
         return ACTIVATIONS[activation](x)
     return _activation_call(static(activation=activation), x)[0]
 

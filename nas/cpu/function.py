@@ -60,7 +60,7 @@ def named(*static_argnames: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 def fused(activation: str) -> bool:
     """Whether a normalisation applies this activation itself."""
-    return activation == "identity" or _mode.value != "visible"
+    return activation == "identity" or (activation in IN_KERNELS and _mode.value != "visible")
 
 
 def use_kernel(name: str, *arrays: Any) -> bool:
@@ -177,7 +177,7 @@ def static(**parameters: Any) -> Static:
 
 def _attribute(value: Any) -> Any:
     if isinstance(value, str):
-        return np.int64(tuple(ACTIVATIONS).index(value))
+        return np.int64(IN_KERNELS.index(value))
     if isinstance(value, Windows):
         return value.numbers()
     if isinstance(value, tuple):
@@ -185,7 +185,7 @@ def _attribute(value: Any) -> Any:
     return np.float64(value) if isinstance(value, float) else np.int64(value)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of with_activation in activations.h
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda z: z,
     "relu": jax.nn.relu,
     "relu6": jax.nn.relu6,
@@ -197,6 +197,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {  # in the order of with_act
     "silu": jax.nn.silu,
     "hard_swish": jax.nn.hard_swish,
 }
+
+# Those that the kernels apply, in the order of with_activation in activations.h; the others are applied by XLA.
+IN_KERNELS = (
+    "identity",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "tanh",
+    "sigmoid",
+    "gelu",
+    "silu",
+    "hard_swish",
+)
 
 # The slope of an activation as a function of its output, where there is one: its input need not be kept.
 SLOPES: dict[str, Callable[[Array], Array]] = {

@@ -52,7 +52,13 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_there_is_a_recipe_for_each() -> None:
-    assert set(SECTIONS) == {"A strategy", "A relaxation", "A training-free score", "A search space"}
+    assert set(SECTIONS) == {
+        "A strategy",
+        "A relaxation",
+        "A training-free score",
+        "An activation",
+        "A search space",
+    }
 
 
 @pytest.mark.parametrize("title", SECTIONS)

@@ -15,6 +15,7 @@ from flax import linen
 from jax import export
 
 from nas.cpu import native
+from nas.cpu.edges import activate
 from nas.cpu.function import ACTIVATIONS, visible_activations
 from nas.cpu.normalisation import batch_norm_act, batch_norm_inference, layer_norm_act, moments
 from nas.nn.layers import local_response_norm, running
@@ -56,6 +57,22 @@ def test_batch_norm_activations():
             for name, residual in kinds
         }
     )
+
+
+@needs_native
+def test_an_activation_that_the_kernels_do_not_know_is_applied_by_xla(monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "mish", jax.nn.mish)
+    agree(
+        {
+            function.__name__: (
+                lambda *a, function=function: function(*a, activation="mish"),
+                *batch((7, 5, 6), residual=True),
+            )
+            for function in (lambda *a, **named: batch_norm_act(*a, **named)[0], layer_norm_act)
+        }
+    )
+    x = normal(0, 30)
+    np.testing.assert_allclose(activate(x, "mish"), jax.nn.mish(x), rtol=1e-6)
 
 
 @needs_native

@@ -112,3 +112,6 @@ def test_memory_that_does_not_suffice_is_no_full_disk() -> None:
     assert not is_disk_full(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes"))
     assert is_disk_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
     assert not is_disk_full(None)
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert not is_disk_full(first)
