@@ -20,6 +20,7 @@ from nas.oneshot.relaxation import RELAXATIONS
 from nas.training.network import Noise, apply_train
 from nas.training.programs import Shape
 from search_spaces import darts
+from tests.arrays import in_plain
 from tests.supernets import (
     EDGE_WEIGHTS,
     cell_layout,
@@ -242,7 +243,7 @@ def test_one_program_lowers_for_accelerators(order, dtype):
     shape = Shape((8, 8, 3), 10, 2, 2, "momentum", dtype=dtype)
     search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, "step")
     function, arguments = search.traced("search_step", "search_step")
-    exported = jax.export.export(function, platforms=["tpu", "cuda"])(*arguments)
+    exported = in_plain(jax.export.export(function, platforms=["tpu", "cuda"]), *arguments)
     assert "@nas_" not in exported.mlir_module()
     convolutions = [line for line in exported.mlir_module().splitlines() if "stablehlo.convolution" in line]
     assert convolutions
@@ -310,9 +311,7 @@ def test_every_relaxation_finds_the_planted_operation(variant):
         state = run(search, state, 0, 30)
         narrow = layout.strongest(relaxation.expected(layout, state.alphas), 2)
         assert all("good" in values for _, values in narrow.choices)
-        search = Search(
-            planted_network(narrow.opened()), Problem(narrow, relaxation, order), shape, "program"
-        )
+        search = Search(planted_network(narrow.opened()), Problem(narrow, relaxation, order), shape, "step")
         state, layout = run(search, search.init(1), 30, steps), narrow
     else:
         state = run(search, state, 0, steps)

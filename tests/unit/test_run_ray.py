@@ -21,7 +21,7 @@ from nas.record import Record, Run, record_difference
 from nas.run import local, tune
 from nas.run.driver import SearchState
 from nas.run.tune import Cluster
-from nas.run.tune.cluster import check_address, local_cores, worker_environment
+from nas.run.tune.cluster import check_address, local_cores, private_folder, worker_environment
 from nas.run.tune.search import _Work
 from nas.run.tune.worker import from_config
 from nas.strategies import STRATEGIES, StrategyConfig, combined_config
@@ -261,7 +261,7 @@ def test_ray_of_our_own_is_open_to_nobody_else() -> None:
     assert found <= loopback
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
-    folders = list(Path(tempfile.gettempdir()).glob("nas-ray-*"))
+    folders = [path.parent for path in Path(tempfile.gettempdir()).glob("nas-ray-*/lock")]
     assert folders
     assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
 
@@ -391,3 +391,16 @@ def drive(work: _Work, workers: int) -> None:
             said = {"process": "here 1", "id": trial.id, "budget": unit, "params": 1, "macs_per_image": 1}
             assert not work.hear(tune_id, said | {"measurement": json.dumps(measurement.fields())})
         work.done(tune_id)
+
+
+def test_folders_that_killed_processes_left_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:  # a short name: the folder holds sockets
+        monkeypatch.setattr(tempfile, "tempdir", base)
+        with private_folder() as held:
+            for name in ("killed", "remade", "new"):
+                (Path(base) / f"nas-ray-{name}").mkdir()
+            (Path(base) / "nas-ray-killed" / "lock").touch()
+            os.utime(Path(base) / "nas-ray-remade", (0, 0))
+            with private_folder() as folder:
+                kept = {Path(held).name, Path(folder).name, "nas-ray-new"}
+                assert {path.name for path in Path(base).iterdir()} == kept

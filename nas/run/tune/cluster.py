@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,7 @@ def private_folder() -> Iterator[str]:
     if len(str(base)) > 30:
         base = Path("/tmp")
     for left in base.glob("nas-ray-*"):
-        with contextlib.suppress(OSError), (left / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="nas-ray-", dir=base))
     draft = folder / "draft"
@@ -223,6 +223,23 @@ def private_folder() -> Iterator[str]:
             yield str(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether the process of a private folder is gone.
+
+    Its lock is free then. It has none where processes of Ray, as they ended, made the removed folder anew.
+    """
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            return time.time() - folder.stat().st_mtime > 60
+    except OSError:
+        pass  # locked, or another user's
+    return False
 
 
 @contextlib.contextmanager
