@@ -37,7 +37,6 @@ _TARGETS = (
     "nas_max_pool_dx",
     "nas_max_pool_gather",
     "nas_sum_pool",
-    "nas_sum_pool_dx",
     "nas_moments",
     "nas_batch_norm",
     "nas_batch_norm_backward",

@@ -82,38 +82,6 @@ void join_windows(const Call& call) {
 void max_pool(const Call& call) { join_windows<Larger>(call); }
 void sum_pool(const Call& call) { join_windows<Plus>(call); }
 
-// dy -> dx: each pixel gets the sum of the cotangents of the windows that see it
-void sum_pool_dx(const Call& call) {
-  const Geometry at(call.integers("at"));
-  const Images out(call.shape(0)), in(call.result_shape(0));
-  const float* dy = call.arg(0);
-  float* dx = call.result(0);
-  const Line shape(at, in);
-  const Stretches stretches(at, out);
-  parallel(call.pool, in.count, [&](Index image) {
-    const Scratch<float> scratch(shape.floats);
-    float* const line = scratch;  // what a row of windows gives each column of pixels
-    float* to = dx + image * in.image_floats();
-    fill_floats(to, 0.0f, in.image_floats());
-    auto add = [](float* sum, const float* from, Index floats) {
-      for_floats(floats, [&](auto width, Index f) {
-        store<width()>(sum + f, load<width()>(sum + f) + load<width()>(from + f));
-      });
-    };
-    for (Index i = 0; i < out.rows; ++i) {
-      fill_floats(line, 0.0f, shape.floats);
-      const float* given = dy + image * out.image_floats() + i * out.row_floats();
-      for (Index j = 0; j < stretches.count; ++j, given += stretches.floats) {
-        float* seen = line + j * stretches.in_step;
-        for (Index c = 0; c < at.columns.taps; ++c) add(seen + c * in.channels, given, stretches.floats);
-      }
-      for (Index r = at.rows.first(i); r < at.rows.last(i); ++r) {
-        add(to + (i * at.rows.stride + r - at.rows.before) * shape.width, line + shape.edge, shape.width);
-      }
-    }
-  });
-}
-
 // ---- the first maximum of each window -----------------------------------------------------------------------
 
 // The tap (row * columns + column) of each window's first maximum, for all windows of one image: first along rows,
@@ -283,4 +251,3 @@ NAS_HANDLER(max_pool);
 NAS_HANDLER(max_pool_dx);
 NAS_HANDLER(max_pool_gather);
 NAS_HANDLER(sum_pool);
-NAS_HANDLER(sum_pool_dx);
