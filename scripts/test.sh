@@ -11,6 +11,8 @@ if [ "${1:-}" = --all ]; then
     [ $# -gt 0 ] || twice=yes
 else
     set -- -m "not slow" "$@"
+    # Most of the time goes into compiling small programs that run once: --all has XLA optimise them as ever.
+    export JAX_DISABLE_MOST_OPTIMIZATIONS=1
 fi
 export PYTHONDONTWRITEBYTECODE=  # what is imported is compiled once
 ./scripts/setup.sh requirements-dev.txt

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas.cpu.normalisation import batch_norm_act, batch_norm_inference
+from nas.cpu.normalisation import batch_norm
 from nas.nn import noise
 from nas.nn.graph import Builder, Graph
 from nas.nn.layers import (
@@ -36,6 +36,7 @@ from nas.nn.layers import (
     Dense,
     NormAct,
     Pool,
+    batch_norm_inference,
     conv,
     conv2d,
     he_normal,
@@ -56,8 +57,8 @@ def norm_act_conv(weights: Weights, maps: Sequence[Array]) -> tuple[Array, Array
     """Concatenation, BN-ReLU-Conv of ``maps`` [B, H, W, C_i]; with the mean and variance of the batch."""
     scale, bias, kernel = weights
     joined = jnp.concatenate(maps, -1)
-    y, mean, var = batch_norm_act(joined, scale, bias, activation="relu", eps=EPSILON)
-    return conv2d(y.astype(joined.dtype), kernel), mean, var
+    y, mean, var = batch_norm(joined, scale, bias, relu=True, eps=EPSILON)
+    return conv2d(y, kernel), mean, var
 
 
 @recomputed
@@ -91,9 +92,7 @@ class NormActConv(nn.Module):
         var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
         if not train:
             joined = jnp.concatenate(maps, -1)
-            y = batch_norm_inference(
-                joined, scale, bias, mean.value, var.value, activation="relu", eps=EPSILON
-            ).astype(joined.dtype)
+            y = nn.relu(batch_norm_inference(joined, scale, bias, mean.value, var.value))
             if not self.remat:  # what training keeps beside the output, for `nas.training.network.outline`
                 self.sow("intermediates", "kept", (joined, y) if len(maps) > 1 else y)
             return conv2d(y, kernel)

@@ -1,7 +1,11 @@
 """What holds for all tests: Hypothesis draws the same examples on every run and has no deadline; shapes are checked;
-programs that tests start import this checkout, whatever is installed."""
+programs that tests start import this checkout, whatever is installed; compiled programs are those of this run."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 from hypothesis import settings
 
@@ -13,3 +17,18 @@ settings.load_profile("house")
 shapes.install()  # before anything of these packages is imported
 
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(shapes.ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def _fresh_cache() -> None:
+    """One cache for this run and the processes that it starts, with the native kernels, whose build takes long."""
+    from nas.cache import cache_folder
+
+    native = cache_folder("native")
+    folder = Path(tempfile.mkdtemp(prefix="nas-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "native").symlink_to(native)
+    os.environ["NAS_CACHE_DIR"] = str(folder)
+
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _fresh_cache()

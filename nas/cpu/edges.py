@@ -1,4 +1,4 @@
-"""What supernets consist of beside convolutions: sums over edges, activations on edges, separable convolutions.
+"""What supernets consist of beside convolutions: sums over edges, rectifiers on edges, separable convolutions.
 
 A supernet has a thousand of them, and XLA takes longer to generate code for each than the kernel takes to run; the
 ablation, `scripts/bench_ablation.py`, measures it.
@@ -16,67 +16,43 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from nas.cpu.function import ACTIVATIONS, IN_KERNELS, Arrays, differentiated, kernel, static, use_kernel
+from nas.cpu.function import Arrays, differentiated, kernel, static, use_kernel
 from nas.cpu.geometry import Pair, Windows
-from nas.cpu.normalisation import batch_norm_act, batch_norm_backward_kernel, batch_norm_kernel
+from nas.cpu.normalisation import batch_norm, batch_norm_backward_kernel, batch_norm_kernel
 
 _EDGES = "edges"
 
 
-# ---- activation ------------------------------------------------------------------------------------------------
+# ---- rectifier -------------------------------------------------------------------------------------------------
 
 
-def activate(x: Array, activation: str) -> Array:
-    """``activation(x)`` by its name in ``ACTIVATIONS``."""
-    if activation == "identity" or activation not in IN_KERNELS or not x.ndim or not use_kernel(_EDGES, x):
-        return ACTIVATIONS[activation](x)
-    return _activation_call(static(activation=activation), x)[0]
+def relu(x: Array) -> Array:
+    """`jax.nn.relu`."""
+    return _relu_call((), x)[0] if x.ndim and use_kernel(_EDGES, x) else jax.nn.relu(x)
 
 
-def _activation(x: Array, *, activation: str) -> Arrays:
-    return [ACTIVATIONS[activation](x)]
+def _relu_backward(dy: Array, x: Array) -> Arrays:
+    return [jnp.where(x > 0, dy, 0)]
 
 
-def _activation_backward(dy: Array, x: Array, *, activation: str) -> Arrays:
-    return jax.vjp(ACTIVATIONS[activation], x)[1](dy)
-
-
-def _activation_tangents(
-    primals: Arrays, outs: Arrays, dots: Sequence[Array | None], *, activation: str
-) -> Arrays:
-    """An activation acts on each element alone: its gradient is its tangent."""
-    return _activation_backward_kernel(static(activation=activation), dots[0], primals[0])
-
-
-def _activation_backward_tangents(
-    primals: Arrays, outs: Arrays, dots: Sequence[Array | None], *, activation: str
-) -> Arrays | None:
-    if activation not in ("identity", "relu"):
-        return None
-    return [jnp.zeros_like(primals[1])] if dots[0] is None else _activation_backward_kernel(
-        static(activation=activation), dots[0], primals[1]
-    )  # fmt: skip
-
-
-_activation_kernel = kernel(
-    "nas_activation",
-    _activation,
-    lambda x, **_: [x],
-    tangents=_activation_tangents,
+_relu_kernel = kernel(
+    "nas_relu",
+    lambda x: [jax.nn.relu(x)],
+    lambda x: [x],
+    tangents=lambda primals, outs, dots: _relu_backward_kernel((), dots[0], primals[0]),
     vmap_method="broadcast_all",
 )
-_activation_backward_kernel = kernel(
-    "nas_activation_backward",
-    _activation_backward,
-    lambda dy, x, **_: [x],
-    tangents=_activation_backward_tangents,
-    vmap_method="broadcast_all",
-)
-_activation_call = differentiated(
-    _activation_kernel,
-    lambda primals, outs, dy, asked, activation: _activation_backward_kernel(
-        static(activation=activation), dy, primals[0]
+_relu_backward_kernel = kernel(
+    "nas_relu_backward",
+    _relu_backward,
+    lambda dy, x: [x],
+    tangents=lambda primals, outs, dots: (
+        [jnp.zeros_like(primals[1])] if dots[0] is None else _relu_backward_kernel((), dots[0], primals[1])
     ),
+    vmap_method="broadcast_all",
+)
+_relu_call = differentiated(
+    _relu_kernel, lambda primals, outs, dy, asked: _relu_backward_kernel((), dy, primals[0])
 )
 
 
@@ -207,7 +183,7 @@ def mixture(
 ) -> Array:
     """`weighted_sum` of maps of which some are normalised only here: ``(map - mean) / sqrt(var + eps)``.
 
-    Values and gradients are those of `batch_norm_act` and `weighted_sum` one after the other, but no normalised map
+    Values and gradients are those of `batch_norm` and `weighted_sum` one after the other, but no normalised map
     is written to memory or kept for the gradient.
     """
     arrays = [one.map if isinstance(one, Unnormalised) else one for one in maps]
@@ -221,7 +197,7 @@ def mixture(
 
 
 def _normalised(x: Array, eps: float) -> Array:
-    return batch_norm_act(x, *_ones_and_zeros(x), eps=eps)[0]
+    return batch_norm(x, *_ones_and_zeros(x), eps=eps)[0]
 
 
 def _ones_and_zeros(x: Array) -> tuple[Array, Array]:
@@ -230,7 +206,7 @@ def _ones_and_zeros(x: Array) -> tuple[Array, Array]:
 
 def _by_batch(x: Array, eps: float) -> Arrays:
     """x normalised, and the mean and variance of its batch."""
-    return batch_norm_kernel(static(activation="identity", eps=eps), x, *_ones_and_zeros(x))
+    return batch_norm_kernel(static(relu=False, eps=eps), x, *_ones_and_zeros(x))
 
 
 def _mixture(
@@ -255,7 +231,7 @@ def _mixture_backward(
     seen = [one[0] for one in through]
     parameters = static(positions=positions)
     of_weights, *of_maps = _weighted_sum_backward_kernel(parameters, dy, weights, *seen)
-    identity = static(activation="identity", eps=eps)
+    identity = static(relu=False, eps=eps)
     return [
         of_weights,
         *(

@@ -32,12 +32,16 @@ def plain() -> contextlib.AbstractContextManager[Any]:
     return _mode("plain")
 
 
-def visible_activations() -> contextlib.AbstractContextManager[Any]:
-    """Within it activations are traced as `jax.nn`'s own, apart from the normalisation before them.
+def visible_relu() -> contextlib.AbstractContextManager[Any]:
+    """Within it rectifiers are traced as `jax.nn.relu`, apart from the normalisation before them.
 
     For who looks for them in a traced program; normalisations alone keep their kernels.
     """
     return _mode("visible")
+
+
+def relu_is_visible() -> bool:
+    return _mode.value == "visible"
 
 
 def named(*static_argnames: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -58,14 +62,9 @@ def named(*static_argnames: str) -> Callable[[Callable[..., Any]], Callable[...,
     return decorate
 
 
-def fused(activation: str) -> bool:
-    """Whether a normalisation applies this activation itself."""
-    return activation == "identity" or (activation in IN_KERNELS and _mode.value != "visible")
-
-
 def use_kernel(name: str, *arrays: Any) -> bool:
     """Whether a function of ``arrays`` calls its kernel; ``name`` as in `native.enabled`."""
-    wanted = _mode.value == "kernels" or (_mode.value == "visible" and name == "normalisation")
+    wanted = _mode.value == "kernels" or (relu_is_visible() and name == "normalisation")
     suits = wanted and all(array.dtype == jnp.float32 and array.size for array in arrays)
     return suits and jax.default_backend() == "cpu" and jax.device_count() == 1 and native.enabled(name)
 
@@ -176,50 +175,8 @@ def static(**parameters: Any) -> Static:
 
 
 def _attribute(value: Any) -> Any:
-    if isinstance(value, str):
-        return np.int64(IN_KERNELS.index(value))
     if isinstance(value, Windows):
         return value.numbers()
     if isinstance(value, tuple):
         return np.array(value, np.int64)
     return np.float64(value) if isinstance(value, float) else np.int64(value)
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "identity": lambda z: z,
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "leaky_relu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "hard_swish": jax.nn.hard_swish,
-}
-
-# Those that the kernels apply, in the order of with_activation in activations.h; the others are applied by XLA.
-IN_KERNELS = (
-    "identity",
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "tanh",
-    "sigmoid",
-    "gelu",
-    "silu",
-    "hard_swish",
-)
-
-# The slope of an activation as a function of its output, where there is one: its input need not be kept.
-SLOPES: dict[str, Callable[[Array], Array]] = {
-    "identity": jnp.ones_like,
-    "relu": lambda y: jnp.where(y > 0, 1.0, 0.0),
-    "relu6": lambda y: jnp.where((y > 0) & (y < 6), 1.0, 0.0),
-    "leaky_relu": lambda y: jnp.where(y < 0, 0.01, 1.0),
-    "elu": lambda y: jnp.where(y > 0, 1.0, y + 1),
-    "tanh": lambda y: 1 - y * y,
-    "sigmoid": lambda y: y * (1 - y),
-}
-PIECEWISE_LINEAR = ("identity", "relu")  # activations without a second derivative

@@ -18,10 +18,9 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from nas.cpu.edges import Unnormalised, activate, add
-from nas.cpu.function import ACTIVATIONS as FUNCTIONS
+from nas.cpu.edges import Unnormalised, add, relu
 from nas.cpu.function import named
-from nas.cpu.normalisation import batch_norm_act, batch_norm_inference, layer_norm_act, moments
+from nas.cpu.normalisation import batch_norm, moments
 from nas.errors import InputError, one_of
 from nas.nn import noise
 
@@ -186,11 +185,43 @@ class Dense(nn.Module):
 # ---- normalisation and activation ------------------------------------------------------------------------------
 
 
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda z: z,
+    "relu": relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "hard_swish": jax.nn.hard_swish,
+}
+"""Activations by name."""
+
+
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation called ``name``. Raises InputError."""
     if name not in FUNCTIONS:
         raise one_of("activation", name, FUNCTIONS)
     return FUNCTIONS[name]
+
+
+@named("eps")
+def layer_norm(x: Array, scale: Array, bias: Array, *, eps: float = EPSILON) -> Array:
+    """Each pixel of x [..., C] normalised over its channels, times scale plus bias [C] (Ba et al. 2016)."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = wide.mean(-1, keepdims=True)
+    var = jnp.square(wide - mean).mean(-1, keepdims=True)
+    return ((wide - mean) * lax.rsqrt(var + eps) * scale + bias).astype(x.dtype)
+
+
+@named("eps")
+def batch_norm_inference(
+    x: Array, scale: Array, bias: Array, mean: Array, var: Array, *, eps: float = EPSILON
+) -> Array:
+    """`nas.cpu.normalisation.batch_norm`'s first result with given statistics, such as running ones."""
+    return ((x - mean) * (scale * lax.rsqrt(var + eps)) + bias).astype(x.dtype)
 
 
 class NormAct(nn.Module):
@@ -210,63 +241,61 @@ class NormAct(nn.Module):
         if self.normalisation not in NORMALISATIONS:
             raise one_of("normalisation", self.normalisation, NORMALISATIONS)
         act = activation(self.activation)
-        if self.normalisation == "batch":
-            inner = BatchNorm(activation=self.activation, epsilon=self.epsilon)
-            nn.share_scope(self, inner)
-            return inner(x, shortcut, train=train)
         channels = (x.shape[-1],)
-        bias = self.param("bias", zeros, channels)
-        if self.normalisation == "layer":
-            scale = self.param("scale", ones, channels)
-            y = layer_norm_act(x, scale, bias, shortcut, activation=self.activation, eps=self.epsilon)
-            return y.astype(x.dtype)
-        y = x + bias if shortcut is None else x + bias + shortcut
-        y = act(y).astype(x.dtype)
-        return y if self.normalisation == "none" else local_response_norm(y)
+        if self.normalisation == "batch":
+            fused = self.activation == "relu" and shortcut is None
+            inner = BatchNorm(relu=fused, epsilon=self.epsilon)
+            nn.share_scope(self, inner)
+            y = inner(x, train=train)
+            if fused:
+                return y
+        elif self.normalisation == "layer":
+            scale, bias = self.param("scale", ones, channels), self.param("bias", zeros, channels)
+            y = layer_norm(x, scale, bias, eps=self.epsilon)
+        else:
+            y = x + self.param("bias", zeros, channels)
+        y = act(y if shortcut is None else y + shortcut).astype(x.dtype)
+        return local_response_norm(y) if self.normalisation == "local_response" else y
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm` of x [B, H, W, C] that adds a shortcut and applies an activation in the same pass.
+    """`nn.BatchNorm` of x [B, H, W, C], rectified in the same pass where ``relu``.
 
     ``affine``: with scale and bias. ``tracked``: evaluation goes by running statistics; else by the batch's own,
-    whatever it is. ``deferred``: what goes by the batch's own statistics is left to its reader, a `Mix`; there is no
-    activation then.
+    whatever it is. ``deferred``: what goes by the batch's own statistics is left to its reader, a `Mix`, not rectified.
     """
 
     affine: bool = True
-    activation: str = "identity"
+    relu: bool = False
     tracked: bool = True
     deferred: bool = False
     epsilon: float = EPSILON
 
     @nn.compact
-    def __call__(self, x: Array, shortcut: Array | None = None, *, train: bool = False) -> Any:
+    def __call__(self, x: Array, *, train: bool = False) -> Any:
         channels = (x.shape[-1],)
         scale, bias = ones(x, channels), zeros(x, channels)
         if self.affine:
             scale, bias = self.param("scale", ones, channels), self.param("bias", zeros, channels)
         if not self.tracked:
-            return self._by_batch(x, scale, bias, shortcut)[0]
+            return self._by_batch(x, scale, bias)[0]
         mean = self.variable("batch_stats", "mean", lambda: zeros(x, channels))
         var = self.variable("batch_stats", "var", lambda: ones(x, channels))
         if not train:
-            return batch_norm_inference(
-                x, scale, bias, mean.value, var.value, shortcut, activation=self.activation, eps=self.epsilon
-            )
-        y, found = self._by_batch(x, scale, bias, shortcut)
+            y = batch_norm_inference(x, scale, bias, mean.value, var.value, eps=self.epsilon)
+            return relu(y) if self.relu else y
+        y, found = self._by_batch(x, scale, bias)
         if not self.is_initializing():
             mean.value, var.value = running((mean.value, var.value), found)
         return y
 
-    def _by_batch(
-        self, x: Array, scale: Array, bias: Array, shortcut: Array | None
-    ) -> tuple[Any, tuple[Array, Array]]:
+    def _by_batch(self, x: Array, scale: Array, bias: Array) -> tuple[Any, tuple[Array, Array]]:
         """The result, and the batch's mean and variance."""
         if self.deferred:
             found = moments(x)
             return Unnormalised(x, *found), found
-        y, *found = batch_norm_act(x, scale, bias, shortcut, activation=self.activation, eps=self.epsilon)
-        return y.astype(x.dtype), (found[0], found[1])
+        y, *found = batch_norm(x, scale, bias, relu=self.relu, eps=self.epsilon)
+        return y, (found[0], found[1])
 
 
 def running(old: tuple[Array, Array], new: tuple[Array, Array]) -> tuple[Array, ...]:
@@ -295,14 +324,13 @@ def local_response_norm(
 
 
 class Activation(nn.Module):
-    """An activation by its name in `nas.cpu.function.ACTIVATIONS`."""
+    """An activation by its name in `FUNCTIONS`."""
 
     name_of: str = "relu"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        activation(self.name_of)  # known
-        return activate(x, self.name_of)
+        return activation(self.name_of)(x)
 
 
 # ---- pooling, joining ------------------------------------------------------------------------------------------

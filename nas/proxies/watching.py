@@ -1,7 +1,7 @@
 """Looking into a network through its traced program: rectifiers, layers, feature maps, for any Flax module.
 
 A network is its ``init`` and ``apply``; what a score wants of its inside stands in the program that tracing it gives
-(with `nas.cpu.function.visible_activations`). `watched` runs such a program equation by equation and returns what was
+(with `nas.cpu.function.visible_relu`). `watched` runs such a program equation by equation and returns what was
 seen beside its results; it is jitted and differentiated like any function. What lies in a loop or behind a derivative
 of a user's own is not looked into: that raises ScoreError where something wanted is in there.
 """
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-from nas.cpu.edges import add
-from nas.cpu.function import ACTIVATIONS, visible_activations
+from nas.cpu.function import visible_relu
+from nas.nn.layers import FUNCTIONS
 
 
 class ScoreError(ValueError):
@@ -30,12 +30,12 @@ RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hard_swish"
 PRODUCTS = ("conv_general_dilated", "dot_general", "local2d")
 """Primitives, and jitted functions, of the layers that have weights: convolutions and matrix products."""
 
-_NORMALISATIONS = {  # jitted function: the argument that is its shortcut, where it has one
-    "batch_norm_act": 3,
-    "batch_norm_inference": 5,
-    "layer_norm_act": 3,
-    "local_response_norm": 1,
-}
+_NORMALISATIONS = (
+    "batch_norm",
+    "batch_norm_inference",
+    "layer_norm",
+    "local_response_norm",
+)  # jitted functions
 _ALIASES = {"hard_silu": "hard_swish", "swish": "silu"}
 _SQUASHING = ("tanh", "logistic")
 
@@ -46,7 +46,7 @@ def watched(function: Callable[..., Any], visit: Visit) -> Callable[..., Any]:
     """``function`` whose equations are given to ``visit(equation, operands)``; its results, or None for its own."""
 
     def run(*args: Any) -> Any:
-        with visible_activations():
+        with visible_relu():
             closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
             outs = _evaluate(closed, jax.tree.leaves(args), visit, closed.jaxpr.outvars)
         return jax.tree.unflatten(jax.tree.structure(shape), outs)
@@ -119,7 +119,7 @@ def activation_of(equation: Any) -> str | None:
     A bare maximum with 0 is none: variances are cut off by it too.
     """
     name = name_of(equation)
-    if equation.primitive.name == "jit" and _ALIASES.get(name, name) in ACTIVATIONS:
+    if equation.primitive.name == "jit" and _ALIASES.get(name, name) in FUNCTIONS:
         return _ALIASES.get(name, name)
     if name == "custom_jvp_call":
         inner = equation.params["call_jaxpr"].jaxpr.eqns
@@ -230,13 +230,12 @@ def with_gates(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def without_nonlinearity(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` without its normalisations (a fused shortcut stays) and activations."""
+    """``function`` without its normalisations and activations."""
 
     def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
         name = name_of(equation)
         if name in _NORMALISATIONS:
-            y = add(operands[0], *operands[_NORMALISATIONS[name] :])
-            return [y, *(jnp.zeros(var.aval.shape, var.aval.dtype) for var in equation.outvars[1:])]
+            return [operands[0], *(jnp.zeros(var.aval.shape, var.aval.dtype) for var in equation.outvars[1:])]
         if activation_of(equation) is not None or name in _SQUASHING:
             return [x for x in operands if getattr(x, "shape", ()) == equation.outvars[0].aval.shape][:1]
         return None

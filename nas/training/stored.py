@@ -31,6 +31,7 @@ from nas.cache import cache_folder, is_safe
 
 # What lowers JAX's own operations on CPU, which a network uses without naming it.
 LOWERINGS = ("nas.cpu",)
+SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_disable_most_optimizations")
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # and what begins with NAS_, folders aside
 
 
@@ -45,14 +46,17 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stages.Lowered]) -> Any:
+def stored(
+    what: str, shape: Any, network: Any, lower: Callable[[str], jax.stages.Lowered], devices: int = 1
+) -> Any:
     """``lower(name)`` compiled, from disk where an equal program was stored before.
 
     Equal means: the same ``what``, ``shape`` and network by their fields, sources, versions, flags and devices.
     What cannot be read, for whatever reason, is compiled again; what cannot be written is not. A network with
     a module whose source is not at hand here, or with a value known by its address alone, is never stored: it
     could have changed. ``name`` is to be the jitted function's: it keeps the program apart from others in JAX's
-    own cache. Raises InputError where others can write to ours: unpickling runs whatever they put there.
+    own cache. The program runs on the first ``devices`` of this process. Raises InputError where others can write
+    to ours: unpickling runs whatever they put there.
     """
     key = _key(what, shape, network, lower)
     if key is None:
@@ -60,7 +64,9 @@ def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stage
     path = cache_folder("programs") / key
     if is_safe(path):
         with contextlib.suppress(Exception):  # damaged, or of a jax that reads it no more
-            return serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()))
+            return serialize_executable.deserialize_and_load(
+                *pickle.loads(path.read_bytes()), execution_devices=jax.local_devices()[:devices]
+            )
     before = _hits()
     program = lower(f"{what}_{key}").compile()
     if _hits() > before:
@@ -112,7 +118,7 @@ def _key(what: str, shape: Any, network: Any, lower: Callable[..., Any]) -> str 
     devices = [f"{device.platform} {device.device_kind}" for device in jax.local_devices()]
     parts = (
         described, sources, sys.version, devices, flags, cpu.native_status(), cpu.processor(),
-        jax.config.values["jax_enable_x64"], jax.config.values["jax_default_matmul_precision"],
+        *(jax.config.values[name] for name in SETTINGS),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

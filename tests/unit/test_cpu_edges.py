@@ -1,4 +1,4 @@
-"""What supernets consist of, by kernels: activations, sums, mixtures, separable convolutions; against plain jnp."""
+"""What supernets consist of, by kernels: rectifiers, sums, mixtures, separable convolutions; against plain jnp."""
 
 from typing import Any
 
@@ -9,8 +9,7 @@ import pytest
 from jax import export, lax
 
 from nas.cpu import native
-from nas.cpu.edges import Unnormalised, activate, add, fork, mixture, separable_conv2d, weighted_sum
-from nas.cpu.function import ACTIVATIONS
+from nas.cpu.edges import Unnormalised, add, fork, mixture, relu, separable_conv2d, weighted_sum
 from nas.cpu.geometry import Windows
 from nas.cpu.normalisation import moments
 from tests.arrays import agree, close, in_plain, normal, second_derivatives_agree, value_and_gradients
@@ -42,53 +41,33 @@ def derivatives(function, arguments, orders=2):
     return jax.jit(run, compiler_options=QUICKLY)(tuple(arguments), dots)
 
 
-# ---- activations ----------------------------------------------------------------------------------------------
+# ---- rectifier ------------------------------------------------------------------------------------------------
 
 
 @needs_edges
-def test_activations_and_their_slopes():
-    grid = np.concatenate([np.linspace(-12, 12, 4801), [-200, 200, 1e-8, -1e-8, 0.5, 88, -88]])
-    x = jnp.asarray(grid[np.abs(np.abs(grid) - 3) > 1e-3], jnp.float32)
-    x = x[(x != 0) & (x != 6)]
-
-    def all_of_them(x):
-        return [
-            (function(x), jax.vjp(function, x)[1](jnp.ones_like(x))[0]) for function in ACTIVATIONS.values()
-        ]
-
-    expected = in_plain(jax.jit(all_of_them), x)
-    for name, (value, slope) in zip(ACTIVATIONS, expected, strict=True):
-        found = value_and_gradients(lambda x, name=name: activate(x, name), [x], jnp.ones_like(x))
-        smooth = name == "gelu"
-        np.testing.assert_allclose(found[0], value, rtol=1e-6, atol=2e-6 if smooth else 2e-7, err_msg=name)
-        np.testing.assert_allclose(found[1][0], slope, rtol=2e-6, atol=4e-6 if smooth else 1e-6, err_msg=name)
+def test_relu_and_its_slope():
+    x = jnp.asarray([-200, -3, -1e-30, -0.0, 0, 1e-30, 0.5, 88, -np.inf, np.inf, np.nan] * 3, jnp.float32)
+    found = value_and_gradients(relu, [x], jnp.ones_like(x))
+    assert "@nas_relu(" in jax.jit(lambda x: relu(x)).lower(x).as_text()
+    expected = value_and_gradients(jax.nn.relu, [x], jnp.ones_like(x))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1][0], expected[1][0])
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-def test_activations_pass_nan_on(name):
-    x = jnp.asarray([1.0, np.nan, -1.0, np.nan], jnp.float32)
-    assert np.isnan(activate(x, name)).tolist() == [False, True, False, True]
-
-
-def test_activations_of_all_kinds_of_arrays():
+def test_relu_of_all_kinds_of_arrays():
     x = normal(0, 3, 4)
-    assert activate(x, "identity") is x
-    close(activate(jnp.float32(-2), "relu"), jnp.float32(0))
-    assert activate(x[:0], "gelu").shape == (0, 4)
+    close(relu(jnp.float32(-2)), jnp.float32(0))
+    assert relu(x[:0]).shape == (0, 4)
     for dtype in (jnp.bfloat16, jnp.float16):
-        found = activate(x.astype(dtype), "silu")
+        found = relu(x.astype(dtype))
         assert found.dtype == dtype
-        np.testing.assert_allclose(found, activate(x, "silu"), atol=0.02)
+        np.testing.assert_allclose(found, relu(x), atol=0.02)
 
 
 @needs_edges
-def test_vmap_of_an_activation_is_one_call():
+def test_vmap_of_a_rectifier_is_one_call():
     x = normal(0, 4, 6, 8)
-    for function in (
-        lambda x: activate(x, "gelu"),
-        jax.grad(lambda x: activate(x, "gelu").sum()),
-        lambda x: add(x, jnp.sin(x)),
-    ):
+    for function in (relu, jax.grad(lambda x: relu(x).sum()), lambda x: add(x, jnp.sin(x))):
         text = jax.jit(jax.vmap(function)).lower(x).as_text()
         assert "while" not in text
         assert text.count("stablehlo.custom_call @nas_") == 1
@@ -148,8 +127,7 @@ def second_order_cases():
     x, cotangent = normal(0, 5, 6, 7, 20, shift=0.3), normal(1, 5, 6, 7, 20)
     maps, fixed = [normal(k, 4, 3, 3, 5) for k in range(3)], normal(5, 4)
     return {
-        "relu": (lambda x: jnp.sum(jnp.tanh(activate(x * x - 0.5, "relu")) * cotangent), (x,)),
-        "tanh": (lambda x: jnp.sum(jnp.square(activate(x, "tanh")) * cotangent), (x,)),
+        "relu": (lambda x: jnp.sum(jnp.tanh(relu(x * x - 0.5)) * cotangent), (x,)),
         "weighted_sum": (mixed, (fixed, *maps)),
         "weighted_sum_of_moving_maps": (lambda *maps: mixed(fixed, *maps), tuple(maps)),
         "weighted_sum_with_moving_weights": (lambda weights: mixed(weights, *maps), (fixed,)),

@@ -1,4 +1,4 @@
-"""Batch and layer normalisation with shortcut and activation: kernels against plain jnp and Flax; derivatives."""
+"""Normalisations: kernels against plain jnp and Flax; derivatives."""
 
 import functools
 import os
@@ -15,75 +15,51 @@ from flax import linen
 from jax import export
 
 from nas.cpu import native
-from nas.cpu.edges import activate
-from nas.cpu.function import ACTIVATIONS, visible_activations
-from nas.cpu.normalisation import batch_norm_act, batch_norm_inference, layer_norm_act, moments
-from nas.nn.layers import local_response_norm, running
+from nas.cpu.function import visible_relu
+from nas.cpu.normalisation import batch_norm, moments
+from nas.nn.layers import batch_norm_inference, layer_norm, local_response_norm, running
 from tests.arrays import agree, close, in_plain, normal, second_derivatives_agree
 
 ROOT = Path(__file__).parents[2]
 needs_native = pytest.mark.skipif(not native.enabled("normalisation"), reason=native.native_status())
 
 
-def batch(shape, *, residual=False, seed=0):
-    """x, scale, bias [, residual] and a cotangent for y."""
+def batch(shape, *, seed=0):
+    """x, scale, bias and a cotangent for y."""
     channels = shape[-1]
     arrays = [
         normal(seed, *shape, scale=2, shift=1),
         normal(seed + 1, channels, shift=1),
         normal(seed + 2, channels),
     ]
-    return [*arrays, *([normal(seed + 3, *shape)] if residual else [])], normal(seed + 4, *shape)
+    return arrays, normal(seed + 4, *shape)
 
 
 # ---- batch normalisation --------------------------------------------------------------------------------------
 
 
 @needs_native
-def test_batch_norm():
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm(relu):
     shapes = [(4, 3, 5, 1), (6, 7, 3), (50, 24), (40, 100), (1100, 8)]
-    agree({shape: (lambda *a: batch_norm_act(*a, activation="relu")[0], *batch(shape)) for shape in shapes})
-
-
-@needs_native
-def test_batch_norm_activations():
-    kinds = [("gelu", False), ("tanh", False), *((name, True) for name in ACTIVATIONS)]
-    agree(
-        {
-            (name, residual): (
-                lambda *a, name=name: batch_norm_act(*a, activation=name)[0],
-                *batch((7, 5, 6), residual=residual),
-            )
-            for name, residual in kinds
-        }
-    )
-
-
-@needs_native
-def test_an_activation_that_the_kernels_do_not_know_is_applied_by_xla(monkeypatch):
-    monkeypatch.setitem(ACTIVATIONS, "mish", jax.nn.mish)
-    agree(
-        {
-            function.__name__: (
-                lambda *a, function=function: function(*a, activation="mish"),
-                *batch((7, 5, 6), residual=True),
-            )
-            for function in (lambda *a, **named: batch_norm_act(*a, **named)[0], layer_norm_act)
-        }
-    )
-    x = normal(0, 30)
-    np.testing.assert_allclose(activate(x, "mish"), jax.nn.mish(x), rtol=1e-6)
+    agree({shape: (lambda *a: batch_norm(*a, relu=relu)[0], *batch(shape)) for shape in shapes})
 
 
 @needs_native
 def test_batch_norm_over_many_tasks():
     """Large enough for several threads, and channels that fill no vector."""
-    function = functools.partial(batch_norm_act, activation="silu")
     cases = {
-        channels: (lambda *a: function(*a)[0], *batch((16, 28, 28, channels), residual=True))
+        channels: (lambda *a: batch_norm(*a, relu=True)[0], *batch((16, 28, 28, channels)))
         for channels in (20, 129)
     }
     agree(cases, atol=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_passes_nan_on(relu):
+    arrays, _ = batch((9, 3))
+    y, *_ = batch_norm(arrays[0].at[4, 1].set(np.nan), *arrays[1:], relu=relu)
+    assert np.isnan(y).all(0).tolist() == [False, True, False]
 
 
 def test_batch_norm_is_flax_batch_norm():
@@ -96,13 +72,13 @@ def test_batch_norm_is_flax_batch_norm():
         return layer.apply(variables, x, mutable=["batch_stats"])
 
     y, updated = flax(x, scale, bias)
-    found, mean, var = batch_norm_act(x, scale, bias)
+    found, mean, var = batch_norm(x, scale, bias)
     close(found, y)
     before: Any = fresh["batch_stats"]
     after = running((before["mean"], before["var"]), (mean, var))
     close(dict(zip(("mean", "var"), after, strict=True)), updated["batch_stats"])
     gradients = jax.vjp(lambda *a: flax(*a)[0], x, scale, bias)[1](dy)
-    close(jax.vjp(lambda *a: batch_norm_act(*a)[0], x, scale, bias)[1](dy), gradients)
+    close(jax.vjp(lambda *a: batch_norm(*a)[0], x, scale, bias)[1](dy), gradients)
     evaluated = linen.BatchNorm(use_running_average=True).apply(
         {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}, x
     )
@@ -113,7 +89,7 @@ def test_batch_norm_is_flax_batch_norm():
 def test_batch_norm_keeps_the_digits_of_a_small_variance():
     x = normal(0, 4000, 24, scale=1e-2, shift=1000)
     exact = np.asarray(x, np.float64)
-    for mean, var in (batch_norm_act(x, jnp.ones(24), jnp.zeros(24))[1:], moments(x)):
+    for mean, var in (batch_norm(x, jnp.ones(24), jnp.zeros(24))[1:], moments(x)):
         np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-7)
         np.testing.assert_allclose(var, exact.var(0), rtol=1e-5)
 
@@ -122,7 +98,7 @@ def test_statistics_carry_no_gradient():
     arrays, _ = batch((9, 4))
 
     def statistics(x, scale, bias):
-        _, mean, var = batch_norm_act(x, scale, bias)
+        _, mean, var = batch_norm(x, scale, bias)
         return (mean**2 + var).sum()
 
     for gradients in (jax.grad(statistics)(*arrays), in_plain(jax.grad(statistics), *arrays)):
@@ -135,60 +111,32 @@ def test_moments_carry_no_gradient():
     assert not jnp.any(jax.grad(lambda x: sum(map(jnp.sum, moments(x))))(x))
 
 
-@pytest.mark.parametrize("activation", ["identity", "gelu"])
-@pytest.mark.parametrize("residual", [False, True])
-def test_batch_norm_inference(residual, activation):
+def test_batch_norm_inference():
     """By running statistics: differentiated as any other function of them."""
-    (x, scale, bias, *shortcut), dy = batch((7, 5, 6), residual=residual)
-    mean, var = normal(7, 6), jnp.abs(normal(8, 6)) + 0.1
+    (x, scale, bias), dy = batch((7, 5, 6))
+    arrays = (x, scale, bias, normal(7, 6), jnp.abs(normal(8, 6)) + 0.1)
 
-    def found(x, scale, bias, mean, var, *shortcut):
-        return batch_norm_inference(x, scale, bias, mean, var, *shortcut, activation=activation)
-
-    def by_flax(x, scale, bias, mean, var, *shortcut):
+    def by_flax(x, scale, bias, mean, var):
         variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
-        y: Any = linen.BatchNorm(use_running_average=True).apply(variables, x)
-        total: Any = sum(shortcut, start=y)
-        return ACTIVATIONS[activation](total)
+        return linen.BatchNorm(use_running_average=True).apply(variables, x)
 
-    arrays = (x, scale, bias, mean, var, *shortcut)
-    for run in (found, by_flax):
-        assert run(*arrays).shape == x.shape
-    close(found(*arrays), by_flax(*arrays))
-    close(jax.vjp(found, *arrays)[1](dy), jax.vjp(by_flax, *arrays)[1](dy))
+    close(batch_norm_inference(*arrays), by_flax(*arrays))
+    close(*(jax.vjp(f, *arrays)[1](dy) for f in (batch_norm_inference, by_flax)))
 
 
 # ---- layer normalisation --------------------------------------------------------------------------------------
-
-
-@needs_native
-def test_layer_norm():
-    kinds = {
-        (6, 7, 3): ("identity", True),
-        (50, 24): ("gelu", False),
-        (3, 9, 9, 32): ("relu", True),
-        (5, 11, 65): ("silu", True),
-        (700, 96): ("tanh", True),
-    }
-    agree(
-        {
-            shape: (
-                lambda *a, name=name: layer_norm_act(*a, activation=name),
-                *batch(shape, residual=residual),
-            )
-            for shape, (name, residual) in kinds.items()
-        }
-    )
 
 
 def test_layer_norm_is_flax_layer_norm():
     (x, scale, bias), dy = batch((8, 6, 12))
 
     def flax(x, scale, bias):
-        return linen.LayerNorm(use_fast_variance=False).apply({"params": {"scale": scale, "bias": bias}}, x)
+        return linen.LayerNorm(epsilon=1e-5, use_fast_variance=False).apply(
+            {"params": {"scale": scale, "bias": bias}}, x
+        )
 
-    close(layer_norm_act(x, scale, bias), flax(x, scale, bias))
-    close(*(jax.vjp(f, x, scale, bias)[1](dy) for f in (layer_norm_act, flax)))
+    close(layer_norm(x, scale, bias), flax(x, scale, bias))
+    close(*(jax.vjp(f, x, scale, bias)[1](dy) for f in (layer_norm, flax)))
 
 
 # ---- derivatives of derivatives, and transformations ----------------------------------------------------------
@@ -196,12 +144,11 @@ def test_layer_norm_is_flax_layer_norm():
 
 def network(params, x, targets):
     """All normalisations, small."""
-    y, _, _ = batch_norm_act(x, params["s"], params["b"], activation="tanh")
-    y = batch_norm_act(y, params["s"], params["b"], x, activation="silu")[0]
-    y = layer_norm_act(y, params["s"], params["b"], x, activation="elu")
-    y = batch_norm_inference(
-        y, params["s"], params["b"], params["b"], 1 + params["s"] ** 2, activation="gelu"
-    )
+    s, b = params["s"], params["b"]
+    y = jnp.tanh(batch_norm(x, s, b)[0])
+    y = jax.nn.silu(batch_norm(y, s, b)[0] + x)
+    y = jax.nn.elu(layer_norm(y, s, b) + x)
+    y = jax.nn.gelu(batch_norm_inference(y, s, b, b, 1 + s**2))
     y = local_response_norm(y, size=3, alpha=0.5)
     y = jax.nn.sigmoid(y.reshape(y.shape[0], -1) @ params["w"] + params["c"]) @ params["v"]
     return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(y), -1))
@@ -291,24 +238,20 @@ def second_order_cases():
     """A function whose derivatives of two orders go through native kernels, and its arguments."""
     x, cotangent = normal(0, 5, 6, 7, 20, shift=0.3), normal(1, 5, 6, 7, 20)
 
-    def normalised(activation):
+    def normalised(relu):
         def run(x):
-            y = batch_norm_act(x, jnp.full(20, 1.5), jnp.full(20, 0.3), activation=activation)[0]
+            y = batch_norm(x, jnp.full(20, 1.5), jnp.full(20, 0.3), relu=relu)[0]
             return jnp.sum(jnp.tanh(y) * cotangent)
 
         return run
 
     def affine(x, scale, bias):
-        return jnp.sum(jnp.tanh(batch_norm_act(x, scale, bias, activation="relu")[0]) * cotangent)
-
-    def over_channels(x, scale, bias):
-        return jnp.sum(jnp.tanh(layer_norm_act(x, scale, bias, activation="gelu")) * cotangent)
+        return jnp.sum(jnp.tanh(batch_norm(x, scale, bias, relu=True)[0]) * cotangent)
 
     return {
-        "batch_norm": (normalised("identity"), (x,)),
-        "batch_norm_relu": (normalised("relu"), (x,)),
+        "batch_norm": (normalised(False), (x,)),
+        "batch_norm_relu": (normalised(True), (x,)),
         "batch_norm_affine": (affine, (x, normal(2, 20), normal(3, 20))),
-        "layer_norm": (over_channels, (x, normal(2, 20), normal(3, 20))),
     }
 
 
@@ -343,55 +286,49 @@ def test_without_a_compiler(example, monkeypatch):
 @needs_native
 def test_nothing_is_left_for_xla_to_compile():
     """One custom call each: what XLA would have to generate code for is what takes its time."""
-    arrays, dy = batch((4, 6, 6, 8), residual=True)
-    functions = {
-        "batch_norm": lambda *a: batch_norm_act(*a, activation="relu")[0],
-        "layer_norm": layer_norm_act,
-    }
-    for name, function in functions.items():
+    arrays, dy = batch((4, 6, 6, 8))
 
-        def run(*arrays, function=function):
-            value, backward = jax.vjp(function, *arrays)
-            return value, backward(dy)
+    def run(*arrays):
+        value, backward = jax.vjp(lambda *a: batch_norm(*a, relu=True)[0], *arrays)
+        return value, backward(dy)
 
-        lowered = jax.jit(run).lower(*arrays)
-        for target in (f"@nas_{name}(", f"@nas_{name}_backward("):
-            assert target in lowered.as_text()
-        text = str(lowered.compile().as_text())
-        assert "custom-call" in text, name
-        assert "fusion" not in text, name
+    lowered = jax.jit(run).lower(*arrays)
+    for target in ("@nas_batch_norm(", "@nas_batch_norm_backward("):
+        assert target in lowered.as_text()
+    text = str(lowered.compile().as_text())
+    assert "custom-call" in text
+    assert "fusion" not in text
 
 
 @needs_native
-def test_activations_are_seen_where_they_are_looked_for():
+def test_rectifiers_are_seen_where_they_are_looked_for():
     """Apart from the normalisation before them, which keeps its kernel; values are the same."""
-    arrays, _ = batch((4, 6, 8), residual=True)
-    for function in (lambda *a: batch_norm_act(*a, activation="silu")[0], lambda *a: layer_norm_act(*a)):
-        found = function(*arrays)
-        with visible_activations():
-            text = str(jax.make_jaxpr(function)(*arrays))
-            close(function(*arrays), found)
-        assert "ffi_call" in text
-    with visible_activations():
-        text = str(jax.make_jaxpr(lambda *a: batch_norm_act(*a, activation="silu")[0])(*arrays))
-    assert "logistic" in text
+    arrays, _ = batch((4, 6, 8))
+    function = functools.partial(batch_norm, relu=True)
+    found = function(*arrays)
+    assert "name=relu" not in str(jax.make_jaxpr(function)(*arrays))
+    with visible_relu():
+        text = str(jax.make_jaxpr(lambda *a: function(*a))(*arrays))
+        close(function(*arrays), found)
+    assert "ffi_call" in text
+    assert "name=relu" in text
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_other_dtypes(dtype):
-    arrays, _ = batch((5, 4, 6), residual=True)
-    small = [arrays[0].astype(dtype), *arrays[1:3], arrays[3].astype(dtype)]
-    y, mean, _ = batch_norm_act(*small, activation="relu")
+    arrays, _ = batch((5, 4, 6))
+    small = [arrays[0].astype(dtype), *arrays[1:3]]
+    y, mean, _ = batch_norm(*small, relu=True)
     assert y.dtype == dtype
     assert mean.dtype == jnp.float32
-    np.testing.assert_allclose(y, batch_norm_act(*arrays, activation="relu")[0], atol=0.1)
-    assert layer_norm_act(*small).dtype == dtype
+    np.testing.assert_allclose(y, batch_norm(*arrays, relu=True)[0], atol=0.1)
+    assert layer_norm(*small).dtype == dtype
 
 
 def test_no_images():
     x, c = jnp.zeros((0, 3, 4)), jnp.ones(4)
     assert batch_norm_inference(x, c, c, c, c).shape == x.shape
-    assert layer_norm_act(x, c, c).shape == x.shape
+    assert layer_norm(x, c, c).shape == x.shape
 
 
 # ---- other processes ------------------------------------------------------------------------------------------
@@ -403,10 +340,10 @@ if sys.argv[1] == "one":
 import jax, jax.numpy as jnp, numpy as np
 from nas.cpu.edges import weighted_sum
 from nas.cpu.native import native_status
-from nas.cpu.normalisation import batch_norm_act, layer_norm_act
+from nas.cpu.normalisation import batch_norm
 x = jnp.asarray(np.random.default_rng(0).normal(size=(60, 30, 30, 24)), jnp.float32)
 s = x[0, 0, 0]
-f = lambda x, s: layer_norm_act(batch_norm_act(x, s, s, activation="relu")[0], s, s)
+f = lambda x, s: batch_norm(x, s, s, relu=True)[0]
 y, backward = jax.vjp(f, x, s)
 z, along = jax.vjp(lambda w, x: weighted_sum(w, [x, x], (1, 0)), s, x)
 found = [y, *backward(x), z, *along(x)]

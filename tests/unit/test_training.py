@@ -516,7 +516,8 @@ def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
     )
 
 
-def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits):
+def test_trials_that_differ_in_hyperparameters_alone_compile_once(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path))
     compiled: list[str] = []
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
@@ -775,13 +776,15 @@ import sys
 import threading
 import numpy as np, jax
 from nas.data import load
+from nas.training import programs
 from nas.training.hyper import Hyper
 from nas.training.loop import Training, TrainingConfig, on_device, train
 from search_spaces import chain
 assert jax.local_device_count() == 8
 dataset = load("digits", cache_dir=sys.argv[1])
 arch = {arch!r}
-for devices in (1, 8):
+for devices in (1, 8, 1, 8):
+    programs._compiled.cache_clear()  # the second time they come from disk
     config = TrainingConfig(devices=devices, ema_decay=0.9, clip_norm=1.0)
     data = [on_device(s, dataset.mean, dataset.std, devices) for s in (dataset.train, dataset.valid)]
     hyper = Hyper(learning_rate=0.02, dropout=0.1, augmentation="crop+mixup")
@@ -795,15 +798,17 @@ for devices in (1, 8):
 
 def test_eight_devices_equal_one_up_to_rounding(tmp_path):
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
-    env["JAX_PLATFORMS"] = "cpu"
+    env |= {"JAX_PLATFORMS": "cpu", "NAS_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", PARALLEL.format(arch=BASE), str(tmp_path)],
         capture_output=True, text=True, env=env, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     values = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()])
-    assert values.shape == (4, 3)
-    np.testing.assert_allclose(values[2:], values[:2], rtol=2e-2)
+    assert values.shape == (8, 3)
+    np.testing.assert_allclose(values[2:4], values[:2], rtol=2e-2)
+    np.testing.assert_array_equal(values[4:], values[:4])
+    assert len(list((tmp_path / "programs").iterdir())) == 4
 
 
 # ------------------------------------------------------------------- modules' own weight decay, parts of a pass

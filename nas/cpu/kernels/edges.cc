@@ -1,28 +1,26 @@
-// What stands on a network's edges and where they meet: activations, sums, and a supernet's mixtures.
+// What stands on a network's edges and where they meet: rectifiers, sums, and a supernet's mixtures.
 
-#include "activations.h"
 #include "rows.h"
 
 namespace nas {
 namespace {
 
 // x -> y
-void activation(const Call& call) {
+void relu(const Call& call) {
   const float* x = call.arg(0);
   float* y = call.result(0);
-  with_activation(call.integer("activation"), [&](auto act) {
-    each_vector(call.pool, call.size(0), [=](Index at, int n) { store(y + at, act.value(load(x + at, n)), n); });
+  each_vector(call.pool, call.size(0), [=](Index at, int n) {
+    const Vec z = load(x + at, n);
+    store(y + at, z < 0.0f ? Vec{} : z, n);  // NaN passes
   });
 }
 
 // dy, x -> dx
-void activation_backward(const Call& call) {
+void relu_backward(const Call& call) {
   const float *dy = call.arg(0), *x = call.arg(1);
   float* dx = call.result(0);
-  with_activation(call.integer("activation"), [&](auto act) {
-    each_vector(call.pool, call.size(0), [=](Index at, int n) {
-      store(dx + at, load(dy + at, n) * slope_at(act, load(x + at, n)), n);
-    });
+  each_vector(call.pool, call.size(0), [=](Index at, int n) {
+    store(dx + at, load(x + at, n) > 0.0f ? load(dy + at, n) : Vec{}, n);
   });
 }
 
@@ -213,8 +211,8 @@ void mixture_backward(const Call& call) {
 }  // namespace
 }  // namespace nas
 
-NAS_HANDLER(activation);
-NAS_HANDLER(activation_backward);
+NAS_HANDLER(relu);
+NAS_HANDLER(relu_backward);
 NAS_HANDLER(add);
 NAS_HANDLER(weighted_sum);
 NAS_HANDLER(weighted_sum_backward);

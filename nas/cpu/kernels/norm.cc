@@ -1,13 +1,14 @@
-// Batch and layer normalisation with a residual and an activation, and their derivatives. Each kernel reads its memory
-// as few times as it can.
+// Batch normalisation with a rectifier, and its derivatives. Each kernel reads its memory as few times as it can.
 
-#include "activations.h"
+#include <limits>
+
 #include "rows.h"
 
 namespace nas {
 namespace {
 
-// ---- over the batch -----------------------------------------------------------------------------------------
+// What results are cut off at: 0 with a rectifier, else nothing.
+float floor_of(const Call& call) { return call.integer("relu") ? 0.0f : -std::numeric_limits<float>::infinity(); }
 
 // Mean and biased variance of each channel. Sums are taken about a rough mean, of pixels spread over the batch: squares
 // then lose nothing to cancellation.
@@ -44,73 +45,64 @@ void moments(const Call& call) {
   statistics(call.pool, Rows(call.last(0), call.size(0)), call.arg(0), call.result(0), call.result(1));
 }
 
-// x, scale, bias [, residual] -> y, mean, variance
+// x, scale, bias -> y, mean, variance
 void batch_norm(const Call& call) {
   const Rows rows(call.last(0), call.size(0));
-  const float *x = call.arg(0), *residual = call.in.size() == 4 ? call.arg(3) : nullptr;
+  const float *x = call.arg(0), lowest = floor_of(call);
   float *y = call.result(0), *mean = call.result(1), *variance = call.result(2);
   statistics(call.pool, rows, x, mean, variance);
   const std::vector<float> gain =
       gains(call.arg(1), inverse_deviations(variance, rows.channels, call.real("eps")));
   const Repeated repeated(rows, {mean, gain.data(), call.arg(2)});
   const float *m = repeated[0], *a = repeated[1], *b = repeated[2];
-  with_activation(call.integer("activation"), [&](auto act) {
-    each_vector(call.pool, rows, [=](Index at, Index j, int n) {
-      Vec z = (load(x + at, n) - load(m + j)) * load(a + j) + load(b + j);
-      if (residual) z += load(residual + at, n);
-      store(y + at, act.value(z), n);
-    });
+  each_vector(call.pool, rows, [=](Index at, Index j, int n) {
+    const Vec z = (load(x + at, n) - load(m + j)) * load(a + j) + load(b + j);
+    store(y + at, z < lowest ? splat(lowest) : z, n);  // NaN passes
   });
 }
 
-// dy, x, mean, variance, scale, bias [, kept] -> dx, dscale, dbias [, dresidual]; slope_at says what is kept
+// dy, x, mean, variance, scale, bias -> dx, dscale, dbias
 void batch_norm_backward(const Call& call) {
-  const Index channels = call.last(0), activation = call.integer("activation");
+  const Index channels = call.last(0);
   const Rows rows(channels, call.size(0));
   const double pixels = static_cast<double>(rows.total / channels);
-  const float *dy = call.arg(0), *x = call.arg(1), *kept = call.in.size() == 7 ? call.arg(6) : nullptr;
-  float *dx = call.result(0), *dresidual = kept ? call.result(3) : nullptr;
+  const float *dy = call.arg(0), *x = call.arg(1), lowest = floor_of(call);
+  float* dx = call.result(0);
   const std::vector<double> inverse = inverse_deviations(call.arg(3), channels, call.real("eps"));
   const std::vector<float> gain = gains(call.arg(4), inverse);
   const Repeated repeated(rows, {call.arg(2), gain.data(), call.arg(5)});
   const float *m = repeated[0], *a = repeated[1], *b = repeated[2];
-  // The gradient g before the activation is kept for the second pass where computing it again costs more.
-  float* before = kept ? dresidual : activation > 1 ? dx : nullptr;
-  with_activation(activation, [&](auto act) {
-    const auto gradient = [=](Index at, Index j, int n, Vec centred) {
-      return load(dy + at, n) * slope_at(act, centred * load(a + j) + load(b + j), kept, at, n);
-    };
-    // Sums a channel of g and of g (x - mean).
-    const std::vector<double> sums = sum_channels<2>(call.pool, rows, [=](Index at, Index j, int n, Vec* s) {
-      const Vec centred = load(x + at, n) - load(m + j), g = gradient(at, j, n, centred);
-      if (before) store(before + at, g, n);
-      s[0] += g;
-      s[1] += g * centred;
-    });
-    // dx = gain * (g - mean of g - (x - mean) * mean of g (x - mean) / variance)
-    std::vector<float> from_x(channels), constant(channels);
-    for (Index c = 0; c < channels; ++c) {
-      const double g = sums[c], along = sums[channels + c];
-      call.result(1)[c] = static_cast<float>(along * inverse[c]);
-      call.result(2)[c] = static_cast<float>(g);
-      from_x[c] = static_cast<float>(-along / pixels * inverse[c] * inverse[c] * gain[c]);
-      constant[c] = static_cast<float>(-g / pixels * gain[c]);
-    }
-    const Repeated more(rows, {from_x.data(), constant.data()});
-    const float *p = more[0], *q = more[1];
-    each_vector(call.pool, rows, [=](Index at, Index j, int n) {
-      const Vec centred = load(x + at, n) - load(m + j);
-      const Vec g = before ? load(before + at, n) : gradient(at, j, n, centred);
-      store(dx + at, g * load(a + j) + (centred * load(p + j) + load(q + j)), n);
-    });
+  const auto gradient = [=](Index at, Index j, int n, Vec centred) {  // before the rectifier
+    return centred * load(a + j) + load(b + j) > lowest ? load(dy + at, n) : Vec{};
+  };
+  // Sums a channel of that gradient g and of g (x - mean).
+  const std::vector<double> sums = sum_channels<2>(call.pool, rows, [=](Index at, Index j, int n, Vec* s) {
+    const Vec centred = load(x + at, n) - load(m + j), g = gradient(at, j, n, centred);
+    s[0] += g;
+    s[1] += g * centred;
+  });
+  // dx = gain * (g - mean of g - (x - mean) * mean of g (x - mean) / variance)
+  std::vector<float> from_x(channels), constant(channels);
+  for (Index c = 0; c < channels; ++c) {
+    const double g = sums[c], along = sums[channels + c];
+    call.result(1)[c] = static_cast<float>(along * inverse[c]);
+    call.result(2)[c] = static_cast<float>(g);
+    from_x[c] = static_cast<float>(-along / pixels * inverse[c] * inverse[c] * gain[c]);
+    constant[c] = static_cast<float>(-g / pixels * gain[c]);
+  }
+  const Repeated more(rows, {from_x.data(), constant.data()});
+  const float *p = more[0], *q = more[1];
+  each_vector(call.pool, rows, [=](Index at, Index j, int n) {
+    const Vec centred = load(x + at, n) - load(m + j), g = gradient(at, j, n, centred);
+    store(dx + at, g * load(a + j) + (centred * load(p + j) + load(q + j)), n);
   });
 }
 
-// The derivative of batch_norm_backward along (ddy, tx), tangents of dy and x, for an activation whose slope is
-// piecewise constant and no residual: dy, x, mean, variance, scale, bias, ddy, tx -> tangents of dx, dscale, dbias
+// The derivative of batch_norm_backward along (ddy, tx), tangents of dy and x:
+// dy, x, mean, variance, scale, bias, ddy, tx -> tangents of dx, dscale, dbias
 void batch_norm_backward_tangent(const Call& call) {
   const Index channels = call.last(0);
-  const bool masked = call.integer("activation") == 1;
+  const float lowest = floor_of(call);
   const Rows rows(channels, call.size(0));
   const double pixels = static_cast<double>(rows.total / channels);
   const float *dy = call.arg(0), *x = call.arg(1), *ddy = call.arg(6), *tx = call.arg(7);
@@ -119,9 +111,9 @@ void batch_norm_backward_tangent(const Call& call) {
   const std::vector<float> gain = gains(call.arg(4), inverse);
   const Repeated repeated(rows, {call.arg(2), gain.data(), call.arg(5)});
   const float *m = repeated[0], *a = repeated[1], *b = repeated[2];
-  // What the activation lets through; u is x - mean.
+  // What the rectifier lets through; u is x - mean.
   const auto slope = [=](Vec u, Index j) {
-    return masked ? Relu::slope(u * load(a + j) + load(b + j)) : splat(1.0f);
+    return u * load(a + j) + load(b + j) > lowest ? splat(1.0f) : Vec{};
   };
 
   // Sums a channel of g, g u, g', g' u, x', x' u and g x'.
@@ -166,100 +158,6 @@ void batch_norm_backward_tangent(const Call& call) {
   });
 }
 
-// ---- over the channels of each pixel ------------------------------------------------------------------------
-
-// The mean of a pixel's channels, and 1 / their deviation.
-struct Moments {
-  float mean, inverse;
-};
-inline Moments moments_of(const float* x, Index channels, float eps) {
-  Vec total{}, square{};
-  for_vectors(channels, [&](Index j, int n) { total += load(x + j, n); });
-  const float mean = sum(total) / channels;
-  for_vectors(channels, [&](Index j, int n) {
-    const Vec v = keep(load(x + j, n) - mean, n);
-    square += v * v;
-  });
-  return {mean, 1.0f / std::sqrt(sum(square) / channels + eps)};
-}
-
-// x, scale, bias [, residual] -> y
-void layer_norm(const Call& call) {
-  const Index channels = call.last(0);
-  const Rows rows(channels, call.size(0), false);
-  const float *x = call.arg(0), *scale = call.arg(1), *bias = call.arg(2);
-  const float* residual = call.in.size() == 4 ? call.arg(3) : nullptr;
-  float* y = call.result(0);
-  const float eps = static_cast<float>(call.real("eps"));
-  with_activation(call.integer("activation"), [&](auto act) {
-    const auto pixel = [=](Index at) {
-      const Moments m = moments_of(x + at, channels, eps);
-      for_vectors(channels, [=](Index j, int n) {
-        Vec z = (load(x + at + j, n) - m.mean) * m.inverse * load(scale + j, n) + load(bias + j, n);
-        if (residual) z += load(residual + at + j, n);
-        store(y + at + j, act.value(z), n);
-      });
-    };
-    parallel(call.pool, rows.tasks, [&](Index task) {
-      const auto mine = pixel;  // by value, as in rows.h
-      for (Index row = rows.begin(task); row < rows.end(task); ++row) mine(row * channels);
-    });
-  });
-}
-
-// dy, x, scale, bias [, kept] -> dx, dscale, dbias [, dresidual]; slope_at says what is kept
-void layer_norm_backward(const Call& call) {
-  const Index channels = call.last(0);
-  const Rows rows(channels, call.size(0), false);
-  const Index padded = rows.padded();
-  const float *dy = call.arg(0), *x = call.arg(1), *scale = call.arg(2), *bias = call.arg(3);
-  const float* kept = call.in.size() == 5 ? call.arg(4) : nullptr;
-  float *dx = call.result(0), *dresidual = kept ? call.result(3) : nullptr;
-  const float eps = static_cast<float>(call.real("eps"));
-  const Scratch<double> columns(rows.tasks * 2 * channels);
-  with_activation(call.integer("activation"), [&](auto act) {
-    parallel(call.pool, rows.tasks, [&](Index task) {
-      const Scratch<float> scratch(3 * padded);
-      float *gradient = scratch, *dscale = gradient + padded, *dbias = dscale + padded;
-      double* mine = columns + task * 2 * channels;
-      std::fill(mine, mine + 2 * channels, 0.0);
-      for (Index start = rows.begin(task); start < rows.end(task); start += kFlush) {
-        fill_floats(dscale, 0.0f, 2 * padded);
-        for (Index row = start; row < std::min(rows.end(task), start + kFlush); ++row) {
-          const Index at = row * channels;
-          const Moments m = moments_of(x + at, channels, eps);
-          Vec total{}, along{};
-          for_vectors(channels, [&](Index j, int n) {
-            const Vec unit = keep((load(x + at + j, n) - m.mean) * m.inverse, n), s = load(scale + j, n);
-            Vec g = load(dy + at + j, n) * slope_at(act, unit * s + load(bias + j, n), kept, at + j, n);
-            if (dresidual) store(dresidual + at + j, g, n);
-            store(dbias + j, load(dbias + j) + g);
-            store(dscale + j, load(dscale + j) + g * unit);
-            g *= s;
-            store(gradient + j, g);
-            total += g;
-            along += g * unit;
-          });
-          const float mean_g = sum(total) / channels, mean_gx = sum(along) / channels;
-          for_vectors(channels, [&](Index j, int n) {
-            const Vec unit = (load(x + at + j, n) - m.mean) * m.inverse;
-            store(dx + at + j, (load(gradient + j) - mean_g - unit * mean_gx) * m.inverse, n);
-          });
-        }
-        for (Index c = 0; c < channels; ++c) {
-          mine[c] += dscale[c];
-          mine[channels + c] += dbias[c];
-        }
-      }
-    });
-  });
-  const std::vector<double> sums = rows.join(columns, 2);
-  for (Index c = 0; c < channels; ++c) {
-    call.result(1)[c] = static_cast<float>(sums[c]);
-    call.result(2)[c] = static_cast<float>(sums[channels + c]);
-  }
-}
-
 }  // namespace
 }  // namespace nas
 
@@ -267,5 +165,3 @@ NAS_HANDLER(moments);
 NAS_HANDLER(batch_norm);
 NAS_HANDLER(batch_norm_backward);
 NAS_HANDLER(batch_norm_backward_tangent);
-NAS_HANDLER(layer_norm);
-NAS_HANDLER(layer_norm_backward);

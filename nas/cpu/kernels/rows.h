@@ -11,13 +11,13 @@ namespace nas {
 constexpr Index kTask = 32768;  // floats a task handles
 constexpr Index kFlush = 64;    // rows summed in float before the sum goes on in double
 
-// An array as rows of `width` floats. If `joined`, few channels repeat within a row, so that rows are whole vectors;
-// the last row may then be shorter.
+// An array as rows of `width` floats. Few channels repeat within a row, so that rows are whole vectors; the last row may
+// then be shorter.
 struct Rows {
   Index channels, total, width, count, per_task, tasks;
 
-  Rows(Index channels, Index total, bool joined = true) : channels(channels), total(total), width(channels) {
-    if (joined && channels < 64) {
+  Rows(Index channels, Index total) : channels(channels), total(total), width(channels) {
+    if (channels < 64) {
       const Index whole = std::lcm<Index>(channels, kWidth);
       width = whole * ((63 + whole) / whole);
     }
