@@ -45,6 +45,10 @@ def _moments(x: Array) -> Arrays:
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
+    if (
+        x.dtype.itemsize < 4
+    ):  # in one pass, as Flax does: 16-bit numbers have no digits that float32 squares lose
+        return mean, jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
     return mean, jnp.square(wide - mean).mean(axes)
 
 

@@ -71,6 +71,7 @@ def wait_until(done, seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_has_the_same_bytes_and_leaves_no_process(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

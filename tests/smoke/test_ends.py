@@ -50,6 +50,7 @@ def test_a_signal_ends_a_search_with_one_line(tmp_path: Path, engine: str, how: 
     assert len(read_run(tmp_path / "run").trials) > 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_search_which_goes_on_when_there_is_room(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

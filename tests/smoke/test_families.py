@@ -17,7 +17,7 @@ FIXED = {"darts": ("cells=1", "channels=4")}  # compiling the whole networks tak
 SLOW = ("cuda_convnet",)
 
 
-LONG = ("natssize", "nasbench_macro")  # to compile
+LONG = ("natssize", "nasbench_macro", "densenet", "inception", "nasbench201", "resnet")  # to compile
 
 
 @pytest.mark.parametrize(

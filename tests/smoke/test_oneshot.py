@@ -37,6 +37,7 @@ def script(name: str, *arguments: str, code: int = 0) -> tuple[str, str]:
     return said, complained
 
 
+@pytest.mark.slow
 def test_two_seeds_side_by_side_then_the_derived_network(tmp_path):
     out = tmp_path / "run"
     arguments = [*CHAIN, "--strategy", "darts_first", "--trials", "2", "--epochs", "2", "--test-seeds", "1"]

@@ -94,6 +94,15 @@ def test_batch_norm_keeps_the_digits_of_a_small_variance():
         np.testing.assert_allclose(var, exact.var(0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_statistics_of_16_bit_numbers_are_exact_to_float32(dtype):
+    x = normal(0, 4000, 24, scale=0.5, shift=20).astype(dtype)
+    exact = np.asarray(x, np.float64)
+    mean, var = moments(x)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(var, exact.var(0), rtol=2e-3)
+
+
 def test_statistics_carry_no_gradient():
     arrays, _ = batch((9, 4))
 

@@ -76,9 +76,9 @@ SEARCHES = [
     ),
     # Spent where a rung ends.
     pytest.param("hyperband", Config(epochs=R), 9, {}, marks=pytest.mark.slow),
-    pytest.param("asha", Config(epochs=R, trials=12), None, FAULTS),
+    pytest.param("asha", Config(epochs=R, trials=12), None, FAULTS, marks=pytest.mark.slow),
     pytest.param("tpe", Config(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
-    pytest.param("evolution", Config(epochs=R, population=3), 60, FAULTS),
+    pytest.param("evolution", Config(epochs=R, population=3), 60, FAULTS, marks=pytest.mark.slow),
     pytest.param("local_search", Config(epochs=3, trials=9), None, FAULTS, marks=pytest.mark.slow),
     pytest.param("reinforce", Config(epochs=3, trials=7), None, FAULTS, marks=pytest.mark.slow),
     pytest.param(
