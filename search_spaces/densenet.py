@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from nas.cpu.normalisation import batch_norm
+from nas.cpu.normalisation import batch_norm, batch_norm_inference
 from nas.nn import noise
 from nas.nn.graph import Builder, Graph
 from nas.nn.layers import (
@@ -36,7 +36,6 @@ from nas.nn.layers import (
     Dense,
     NormAct,
     Pool,
-    batch_norm_inference,
     conv,
     conv2d,
     he_normal,
@@ -92,7 +91,7 @@ class NormActConv(nn.Module):
         var = self.variable("batch_stats", "var", lambda: jnp.asarray(np.ones(channels, np.float32)))
         if not train:
             joined = jnp.concatenate(maps, -1)
-            y = nn.relu(batch_norm_inference(joined, scale, bias, mean.value, var.value))
+            y = nn.relu(batch_norm_inference(joined, scale, bias, mean.value, var.value, eps=EPSILON))
             if not self.remat:  # what training keeps beside the output, for `nas.training.network.outline`
                 self.sow("intermediates", "kept", (joined, y) if len(maps) > 1 else y)
             return conv2d(y, kernel)

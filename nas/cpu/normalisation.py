@@ -1,7 +1,6 @@
 """Batch normalisation with a rectifier: one kernel forward, one backward.
 
-As plain ``jnp`` it is a dozen fusions, for which XLA takes longer to generate code, in a search of many networks, than
-their training gains; `scripts/bench_ablation.py` measures it.
+As plain ``jnp`` it is a dozen fusions for XLA to generate code for; docs/ablation.md has what the kernels are worth.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def batch_norm(
     if use_kernel("normalisation", x, scale, bias):
         return _batch_norm_call(static(relu=relu, eps=float(eps)), x, scale, bias)
     y, mean, var = _batch_norm(x, scale, bias, relu=relu, eps=eps)
-    return y.astype(x.dtype), jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
+    return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
 def moments(x: Array) -> tuple[Array, Array]:
@@ -41,20 +40,27 @@ def moments(x: Array) -> tuple[Array, Array]:
     return mean, var
 
 
+@named("eps")
+def batch_norm_inference(
+    x: Array, scale: Array, bias: Array, mean: Array, var: Array, *, eps: float = 1e-5
+) -> Array:
+    """`batch_norm`'s first result with given statistics, such as running ones."""
+    return ((x - mean) * (scale * jax.lax.rsqrt(var + eps)) + bias).astype(x.dtype)
+
+
 def _moments(x: Array) -> Arrays:
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
-    if (
-        x.dtype.itemsize < 4
-    ):  # in one pass, as Flax does: 16-bit numbers have no digits that float32 squares lose
+    if x.dtype.itemsize < 4:
+        # One pass over memory, as Flax's: 16 bits have few digits to lose in float32 squares.
         return mean, jnp.maximum(jnp.square(wide).mean(axes) - jnp.square(mean), 0)
     return mean, jnp.square(wide - mean).mean(axes)
 
 
 def _batch_norm(x: Array, scale: Array, bias: Array, *, relu: bool, eps: float) -> Arrays:
     mean, var = _moments(x)
-    y = (x - mean) * (scale * jax.lax.rsqrt(var + eps)) + bias
+    y = batch_norm_inference(x, scale, bias, mean, var, eps=eps)
     return jax.nn.relu(y) if relu else y, mean, var
 
 

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from nas.cpu.edges import Unnormalised, add, relu
 from nas.cpu.function import named
-from nas.cpu.normalisation import batch_norm, moments
+from nas.cpu.normalisation import batch_norm, batch_norm_inference, moments
 from nas.errors import InputError, one_of
 from nas.nn import noise
 
@@ -214,14 +214,6 @@ def layer_norm(x: Array, scale: Array, bias: Array, *, eps: float = EPSILON) -> 
     mean = wide.mean(-1, keepdims=True)
     var = jnp.square(wide - mean).mean(-1, keepdims=True)
     return ((wide - mean) * lax.rsqrt(var + eps) * scale + bias).astype(x.dtype)
-
-
-@named("eps")
-def batch_norm_inference(
-    x: Array, scale: Array, bias: Array, mean: Array, var: Array, *, eps: float = EPSILON
-) -> Array:
-    """`nas.cpu.normalisation.batch_norm`'s first result with given statistics, such as running ones."""
-    return ((x - mean) * (scale * lax.rsqrt(var + eps)) + bias).astype(x.dtype)
 
 
 class NormAct(nn.Module):

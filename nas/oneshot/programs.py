@@ -142,7 +142,7 @@ class Search:
             function, arguments = self.traced(name, called)
             return function.lower(*arguments)
 
-        return stored(name, key, self.network, lower, self.shape.devices)
+        return stored(name, key, self.network, lower)
 
     def traced(self, what: str, name: str) -> tuple[Any, tuple[Any, ...]]:
         """The program ``what``, jitted under ``name``, and shapes of what it is called with."""

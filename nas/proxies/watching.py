@@ -30,12 +30,8 @@ RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hard_swish"
 PRODUCTS = ("conv_general_dilated", "dot_general", "local2d")
 """Primitives, and jitted functions, of the layers that have weights: convolutions and matrix products."""
 
-_NORMALISATIONS = (
-    "batch_norm",
-    "batch_norm_inference",
-    "layer_norm",
-    "local_response_norm",
-)  # jitted functions
+# Names of jitted functions.
+_NORMALISATIONS = ("batch_norm", "batch_norm_inference", "layer_norm", "local_response_norm")
 _ALIASES = {"hard_silu": "hard_swish", "swish": "silu"}
 _SQUASHING = ("tanh", "logistic")
 

@@ -194,12 +194,8 @@ class Runner:
 def _compiled(network: Any, shape: Shape) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The step, found on disk by the optimiser's source too, and the prediction."""
     lower, source = functools.partial(lower_step, network, shape), optimiser.source(shape.optimiser)
-    if source:
-        step = stored("train_step", (shape, source), network, lower, shape.devices)
-    else:
-        step = lower().compile()
-    lower = functools.partial(lower_predict, network, shape)
-    return step, stored("predict", shape, network, lower, shape.devices)
+    step = stored("train_step", (shape, source), network, lower) if source else lower().compile()
+    return step, stored("predict", shape, network, functools.partial(lower_predict, network, shape))
 
 
 def lower_step(network: Any, shape: Shape, name: str = "train_step") -> jax.stages.Lowered:

@@ -46,17 +46,15 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def stored(
-    what: str, shape: Any, network: Any, lower: Callable[[str], jax.stages.Lowered], devices: int = 1
-) -> Any:
+def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stages.Lowered]) -> Any:
     """``lower(name)`` compiled, from disk where an equal program was stored before.
 
     Equal means: the same ``what``, ``shape`` and network by their fields, sources, versions, flags and devices.
     What cannot be read, for whatever reason, is compiled again; what cannot be written is not. A network with
     a module whose source is not at hand here, or with a value known by its address alone, is never stored: it
     could have changed. ``name`` is to be the jitted function's: it keeps the program apart from others in JAX's
-    own cache. The program runs on the first ``devices`` of this process. Raises InputError where others can write
-    to ours: unpickling runs whatever they put there.
+    own cache. The program takes arguments, and runs on the first devices of this process. Raises InputError where
+    others can write to ours: unpickling runs whatever they put there.
     """
     key = _key(what, shape, network, lower)
     if key is None:
@@ -64,15 +62,17 @@ def stored(
     path = cache_folder("programs") / key
     if is_safe(path):
         with contextlib.suppress(Exception):  # damaged, or of a jax that reads it no more
+            devices, *parts = pickle.loads(path.read_bytes())
             return serialize_executable.deserialize_and_load(
-                *pickle.loads(path.read_bytes()), execution_devices=jax.local_devices()[:devices]
+                *parts, execution_devices=jax.local_devices()[:devices]
             )
     before = _hits()
     program = lower(f"{what}_{key}").compile()
     if _hits() > before:
         return program  # XLA cannot serialise what itself came from JAX's cache: it would not run
     with contextlib.suppress(Exception):  # a full disk, a platform that cannot serialise
-        payload = pickle.dumps(serialize_executable.serialize(program))
+        devices = len(jax.tree.leaves(program.input_shardings)[0].device_set)
+        payload = pickle.dumps((devices, *serialize_executable.serialize(program)))
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             try:
                 file.write(payload)

@@ -16,8 +16,8 @@ from jax import export
 
 from nas.cpu import native
 from nas.cpu.function import visible_relu
-from nas.cpu.normalisation import batch_norm, moments
-from nas.nn.layers import batch_norm_inference, layer_norm, local_response_norm, running
+from nas.cpu.normalisation import batch_norm, batch_norm_inference, moments
+from nas.nn.layers import layer_norm, local_response_norm, running
 from tests.arrays import agree, close, in_plain, normal, second_derivatives_agree
 
 ROOT = Path(__file__).parents[2]
