@@ -11,7 +11,7 @@ import numpy as np
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.space import Architecture, SearchSpace
-from nas.tables import Column, Curve, Table
+from nas.tables import Column, Curve, DeviceColumn, DeviceValue, Table
 from nas.trial import Final, Measurement, Trial
 
 _KEPT = 2**19  # measurements made once and kept for the next search
@@ -69,6 +69,7 @@ class TableObjective:
                 f"{table.notes.get('seconds', 'its notes do not say why')}"
             )
         self._rows = _rows(space, table)
+        self._devices: dict[str, DeviceColumn] = {}
         self._measured = functools.lru_cache(maxsize=max(1, _KEPT // self.units))(self._measure)
 
     def _steps(self, known: tuple[int, ...], wanted: Sequence[int] | None) -> tuple[int, ...]:
@@ -128,6 +129,22 @@ class TableObjective:
             return None, None
         row = self.row(arch)
         return int(size.params[row]), int(size.macs_per_image[row])
+
+    def device_value(self, arch: Architecture, name: str) -> DeviceValue:
+        """What a network costs on a device by the table's column ``name``, such as ``latency_ms:edgegpu``, with its
+        unit and its direction (1: more is better, -1: less); the value is NaN where nobody measured it.
+
+        InputError where the table has no such column (it names those that there are), TrialFailed where it does not
+        have the architecture.
+        """
+        column = self.device_column(name)
+        return DeviceValue(float(column.values[self.row(arch)]), column.unit, column.direction)
+
+    def device_column(self, name: str) -> DeviceColumn:
+        """The whole column, for the data set that the search is of. Raises InputError."""
+        if name not in self._devices:
+            self._devices[name] = self.table.device(name, self.test.dataset if self.table.devices else None)
+        return self._devices[name]
 
     def row(self, arch: Architecture) -> int:
         """The architecture's row in the table; TrialFailed where it has none."""

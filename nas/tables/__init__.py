@@ -4,6 +4,7 @@ A `Table` is typed columns; `TABLES` says how each published one is read. `nas.o
 objective of one.
 """
 
+from nas.tables.devices import DeviceColumn, DeviceValue
 from nas.tables.loading import TABLES, bench_folder, load_table
 from nas.tables.table import Column, Curve, Size, Table, Task, read_table, write_table
 
@@ -11,6 +12,8 @@ __all__ = [
     "TABLES",
     "Column",
     "Curve",
+    "DeviceColumn",
+    "DeviceValue",
     "Size",
     "Table",
     "Task",

@@ -20,6 +20,7 @@ from __future__ import annotations
 import bz2
 import collections
 import csv
+import dataclasses
 import io
 import pickle
 import re
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nas.errors import InputError, one_of
+from nas.tables import hw_nas_bench
 from nas.tables.files import find, unzipped
 from nas.tables.table import Column, Cost, Curve, Size, Table, Task, checksum, read_table
 
@@ -90,9 +92,15 @@ HOW = (
 
 
 def read(folder: Path | None) -> Table:
-    """The converted table in ``folder`` or its ``nasbench201``, else the compact one. Raises InputError."""
+    """The converted table in ``folder`` or its ``nasbench201``, else the compact one. Raises InputError.
+
+    With HW-NAS-Bench's columns where its files are in ``folder`` too.
+    """
     path = find(NAME, folder, [CONVERTED, COMPACT], HOW)
-    return read_table(path) if path.name == CONVERTED else read_compact(path)
+    table = read_table(path) if path.name == CONVERTED else read_compact(path)
+    if table.devices:
+        return table
+    return dataclasses.replace(table, devices=hw_nas_bench.devices_in(folder, table.archs))
 
 
 # --------------------------------------------------------------------------------------------- the compact table

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nas.errors import InputError, one_of
+from nas.tables.devices import DeviceColumn, Devices, device_column
 
 QUANTITIES = (
     "train_accuracy",
@@ -113,7 +114,8 @@ class Table:
 
     ``within`` are the assignments (`SearchSpace.restrict`'s ``narrow``) that make that space the one whose
     architectures these are. ``tasks`` are by data set, the first being the usual one; ``sizes`` by the data
-    set of a column; ``costs`` by data set and epochs trained. ``notes`` say where the numbers come from;
+    set of a column; ``costs`` by data set and epochs trained; ``devices`` are what its networks cost on
+    devices, by data set (see `nas.tables.devices`). ``notes`` say where the numbers come from;
     ``checksum`` is to be written down beside results: equal for equal files.
     """
 
@@ -123,6 +125,7 @@ class Table:
     columns: Mapping[Column, Curve]
     sizes: Mapping[str, Size] = dataclasses.field(default_factory=dict)
     costs: Mapping[tuple[str, int], Cost] = dataclasses.field(default_factory=dict)
+    devices: Devices = dataclasses.field(default_factory=dict)
     tasks: Mapping[str, Task] = dataclasses.field(default_factory=dict)
     within: tuple[str, ...] = ()
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -152,6 +155,13 @@ class Table:
         known = ~np.isnan(values)
         total, count = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    def device(self, name: str, dataset: str | None = None) -> DeviceColumn:
+        """The column QUANTITY:DEVICE, such as ``latency_ms:edgegpu``, with its unit and direction.
+
+        Of networks for ``dataset`` (None: the first that has such columns). InputError naming those that there are.
+        """
+        return device_column(self.name, self.devices, name, dataset)
 
     def task(self, dataset: str | None = None) -> Task:
         """The protocol for ``dataset`` (None: the usual one); InputError naming those that there are."""
@@ -200,6 +210,9 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> str:
     for (dataset, trained), cost in table.costs.items():
         for name, values in cost._asdict().items():
             arrays[f"{dataset}/{trained}/{name}"] = np.asarray(values, np.float32)
+    for dataset, columns in table.devices.items():
+        for name, values in columns.items():
+            arrays[f"{dataset}/{name}"] = np.asarray(values, np.float64)
     members = {name: _npy(values) for name, values in sorted(arrays.items())}
     description = {
         "format": _FORMAT,
@@ -209,6 +222,7 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> str:
         "columns": {str(column): list(curve.epochs) for column, curve in sorted(table.columns.items())},
         "sizes": sorted(table.sizes),
         "costs": sorted(f"{dataset}/{trained}" for dataset, trained in table.costs),
+        "devices": {dataset: sorted(columns) for dataset, columns in sorted(table.devices.items())},
         "tasks": {name: [str(task.valid), str(task.test)] for name, task in table.tasks.items()},
         "budget_seconds": {
             name: task.budget_seconds for name, task in table.tasks.items() if task.budget_seconds is not None
@@ -272,15 +286,17 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             space=description["space"],
             archs=tuple(description["archs"]),
             columns=_Columns(epochs, arrays),
-            sizes=_Lazy(
-                {name: functools.partial(arrays.record, Size, name) for name in description["sizes"]}
-            ),
-            costs=_Lazy(
+            sizes=Lazy({name: functools.partial(arrays.record, Size, name) for name in description["sizes"]}),
+            costs=Lazy(
                 {
                     (dataset, int(trained)): functools.partial(arrays.record, Cost, f"{dataset}/{trained}")
                     for dataset, _, trained in trainings
                 }
             ),
+            devices={
+                dataset: Lazy({name: functools.partial(arrays.load, f"{dataset}/{name}") for name in names})
+                for dataset, names in description.get("devices", {}).items()
+            },
             tasks=tasks,
             within=tuple(description["within"]),
             notes=dict(description["notes"]),
@@ -330,7 +346,7 @@ class _Arrays:
         return kind(*(self.load(f"{prefix}/{field}") for field in fields))
 
 
-class _Lazy(Mapping[Any, Any]):
+class Lazy(Mapping[Any, Any]):
     """Values that are made when they are first asked for."""
 
     def __init__(self, makers: Mapping[Any, Callable[[], Any]]) -> None:
@@ -351,7 +367,7 @@ class _Lazy(Mapping[Any, Any]):
         return len(self._makers)
 
 
-class _Columns(_Lazy):
+class _Columns(Lazy):
     """The columns of a file, whose ``epochs`` are known without reading them."""
 
     def __init__(self, epochs: Mapping[Column, tuple[int, ...]], arrays: _Arrays) -> None:

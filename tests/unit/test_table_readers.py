@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import collections
+import dataclasses
 import gzip
 import json
 import os
@@ -15,12 +16,16 @@ import prepare_data
 import pytest
 
 from nas.errors import InputError
+from nas.objectives.base import TrialFailed
+from nas.objectives.table import TableObjective
+from nas.space import Architecture, Integer, SearchSpace
 from nas.tables import (
     Column,
     Curve,
     Size,
     Table,
     Task,
+    hw_nas_bench,
     load_table,
     macro,
     nasbench201,
@@ -28,6 +33,8 @@ from nas.tables import (
     write_table,
 )
 from nas.tables.table import Cost
+from search_spaces import SPACES
+from tests.benchmarks import bench_files
 
 VALID = Column("digits", 4, "valid_accuracy")
 TEST = Column("digits", 4, "test_accuracy")
@@ -399,3 +406,81 @@ def test_prepare_data_converts_official_files(tmp_path, capsys, monkeypatch):
         with pytest.raises(InputError) as caught:
             prepare_data.main(config)
         assert says in one_line(caught)
+
+
+# ------------------------------------------------------------------------------------------------- devices' columns
+
+
+def with_devices() -> Table:
+    columns = {"latency_ms:pi": np.array([1.5, np.nan, 2.5]), "throughput:tpu": np.array([10.0, 20.0, 30.0])}
+    return dataclasses.replace(small_table(), devices={"digits": columns, "mnist": {}})
+
+
+def test_device_columns_come_back_with_unit_and_direction(tmp_path):
+    write_table(with_devices(), tmp_path / "small.npz")
+    for table in (with_devices(), read_table(tmp_path / "small.npz")):
+        column = table.device("latency_ms:pi")
+        assert (column.unit, column.direction) == ("ms", -1)
+        np.testing.assert_array_equal(column.values, [1.5, np.nan, 2.5])
+        column = table.device("throughput:tpu", "digits")
+        assert (column.unit, column.direction, list(column.values)) == ("images/s", 1, [10, 20, 30])
+
+
+def test_a_device_column_that_is_not_there_names_those_that_are():
+    table = with_devices()
+    for name, dataset, line in (
+        ("latency_ms:tpu", None, "'latency_ms:tpu' is not one of latency_ms:pi, throughput:tpu"),
+        ("latency_ms:pi", "cifar10", "dataset: 'cifar10' is not one of digits, mnist"),
+    ):
+        with pytest.raises(InputError) as caught:
+            table.device(name, dataset)
+        assert line in one_line(caught)
+    with pytest.raises(InputError, match="table small: has no latency_ms:pi, nor any other device's column"):
+        small_table().device("latency_ms:pi")
+
+
+def test_an_objective_answers_for_an_architecture():
+    table = dataclasses.replace(with_devices(), tasks={"digits": Task(VALID, TEST)})
+    space = SearchSpace("toy", {"a": Integer(1, 4)})
+    objective = TableObjective(space, table)
+    assert objective.device_value(Architecture(a=3), "latency_ms:pi") == (2.5, "ms", -1)
+    assert np.isnan(objective.device_value(Architecture(a=2), "latency_ms:pi").value)
+    with pytest.raises(TrialFailed, match="has no a=4"):
+        objective.device_value(Architecture(a=4), "latency_ms:pi")
+
+
+def test_hw_nas_bench_is_the_columns_of_its_networks():
+    """Architecture 0 on CIFAR-10 as the authors' page prints it."""
+    table = load_table("nasbench201", bench_files("nasbench201/nb201.csv.gz", "hw_nas_bench/cifar10.csv.gz"))
+    printed = {
+        "latency_ms:edgegpu": 5.807418537139893,
+        "energy_mj:edgegpu": 24.226614330768584,
+        "latency_ms:raspi4": 10.481976820010459,
+        "latency_ms:edgetpu": 0.9571811309997429,
+        "latency_ms:pixel3": 3.6058499999999998,
+        "latency_ms:eyeriss": 3.645620000000001,
+        "energy_mj:eyeriss": 0.6872827644999999,
+        "latency_ms:fpga": 2.57296,
+        "energy_mj:fpga": 18.01072,
+    }
+    assert {name: table.device(name, "cifar10").values[0] for name in printed} == printed
+    assert len(table.device("latency_ms:pixel3", "ImageNet16-120").values) == nasbench201.ARCHITECTURES
+    objective = TableObjective(SPACES["nasbench201"], table, "cifar100")
+    value = objective.device_value(objective.architectures[7], "energy_mj:edgegpu")
+    assert value == (table.device("energy_mj:edgegpu", "cifar100").values[7], "mJ", -1)
+    assert value.value != table.device("energy_mj:edgegpu", "cifar10").values[7]
+
+
+def test_damaged_device_files_are_one_line(tmp_path):
+    archs = ("x", "y")
+    for text, line in (
+        ("arch,pi_latency\nx,1\n", "its 1 rows are not the table's architectures in their order"),
+        ("arch,pi_latency\ny,1\nx,2\n", "its 2 rows are not"),
+        ("arch,pi_weight\nx,1\ny,2\n", "column pi_weight is none of a device's latency, energy"),
+        ("arch,pi_latency\nx,1\ny,fast\n", "pi_latency: could not convert string to float"),
+        ("arch,pi_latency\nx,1\ny\n", "is not a table"),
+    ):
+        (tmp_path / "cifar10.csv.gz").write_bytes(gzip.compress(text.encode()))
+        with pytest.raises(InputError) as caught:
+            hw_nas_bench.devices_in(tmp_path, archs)["cifar10"]
+        assert line in one_line(caught)
