@@ -1,4 +1,4 @@
-"""Scores of one or a few gradients of the loss: grad_norm, SNIP, GraSP, Fisher, ZiCo; Jacobian covariance; SynFlow.
+"""Scores of one or a few gradients: of the loss by weights, grad_norm, SNIP, GraSP, Fisher, ZiCo; by images; SynFlow.
 
 Sums are over the weights of convolutions and dense layers (parameters of two axes or more) as in Abdelfattah et
 al. 2021 ("Zero-cost proxies for lightweight NAS", section 3), in float64. Higher is better for all.
@@ -16,7 +16,7 @@ from jax import Array
 
 from nas.proxies import passes
 from nas.proxies.passes import TRAINING, Mode, Tree
-from nas.proxies.probe import Probe, finite, loss_and_cotangent, map_weights
+from nas.proxies.probe import Probe, finite, map_weights
 from nas.proxies.watching import ScoreError
 from nas.training.programs import mean_loss
 
@@ -47,19 +47,44 @@ def grasp(probe: Probe) -> float:
     return finite("grasp", -sum(_dot(w.value, w.of) for w in probe.weights(product)))
 
 
+def plain(probe: Probe) -> float:
+    """The sum of w dL/dw, signs kept (Abdelfattah et al. 2021's code; a baseline of NAS-Bench-Suite-Zero, Krishnakumar
+    et al. 2022, table 1)."""
+    return finite("plain", sum(_dot(w.value, w.of) for w in probe.weights(probe.gradient().params)))
+
+
+def l2_norm(probe: Probe) -> float:
+    """The sum over layers of the weights' Euclidean norm, no images seen (as `plain`, a baseline there)."""
+    found = probe.weights(probe.variables["params"])
+    return finite("l2_norm", sum(math.sqrt(_dot(w.value, w.value)) for w in found))
+
+
 def fisher(probe: Probe) -> float:
-    """Fisher pruning's saliency, summed over all layers' channels (Theis et al. 2018; Turner et al. 2020).
+    """Fisher pruning's saliency, summed over all layers' channels (Theis et al. 2018; Turner et al. 2020, equation 4).
 
     Of channel c it is the mean over examples of (sum over pixels of a dL/da)^2 / 2, a the layer's output before
-    its bias, L the batch's mean loss. (The code of Abdelfattah et al. counts a channel once for each of its weights.)
+    its bias, L the batch's mean loss. `fisher_code` is what Abdelfattah et al. and NAS-Bench-Suite-Zero computed.
     """
-    passed = probe.forward(mode=Mode(watch="gates"), differentiate=True)
-    _, cotangent = loss_and_cotangent(passed.output, probe.batch().target)
-    # A gate multiplies the output of one channel for one example: its gradient is the sum over pixels.
-    gates = [
-        np.asarray(gate, np.float64) for found in passes.backward(passed, cotangent).gates for gate in found
-    ]
-    return finite("fisher", sum(np.square(gate).mean(0).sum() / 2 for gate in gates))
+    return finite("fisher", sum(_saliency(gate).sum() for gates in probe.gates for gate in gates))
+
+
+def fisher_code(probe: Probe) -> float:
+    """`fisher` as the code of Abdelfattah et al. 2021 sums it: a channel counts once for each of its weights.
+
+    That code fills an array of the weights' shape with their channel's saliency and sums that, which weights each
+    channel by its fan-in. (Its outputs have their bias in them, 0 in a network as initialised here.)
+    """
+    total = 0.0
+    for piece, gates in zip(probe.cut.pieces, probe.gates, strict=True):
+        if gates:
+            for gate, layer in zip(gates, passes.layers(piece.unit), strict=True):
+                total += layer.fan_in * _saliency(gate).sum()
+    return finite("fisher_code", total)
+
+
+def _saliency(gate: np.ndarray) -> np.ndarray:
+    """Of each channel [C], of its gates' gradients [B, C]."""
+    return np.square(gate).mean(0) / 2
 
 
 def jacobian_covariance(probe: Probe) -> float:
@@ -68,22 +93,48 @@ def jacobian_covariance(probe: Probe) -> float:
     Mellor et al. 2020 (the first version of "Neural architecture search without training"), k = 1e-5; the gradient
     is of the sum of all outputs. -inf where an example's does not vary, so that it correlates with nothing.
     """
-    passed = probe.forward(differentiate=True, images_too=True)
-    images = passes.backward(passed, np.ones(passed.output.shape, np.float32)).images
-    if images is None:
+    found = correlations(probe.image_gradients)
+    if found is None:
         return -math.inf
-    return covariance_score(np.asarray(images, np.float64).reshape(len(images), -1))
+    values = np.linalg.eigvalsh(found) + 1e-5
+    return finite("jacobian_covariance", -(np.log(values) + 1 / values).sum())
 
 
-def covariance_score(jacobian: np.ndarray, k: float = 1e-5) -> float:
-    """`jacobian_covariance` of the examples' gradients [B, inputs]."""
-    centred = jacobian - jacobian.mean(1, keepdims=True)
+def correlations(rows: np.ndarray | None) -> np.ndarray | None:
+    """Pearson's, of each pair of ``rows`` [B, inputs]: [B, B]; None where a row does not vary, or there are none."""
+    if rows is None:
+        return None
+    centred = rows - rows.mean(1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1)
     if not norms.all():
-        return -math.inf
+        return None
     centred /= norms[:, None]
-    values = np.linalg.eigvalsh(centred @ centred.T)
-    return finite("jacobian_covariance", -(np.log(values + k) + 1 / (values + k)).sum())
+    return centred @ centred.T
+
+
+MANY_CLASSES = 100
+
+
+def epe_nas(probe: Probe) -> float:
+    """EPE-NAS: how little the input gradients of one class's examples correlate (Lopes et al. 2021, section 3).
+
+    With E_c the sum of log(|correlation| + 1e-5) over the pairs of examples of class c (each with itself, too): the
+    sum over classes of |E_c|. Beyond 100 classes E_c is divided by how many examples c has, and the score is the mean
+    over classes of the sums over classes of |E_c - E_d|. As in the authors' code, classes are those in the batch.
+    -inf where an example's gradient does not vary.
+    """
+    found = correlations(probe.image_gradients)
+    if found is None:
+        return -math.inf
+    logarithms, labels = np.log(np.abs(found) + 1e-5), np.asarray(probe.batch().labels)
+    many = probe.differentiated.output.shape[-1] > MANY_CLASSES
+    sums = []
+    for c in np.unique(labels):
+        total = logarithms[np.ix_(labels == c, labels == c)].sum()
+        sums.append(total / (labels == c).sum() if many else total)
+    of = np.array(sums)
+    score = np.abs(of[:, None] - of[None, :]).sum() / len(of) if many else np.abs(of).sum()
+    return finite("epe_nas", score)
 
 
 def zico(probe: Probe) -> float:

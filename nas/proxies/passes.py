@@ -417,15 +417,21 @@ def forward(
     return Forward(values[-1], watched, values, steps)
 
 
-def _gates(unit: Unit, mode: Mode, batch: int) -> list[np.ndarray]:
-    def widths() -> list[int]:
+def layers(unit: Unit, mode: Mode = TRAINING) -> list[watching.Layer]:
+    """A piece's convolutions and matrix products, in the order of its gates."""
+
+    def find() -> list[watching.Layer]:
         run = function_of(unit, mode._replace(watch=""))
         images = [jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in unit.inputs]
         variables = dict(unit.shapes.variables)
         params = variables.pop("params", {})
-        return watching.gate_widths(lambda p, r, x: run(p, r, x, [])[0], params, variables, images)
+        return watching.layers(lambda p, r, x: run(p, r, x, [])[0], params, variables, images)
 
-    return [np.ones((batch, width), np.float32) for width in unit.known(("gates", mode), widths)]
+    return unit.known(("layers", mode._replace(watch="")), find)
+
+
+def _gates(unit: Unit, mode: Mode, batch: int) -> list[np.ndarray]:
+    return [np.ones((batch, layer.channels), np.float32) for layer in layers(unit, mode)]
 
 
 class Backward(NamedTuple):

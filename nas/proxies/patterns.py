@@ -1,4 +1,4 @@
-"""Scores of forward passes: which rectifiers are on (NASWOT, linear regions), how far a map moves (Zen)."""
+"""Scores of forward passes: which rectifiers are on (NASWOT, SWAP, linear regions), how far a map moves (Zen)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from nas.errors import InputError
 from nas.proxies import passes
 from nas.proxies.passes import Mode, Tree
 from nas.proxies.probe import Probe, finite, map_weights
@@ -36,6 +37,33 @@ def naswot(probe: Probe) -> float:
         agreed = agreed + (units - differ)
     sign, logarithm = np.linalg.slogdet(agreed)
     return finite("naswot", logarithm) if sign > 0 else -math.inf
+
+
+def swap(probe: Probe) -> float:
+    """SWAP: how many different patterns the rectifiers show over the batch (Peng et al., ICLR 2024, section 3).
+
+    A rectifier's pattern is on which examples it is on: at most 2^B, and at most the rectifiers' number, which a batch
+    of 32 images comes near. Of the weights as they are, the authors' code means 32 draws of normal ones on 16 images
+    (``--batch-size 16`` of `score.py`), and sees the rectifiers of maps alone.
+    """
+    found: set[bytes] = set()
+    for output in probe.rectified():
+        bits = np.packbits((output > 0).reshape(len(output), -1), axis=0)
+        columns = np.ascontiguousarray(bits.T)
+        found.update(np.unique(columns.view(f"V{columns.shape[1]}")).ravel().tolist())
+    return float(len(found))
+
+
+def swap_regularised(probe: Probe, mu: float, sigma: float) -> float:
+    """log of SWAP times exp(-(parameters / 1000 - mu)^2 / sigma) (Peng et al. 2024, section 3, and their code).
+
+    ``mu`` and ``sigma``, thousands of parameters and their square, say which size is wanted, so that no value fits all
+    spaces and this is not among `PROXIES`: call it from a function of your own. In log, for the factor leaves float64.
+    """
+    if not (math.isfinite(mu) and 0 < sigma < math.inf):
+        raise InputError(f"swap_regularised: mu={mu} or sigma={sigma} is not a finite number, sigma above 0")
+    thousands = probe.cut.size.params / 1000
+    return finite("swap_regularised", math.log(swap(probe)) - (thousands - mu) ** 2 / sigma)
 
 
 def linear_regions(probe: Probe) -> float:

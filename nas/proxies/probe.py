@@ -82,6 +82,27 @@ class Probe:
             self._gradients[k] = passes.backward(passed, cotangent)
         return self._gradients[k]
 
+    @functools.cached_property
+    def image_gradients(self) -> np.ndarray | None:
+        """Of each example of the first batch, the gradient of the sum of all outputs by its image: float64 [B, inputs].
+
+        None where the output does not depend on the images.
+        """
+        passed = self.forward(differentiate=True, images_too=True)
+        found = passes.backward(passed, np.ones(passed.output.shape, np.float32)).images
+        return None if found is None else np.asarray(found, np.float64).reshape(len(found), -1)
+
+    @functools.cached_property
+    def gates(self) -> list[list[np.ndarray]]:
+        """Piece by piece, of each layer: the loss's gradient by a factor of each example's channels, float64 [B, C].
+
+        The factor multiplies the layer's output before its bias: what comes is the sum over pixels of a dL/da.
+        """
+        passed = self.forward(mode=Mode(watch="gates"), differentiate=True)
+        _, cotangent = loss_and_cotangent(passed.output, self.batch().target)
+        found = passes.backward(passed, cotangent).gates
+        return [[np.asarray(gate, np.float64) for gate in gates] for gates in found]
+
     def rectified(self, k: int = 0) -> Iterator[np.ndarray]:
         """The outputs of all rectifiers on batch ``k``, each [B, …], in the order of the network."""
         passed = self.forward(k, Mode(watch="rectifiers"))

@@ -9,7 +9,7 @@ of a user's own is not looked into: that raises ScoreError where something wante
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,18 +191,26 @@ def _is_product(equation: Any) -> bool:
     return name_of(equation) in PRODUCTS
 
 
-def gate_widths(function: Callable[..., Any], *args: Any) -> list[int]:
-    """The channels of the outputs of ``function``'s layers, for `with_gates`; traced only."""
-    widths: list[int] = []
+class Layer(NamedTuple):
+    """A layer by the channels of its output and the weights that each of them has (its fan-in)."""
+
+    channels: int
+    fan_in: int
+
+
+def layers(function: Callable[..., Any], *args: Any) -> list[Layer]:
+    """``function``'s layers in the order of `with_gates`; traced only."""
+    found: list[Layer] = []
 
     def visit(equation: Any, operands: list[Any]) -> list[Any] | None:
         if _is_product(equation):
-            widths.append(equation.outvars[0].aval.shape[-1])
+            channels = equation.outvars[0].aval.shape[-1]
+            found.append(Layer(channels, operands[1].size // channels))
             return bind(equation, operands)
         return bind(equation, operands) if name_of(equation) in _NORMALISATIONS else None
 
     jax.eval_shape(watched(function, visit), *args)
-    return widths
+    return found
 
 
 def with_gates(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from nas.errors import InputError
 from nas.nn.graph import Builder
 from nas.nn.layers import CellAverage, Dense, NormAct, conv
 from nas.objectives.train import build, size_of
-from nas.proxies import PROXIES, Probe, ScoreError, kernels, patterns
+from nas.proxies import PROXIES, Probe, ScoreError, gradients, kernels, patterns
 from nas.training.programs import Batch
 from search_spaces import nasbench201
 from search_spaces.nasbench201 import First, ReluConvNorm
@@ -33,6 +33,7 @@ class Trace:
         self.added, self.linear = added or {}, linear
         self.rectified: list[np.ndarray] = []
         self.layers: list[np.ndarray] = []
+        self.kernels: list[tuple[int, ...]] = []
         self.variances: list[np.ndarray] = []
         self.map: Any = None
 
@@ -56,6 +57,7 @@ class Trace:
         for i in range(rows):
             for j in range(columns):
                 y = y + padded[:, i : i + height, j : j + width] @ kernel[i, j]
+        self.kernels.append(kernel.shape)
         return self.layer(y) + bias
 
     def norm(self, x, p):
@@ -67,6 +69,7 @@ class Trace:
         return self._seen((x - mean) / np.sqrt(variance + 1e-5) * p["scale"] + p["bias"])
 
     def dense(self, x, p):
+        self.kernels.append(p["kernel"].shape)
         return self.layer(x @ p["kernel"]) + p["bias"]
 
     def _seen(self, y):
@@ -240,13 +243,32 @@ def _grasp(r: Reference):
     return -(r.flat * product)[r.is_weight].sum()
 
 
-def _fisher(r: Reference):
-    total = 0.0
+def _plain(r: Reference):
+    return (r.flat * r.gradient())[r.is_weight].sum()
+
+
+def _l2_norm(r: Reference):
+    return sum(np.linalg.norm(layer) for layer in r.layers(r.flat))
+
+
+def _saliencies(r: Reference) -> list[np.ndarray]:
+    """Of each layer in the order in which they run: [channels]."""
+    found = []
     for k, layer in enumerate(r.run()[1].layers):
         gradient = derivative(lambda added, k=k: r.loss(added={k: added}), np.zeros(layer.shape))
         per_pixel = (layer * gradient.reshape(layer.shape)).reshape(BATCH, -1, layer.shape[-1])
-        total += (per_pixel.sum(1) ** 2).mean(0).sum() / 2
-    return total
+        found.append((per_pixel.sum(1) ** 2).mean(0) / 2)
+    return found
+
+
+def _fisher(r: Reference):
+    return sum(of.sum() for of in _saliencies(r))
+
+
+def _fisher_code(r: Reference):
+    """The authors' way: an array of each kernel's shape, filled with its channel's saliency, summed."""
+    shapes = r.run()[1].kernels
+    return sum(np.broadcast_to(of, shape).sum() for of, shape in zip(_saliencies(r), shapes, strict=True))
 
 
 def _synflow(r: Reference):
@@ -256,8 +278,23 @@ def _synflow(r: Reference):
     return math.log((flat * found).sum())
 
 
+def _image_gradients(r: Reference):
+    return derivative(lambda images: r.run(None, images)[0].sum(), r.batches[0][0]).reshape(BATCH, -1)
+
+
+def _epe_nas(r: Reference, many: bool = False):
+    found, labels = _image_gradients(r), r.batches[0][1].argmax(1)
+    sums = []
+    for c in sorted(set(labels.tolist())):
+        rows = np.atleast_2d(np.corrcoef(found[labels == c]))
+        sums.append(np.sum(np.log(np.abs(rows) + 1e-5)) / (len(rows) if many else 1))
+    if many:
+        return sum(abs(a - b) for a in sums for b in sums) / len(sums)
+    return sum(map(abs, sums))
+
+
 def _jacobian_covariance(r: Reference):
-    found = derivative(lambda images: r.run(None, images)[0].sum(), r.batches[0][0]).reshape(BATCH, -1)
+    found = _image_gradients(r)
     values = np.linalg.eigvals(np.corrcoef(found)).real
     return -np.sum(np.log(values + 1e-5) + 1 / (values + 1e-5))
 
@@ -265,6 +302,11 @@ def _jacobian_covariance(r: Reference):
 def _naswot(r: Reference):
     on = np.concatenate([(x > 0).reshape(BATCH, -1) for x in r.run()[1].rectified], 1).astype(float)
     return np.log(np.linalg.det(on @ on.T + (1 - on) @ (1 - on).T))
+
+
+def _swap(r: Reference):
+    on = np.concatenate([(x > 0).reshape(BATCH, -1) for x in r.run()[1].rectified], 1)
+    return len({tuple(column) for column in on.T})
 
 
 def _linear_regions(r: Reference):
@@ -300,10 +342,15 @@ EXPECTED = {
     "grad_norm": _grad_norm,
     "snip": _snip,
     "grasp": _grasp,
+    "plain": _plain,
+    "l2_norm": _l2_norm,
     "fisher": _fisher,
+    "fisher_code": _fisher_code,
+    "epe_nas": _epe_nas,
     "synflow": _synflow,
     "jacobian_covariance": _jacobian_covariance,
     "naswot": _naswot,
+    "swap": _swap,
     "linear_regions": _linear_regions,
     "ntk_condition": _ntk_condition,
     "knas": _knas,
@@ -316,6 +363,35 @@ def test_scores_equal_explicit_arithmetic(case: Case, name: str):
     assert PROXIES[name].score(case.probe()) == pytest.approx(
         float(EXPECTED[name](Reference(case))), rel=1e-3
     )
+
+
+def test_every_score_is_checked_against_arithmetic():
+    others = {"zen", "knas_code"}  # below
+    assert set(PROXIES) == {*EXPECTED, *others, *proxies.BASELINES}
+
+
+def test_epe_nas_of_many_classes(case: Case, monkeypatch):
+    monkeypatch.setattr(gradients, "MANY_CLASSES", CLASSES - 1)
+    expected = _epe_nas(Reference(case), many=True)
+    assert expected > 0
+    assert PROXIES["epe_nas"].score(case.probe()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_swap_counts_patterns_over_more_examples_than_a_byte():
+    """12 images: of every rectifier, which of them it is on."""
+    network = build(SPACE, SPACE.from_string(TEXT), 10)
+    subject = Probe(network, proxies.initial_variables(network, SHAPE, 0), SHAPE, batches_of(1, size=12))
+    on = np.concatenate([(x > 0).reshape(12, -1) for x in subject.rectified()], 1)
+    assert patterns.swap(subject) == len(np.unique(on, axis=1).T)
+
+
+def test_swap_is_regularised_by_the_size(case: Case):
+    subject = case.probe()
+    size, swap = subject.cut.size.params / 1000, patterns.swap(subject)
+    found = patterns.swap_regularised(subject, mu=2.0, sigma=3.0)
+    assert math.exp(found) == pytest.approx(swap * math.exp(-((size - 2) ** 2) / 3))
+    with pytest.raises(InputError, match="sigma=0"):
+        patterns.swap_regularised(subject, mu=2.0, sigma=0)
 
 
 # ------------------------------------------------------------------------------------- kernels, maps, batches
@@ -453,11 +529,11 @@ NOTHING = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 
 
 def test_a_network_without_paths_is_worst_and_never_nan():
-    names = [name for name in PROXIES if name not in ("knas_code", "grasp", "fisher")]
+    names = [name for name in PROXIES if name not in ("knas_code", "grasp", "fisher", "fisher_code")]
     found = proxies.scores(probe_of(NOTHING), names)
     assert not any(math.isnan(value) for value in found.values())
     worst = {name for name, value in found.items() if math.isinf(value)}
-    assert worst >= {"synflow", "jacobian_covariance", "naswot", "ntk_condition", "zen"}
+    assert worst >= {"synflow", "jacobian_covariance", "epe_nas", "naswot", "ntk_condition", "zen"}
     assert all(found[name] * PROXIES[name].sign < 0 for name in worst)
     assert found["linear_regions"] == 1
 
