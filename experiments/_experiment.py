@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.train import DataConfig
 from nas.record import Run, is_run
 from nas.report.plots import save
 from nas.report.result_table import NO_VALUE
 from nas.run.command_line import run
 from nas.run.training import train_to_end
 from nas.space import Architecture, SearchSpace
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 
 __all__ = [
     "NO_VALUE",

@@ -23,8 +23,8 @@ import numpy as np
 from jax import Array
 
 from nas.data import Split, load_test
+from nas.data.config import DataConfig
 from nas.objectives.base import TrialFailed
-from nas.objectives.train import DataConfig
 from nas.space import Architecture, Categorical, LogUniform, SearchSpace, Uniform, When
 from nas.training.programs import timed
 from nas.trial import Final, Measurement, Trial

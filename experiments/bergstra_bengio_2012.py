@@ -57,7 +57,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
-from nas.objectives.train import DataConfig
+from nas.data.config import DataConfig
 from nas.record import Record, Run
 from nas.report.statistics import Experiments, efficiency_curve, experiments
 from nas.run import local

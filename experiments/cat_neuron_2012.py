@@ -42,11 +42,12 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from nas.data import load_test
+from nas.data.config import DataConfig
 from nas.errors import InputError
 from nas.objectives.base import trial_folder
-from nas.objectives.train import DataConfig, TrainSetup, build
+from nas.objectives.train import TrainSetup, build
 from nas.training.checkpoint import Checkpoints
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from search_spaces.autoencoder import NAMED, SPACE
 
 CLAIM = Claim(

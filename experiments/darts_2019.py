@@ -37,8 +37,8 @@ from _experiment import (
 )
 from matplotlib.figure import Figure
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.train import DataConfig
 from nas.record import Run
 from nas.report.result_table import format_percent, format_seconds
 from nas.report.statistics import mean_interval
@@ -48,7 +48,7 @@ from nas.run.search import search
 from nas.run.training import train_to_end
 from nas.space import Architecture
 from nas.strategies.base import sample_architecture
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from nas.trial import Trial
 from search_spaces.darts import SPACE, genotype_of
 

@@ -39,8 +39,8 @@ from _experiment import (
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.train import DataConfig
 from nas.oneshot.monitor import STOPS, Epoch, stopping
 from nas.record import Run
 from nas.report.result_table import format_percent, format_seconds

@@ -31,7 +31,7 @@ from _experiment import NO_VALUE, Claim, ExperimentConfig, result_folder, resume
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from nas.objectives.train import DataConfig
+from nas.data.config import DataConfig
 from nas.record import Run
 from nas.record.comparison import Comparison, is_comparison
 from nas.report.plots import anytime_figure, regret_figure
@@ -44,7 +44,7 @@ from nas.run.plan import pass_epochs
 from nas.run.search import search, session
 from nas.strategies.hyperband import HyperbandConfig
 from nas.tables import Table, load_table
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from search_spaces import SPACES, spaces_with
 
 CLAIM = Claim(

@@ -34,9 +34,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
+from nas.data.config import DataConfig
 from nas.objectives.score import Scorer
 from nas.objectives.table import TableObjective
-from nas.objectives.train import DataConfig
 from nas.proxies import BASELINES, majority, mean_rank
 from nas.report.statistics import Estimate, estimate, kendall, probability_of_improvement, spearman
 from nas.run.scoring import ScoreTable, score_architectures

@@ -36,7 +36,7 @@ from _experiment import (
 )
 from matplotlib.figure import Figure
 
-from nas.objectives.train import DataConfig
+from nas.data.config import DataConfig
 from nas.record import Run
 from nas.trial import MeasurementWithTest
 from search_spaces.lenet import NAMED, SPACE, connections

@@ -34,7 +34,7 @@ from _experiment import (
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas.objectives.train import DataConfig
+from nas.data.config import DataConfig
 from nas.record import Run
 from nas.space import Architecture
 from nas.trial import MeasurementWithTest

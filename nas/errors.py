@@ -12,13 +12,19 @@ class InputError(ValueError):
     """
 
 
+def did_you_mean(value: object, choices: Iterable[str]) -> str:
+    """`` (did you mean hyperband?)`` where one of ``choices`` is like ``value``, else nothing."""
+    near = difflib.get_close_matches(str(value)[:100], list(choices), n=1, cutoff=0.7)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def one_of(place: str, value: object, choices: Iterable[object]) -> InputError:
     """``InputError`` that says ``value`` at ``place`` is not among ``choices``, and which it is most like."""
     texts = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(value)[:100], texts, n=1, cutoff=0.7)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    shown = repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]}…"
-    return InputError(f"{place}: {shown} is not one of {', '.join(texts)}{meant}")
+    shown = repr(value)
+    if len(shown) > 100:
+        shown = f"{shown[:100]}…"
+    return InputError(f"{place}: {shown} is not one of {', '.join(texts)}{did_you_mean(value, texts)}")
 
 
 DISK_FULL = ("No space left on device", "Disk quota exceeded")

@@ -198,7 +198,7 @@ class Final:
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     error: str | None = None
-    evaluation: str = "centre"  # how test images were seen: nas.training.loop.EVALUATIONS
+    evaluation: str = "centre"  # how test images were seen: nas.training.config.EVALUATIONS
 
     @property
     def seconds(self) -> float:

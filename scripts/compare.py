@@ -20,17 +20,12 @@ from _strategies import strategy_options
 from _cli import cells, operations, print_table
 from nas.errors import InputError
 from nas.record import is_run
-from nas.report.report import write_comparison, write_report
-from nas.run import simulated
 from nas.run.command_line import config_meant, run
 from nas.run.methods import SEARCHES
-from nas.run.options import SearchOptions
-from nas.run.plan import pass_epochs
-from nas.run.search import search, session
+from nas.run.options import TOPICS, SearchOptions
 from nas.run.simulated import TableOptions
 from nas.strategies import STRATEGIES
 from nas.strategies.base import MOST_SEEDS
-from search_spaces import spaces_with
 
 DEFAULT = ("grid", "random", "hyperband", "asha")
 ABOUT = """those to compare; STRATEGY+SCORE takes the best by a training-free score of what the strategy would try, such
@@ -102,6 +97,11 @@ def main(config: Config | TableConfig) -> None:
 
 
 def compare_on_table(config: TableConfig) -> None:
+    # Here, as below: --help does not wait for jax, the networks and the plots.
+    from nas.report.report import write_comparison
+    from nas.run import simulated
+    from search_spaces import spaces_with
+
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(TableOptions)}
     name = Path(config.table or config.space or "").stem
     default = f"compare-{name}-{config.dataset or 'table'}".replace("/", "_")
@@ -117,6 +117,11 @@ def compare_on_table(config: TableConfig) -> None:
 
 
 def compare_trainings(config: Config) -> None:
+    from nas.report.report import write_report
+    from nas.run.plan import pass_epochs
+    from nas.run.search import search, session
+    from search_spaces import spaces_with
+
     options = config.options
     if not config.strategies or len(set(config.strategies)) < len(config.strategies):
         raise InputError(f"strategies: {' '.join(config.strategies) or 'none'}: each is to be named once")
@@ -150,4 +155,4 @@ def compare_trainings(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_type, compute=True)
+    run(main, config_type, compute=True, topics=TOPICS)

@@ -8,15 +8,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from nas.objectives.train import DataConfig, TrainSetup
+from nas.data.config import DataConfig
 from nas.run.command_line import run
 from nas.run.options import SearchOptions, cluster_of, hyper_defaults, narrowed
-from nas.run.tabulation import narrowing, notes_of, table_of, tabulate
-from nas.tables import write_table
-from nas.tables.shipped import write_sheet
-from nas.tables.table import SUFFIX
-from nas.training.loop import TrainingConfig
-from search_spaces import spaces_with
+from nas.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +51,14 @@ class Config:
 
 
 def main(config: Config) -> None:
+    # Here: --help does not wait for jax and the networks.
+    from nas.objectives.train import TrainSetup
+    from nas.run.tabulation import narrowing, notes_of, table_of, tabulate
+    from nas.tables import write_table
+    from nas.tables.shipped import write_sheet
+    from nas.tables.table import SUFFIX
+    from search_spaces import spaces_with
+
     shared = {f.name for f in dataclasses.fields(SearchOptions)}
     options = SearchOptions(
         **{f.name: getattr(config, f.name) for f in dataclasses.fields(Config) if f.name in shared}

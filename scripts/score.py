@@ -7,16 +7,11 @@ import itertools
 import math
 from pathlib import Path
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.score import Scorer, check_score
-from nas.objectives.train import DataConfig
-from nas.proxies import PROXIES
 from nas.run.command_line import run
 from nas.run.options import SearchOptions, narrowed
-from nas.run.scoring import mean_seconds, score_architectures
 from nas.strategies import sample_architecture
-from nas.tables.scores import FILE
-from search_spaces import spaces_with
 
 MOST_DRAWS = 100  # for each architecture wanted, before a space counts as too small
 
@@ -47,6 +42,13 @@ class Config:
 
 
 def main(config: Config) -> None:
+    # Here: --help does not wait for jax and the networks.
+    from nas.objectives.score import Scorer, check_score
+    from nas.proxies import PROXIES
+    from nas.run.scoring import mean_seconds, score_architectures
+    from nas.tables.scores import FILE
+    from search_spaces import spaces_with
+
     if config.architectures < 1:
         raise InputError(f"architectures: {config.architectures} is below 1")
     if not 0 <= config.seed < 2**32:

@@ -14,9 +14,7 @@ from _cli import print_table
 from nas.errors import InputError
 from nas.run.command_line import run
 from nas.run.methods import SEARCHES
-from nas.run.options import SearchOptions, narrowed
-from nas.run.search import search
-from search_spaces import spaces_with
+from nas.run.options import TOPICS, SearchOptions, narrowed
 
 DEFAULT = "random"
 
@@ -41,6 +39,10 @@ def config_type(argv: list[str]) -> type:
 
 
 def main(config: Config) -> None:
+    # Here: --help does not wait for jax and the networks.
+    from nas.run.search import search
+    from search_spaces import spaces_with
+
     options = config.options
     spaces = spaces_with(options.space)
     if config.describe:
@@ -57,4 +59,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, config_type, compute=True)
+    run(main, config_type, compute=True, topics=TOPICS)

@@ -6,12 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from _cli import chosen, print_table
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.train import DataConfig
 from nas.run.command_line import run
-from nas.run.training import train_to_end
 from nas.strategies.base import MOST_SEEDS
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +40,8 @@ class Config:
 
 
 def main(config: Config) -> None:
+    from nas.run.training import train_to_end  # here: --help does not wait for jax
+
     found = chosen(config.arch, config.space)
     name = config.arch if found.named else found.space.name
     dataset = config.data.dataset.replace("/", "_")

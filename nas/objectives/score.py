@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from nas import cpu
+from nas.data.config import DataConfig
 from nas.errors import InputError, one_of
 from nas.objectives.base import TrialFailed
-from nas.objectives.train import DataConfig, build
+from nas.objectives.train import build
 from nas.proxies import PROXIES, Probe, ScoreError, batches_of, initial_variables
 from nas.proxies.passes import Size
 from nas.space import Architecture, SearchSpace

@@ -25,10 +25,10 @@ from nas.oneshot.settings import Settings
 from nas.space import Architecture
 from nas.training import augment
 from nas.training.checkpoint import Checkpoints
+from nas.training.config import TrainingConfig
 from nas.training.loop import (
     Averages,
     Data,
-    TrainingConfig,
     TrainingFailed,
     averages,
     make_batch,

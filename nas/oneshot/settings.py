@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas.errors import InputError, one_of
-from nas.oneshot.bilevel import ORDERS
-from nas.oneshot.monitor import STOPS
-from nas.oneshot.relaxation import RELAXATIONS
-from nas.training.augment import AUGMENTATIONS
 
 SELECTIONS = ("strongest", "random", "evolution")
 
@@ -65,6 +61,12 @@ class Settings:
     not for the products of order exact"""
 
     def __post_init__(self) -> None:
+        # Here: a command line names the methods below without waiting for jax.
+        from nas.oneshot.bilevel import ORDERS
+        from nas.oneshot.monitor import STOPS
+        from nas.oneshot.relaxation import RELAXATIONS
+        from nas.training.augment import AUGMENTATIONS
+
         for name, choices in (
             ("relaxation", RELAXATIONS), ("order", ORDERS), ("selection", SELECTIONS), ("stop", STOPS)
         ):  # fmt: skip

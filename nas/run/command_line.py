@@ -16,7 +16,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nas.errors import InputError, is_disk_full, one_of
+from nas.errors import InputError, did_you_mean, is_disk_full, one_of
+from nas.run.help import Topics, by_topic
 
 # glibc hands large buffers back to the system at once, so that every training step pays page faults;
 # this makes memory-bound steps 1.2 to 3 times faster, and is read only when a process starts.
@@ -46,22 +47,23 @@ def run(
     config_type: Callable[[list[str]], type] | None = None,
     *,
     compute: bool = False,
+    topics: Topics | None = None,
 ) -> None:
     """Call ``main(config)`` with the options of its frozen dataclass; errors are one line and an exit code.
 
     ``config_type``: the dataclass that the words of the command line mean, where it depends on them.
     ``compute=True`` for scripts that train: the process restarts once with better memory settings.
+    ``topics``: under which titles ``--help`` has the options.
     Exit codes: 2 bad input (one ``error:`` line), 74 the disk is full, 130 Ctrl-C, 143 SIGTERM.
     """
-    if compute:
+    if compute and not wants_help(sys.argv[1:]):
         keep_buffers()
     try:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGTERM, _terminate)
         argv = sys.argv[1:]
-        config = parse(
-            typing.get_type_hints(main)["config"] if config_type is None else config_type(argv), argv
-        )
+        meant = typing.get_type_hints(main)["config"] if config_type is None else config_type(argv)
+        config = parse(meant, argv, topics)
         try:
             main(config)
         except SystemExit as stop:  # none of our own
@@ -111,9 +113,16 @@ def config_meant(by_value: Mapping[str, type], name: str, argv: list[str]) -> ty
     return by_value[value]
 
 
-def parse(config_type: type, argv: list[str]) -> Any:
+def wants_help(argv: list[str]) -> bool:
+    return bool({"-h", "--help"} & set(argv))
+
+
+def parse(config_type: type, argv: list[str], topics: Topics | None = None) -> Any:
     """The dataclass from the command line; tyro's boxed messages become one line."""
     import tyro
+
+    if topics is not None and wants_help(argv):
+        config_type = by_topic(config_type, topics)
 
     for before, word in itertools.pairwise(["", *argv]):
         if not word or (word.startswith("--") and word.endswith("=")):
@@ -138,7 +147,19 @@ def parse(config_type: type, argv: list[str]) -> Any:
         message = re.sub(r" [.]$", "", message)
         # What a dataclass says of its own values is a whole line already.
         said = re.sub(r"^Error parsing [A-Za-z]\w*: ", "", message)
-        raise InputError(said if said != message else f"{message} (see --help)") from None
+        if said == message:
+            said = f"{message}{_meant(message, config_type)} (see --help)"
+        raise InputError(said) from None
+
+
+def _meant(message: str, config_type: type) -> str:
+    """What a misspelt option, or a value that is none of its choices, is most like, if anything."""
+    if found := re.match(r"Unrecognized options: (--[\w-]+)", message):
+        options = ["--" + name.replace("_", "-") for name in flat_hints(config_type)]
+        return did_you_mean(found[1].replace("_", "-"), options)
+    if found := re.match(r"invalid choice '(.*)' for argument .* Expected one of \((.*)\)", message):
+        return did_you_mean(found[1], re.findall(r"'(.*?)'", found[2]))
+    return ""
 
 
 def gather(config_type: type, argv: list[str]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
 
 from nas.errors import one_of
-from nas.objectives.oneshot import settings_space, supernet_of
 from nas.oneshot.settings import METHODS
 from nas.space import SearchSpace
 from nas.strategies import STRATEGIES, PlannedBudget, Strategy, StrategyConfig, StrategyRecord
@@ -25,6 +25,11 @@ def shared_weights(method: str) -> StrategyRecord:
     """The record of one of `nas.oneshot.settings.METHODS`: a grid over the settings of its searches."""
 
     def settings(config: SupernetConfig, space: SearchSpace) -> SearchSpace:
+        from nas.objectives.oneshot import (  # here: a command line does not wait for jax
+            settings_space,
+            supernet_of,
+        )
+
         return settings_space(method, supernet_of(space), config.supernet, config.trials or 1)
 
     def make(space: SearchSpace, config: SupernetConfig) -> Strategy:
@@ -38,7 +43,9 @@ def shared_weights(method: str) -> StrategyRecord:
     return StrategyRecord(make, SupernetConfig, planned_budget, shares_weights=True)
 
 
-SEARCHES: dict[str, StrategyRecord] = STRATEGIES | {name: shared_weights(name) for name in METHODS}
+ONESHOT: dict[str, StrategyRecord] = {name: shared_weights(name) for name in METHODS}
+SEARCHES: Mapping[str, StrategyRecord] = ChainMap(ONESHOT, STRATEGIES)
+"""Both, as they are when asked: what is added to `STRATEGIES` later is there too."""
 
 
 def search_named(name: str) -> StrategyRecord:

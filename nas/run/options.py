@@ -9,12 +9,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.data.config import DataConfig
 from nas.errors import InputError, one_of
-from nas.objectives.train import DataConfig
 from nas.space import Range, SearchSpace, parse_assignments
 from nas.strategies import StrategyConfig
-from nas.training.hyper import Hyper
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
+
+TOPICS: Mapping[str, tuple[str, ...]] = {
+    "search space": ("space", "fix", "narrow", "describe"),
+    "images": ("data",),
+    "objective": ("objective", "filter", "filter_candidates", "score_batch_size", "scores"),
+    "strategy": ("strategy", "strategies", "plan"),
+    "budget": ("trials", "epochs", "total_epochs", "seed", "seeds"),
+    "training": ("hyper", "training"),
+    "final trainings": ("test_seeds", "final_epochs"),
+    "engine": ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address"),
+    "run folder": ("out", "resume"),
+}
+"""Under which titles ``--help`` has the options; ``data``, ``training`` and ``plan`` are all of theirs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +100,8 @@ def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> Searc
 
 def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
     """``["learning_rate=0.1"]`` as values of `Hyper`'s fields. Raises InputError."""
+    from nas.training.hyper import Hyper  # here: a command line does not wait for jax
+
     kinds = {f.name: type(f.default) for f in dataclasses.fields(Hyper) if not isinstance(f.default, tuple)}
     values: dict[str, Any] = {}
     for name, to in parse_assignments(texts).items():

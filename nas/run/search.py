@@ -14,7 +14,7 @@ from types import ModuleType
 from nas import cpu
 from nas.objectives.score import ScoreObjective
 from nas.objectives.train import FinalJob, check_devices
-from nas.record import MAY_DIFFER, Record, Run
+from nas.record import MAY_DIFFER, Record, Run, is_run
 from nas.run import local
 from nas.run.filtering import TimedScore
 from nas.run.methods import foreign_options
@@ -55,18 +55,21 @@ def search(
         final_epochs=planned.final_epochs,
         **({} if planned.note is None else {"note": planned.note}),
     )
-    if options.engine == "local":
-        check_devices(options.training)
-    else:
-        tune = _tune(options)
-        tune.check_cores(tune.Cluster(**cluster_of(options)))
-    if resume:
-        # Earlier versions recorded the options of all strategies.
-        may_differ = (*MAY_DIFFER, "note", *foreign_options([strategy]))
-        opened = Record.resume(out, config, may_differ=may_differ)
-    else:
-        opened = Record.create(out, config)
-    with opened as record:
+    with contextlib.ExitStack() as stack:
+        # What is wrong with the engine is said before anything is written.
+        if options.engine == "local":
+            check_devices(options.training)
+        elif not resume and not is_run(out):
+            stack.enter_context(session(options))
+        else:  # there may be nothing left to do
+            tune = _tune(options)
+            tune.check_cores(tune.Cluster(**cluster_of(options)))
+        if resume:
+            # Earlier versions recorded the options of all strategies.
+            may_differ = (*MAY_DIFFER, "note", *foreign_options([strategy]))
+            record = stack.enter_context(Record.resume(out, config, may_differ=may_differ))
+        else:
+            record = stack.enter_context(Record.create(out, config))
         if record.run().done:
             return record.run()
         if planned.note is not None:

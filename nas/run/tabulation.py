@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from nas.data.embedded import EMBEDDED, version_of
 from nas.errors import InputError
 from nas.objectives.base import Trained
 from nas.objectives.train import FinalJob, TrainSetup
-from nas.record import Record, Run
+from nas.record import Record, Run, is_run
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import Progress
 from nas.space import Architecture, Categorical, Integer, SearchSpace
@@ -90,8 +91,17 @@ def tabulate(
         for seed in range(seeds)
         for k, arch in enumerate(archs)
     ]
-    opened = Record.resume(out, config, may_differ=("data_dir",)) if resume else Record.create(out, config)
-    with opened as record, Progress("tabulating", planned_epochs=len(trials) * epochs) as view:
+    with contextlib.ExitStack() as stack:
+        if cluster is not None and not resume and not is_run(out):
+            from nas.run import tune  # 2 s of imports that one process does without
+
+            # What is wrong with it is said before anything is written.
+            stack.enter_context(tune.session(tune.Cluster(**cluster)))
+        opened = (
+            Record.resume(out, config, may_differ=("data_dir",)) if resume else Record.create(out, config)
+        )
+        record = stack.enter_context(opened)
+        view = stack.enter_context(Progress("tabulating", planned_epochs=len(trials) * epochs))
         for trial in record.trials.values():
             if trial.status != "running":
                 view(Started(trial, replayed=True))

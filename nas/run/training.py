@@ -6,16 +6,17 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
 from nas.objectives.base import trial_folder
-from nas.objectives.train import DataConfig, TrainSetup
+from nas.objectives.train import TrainSetup
 from nas.record import Record, Run
 from nas.run.driver import Ended, Measured, Started
 from nas.run.options import hyperparameters
 from nas.run.progress import Progress
 from nas.space import Architecture, SearchSpace
 from nas.strategies.base import LARGEST_SEED
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from nas.trial import Trial
 
 

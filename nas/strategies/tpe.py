@@ -7,12 +7,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
 
 from nas.errors import InputError
 from nas.space import Architecture, Categorical, Choice, Integer, LogUniform, SearchSpace
@@ -27,6 +24,10 @@ from nas.strategies.base import (
     rung_score,
 )
 from nas.trial import Trial
+
+if TYPE_CHECKING:  # where it is used it is imported: whoever only names this strategy does not wait for it
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 PROPOSALS = 20  # how often the model may propose what the constraints forbid before a random draw is taken
 
@@ -57,6 +58,8 @@ class _Model:
     """An Optuna study that holds our trials in the order of their ids, and a scratch trial to sample for."""
 
     def __init__(self, space: SearchSpace, config: TpeConfig) -> None:
+        import optuna
+
         self._space, self._config = space, config
         self._distributions = {name: _distribution(choice) for name, choice in space.choices.items()}
         # In Optuna's order, which the random numbers follow.
@@ -77,6 +80,8 @@ class _Model:
         self._size = 1
 
     def propose(self, i: int) -> Iterator[Architecture]:
+        import optuna
+
         at_random = drawn(self._space, self._config.seed, i)
         if self._told < self._config.startup:
             yield from at_random
@@ -120,16 +125,20 @@ class _Model:
         return Architecture(values)
 
     def take(self, trial: Trial) -> None:
+        import optuna
+
         arch = self._space.canonical(trial.arch)
         distributions = {name: self._distributions[name] for name in arch}
         held = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=dict(arch), distributions=distributions
+            state=optuna.trial.TrialState.RUNNING, params=dict(arch), distributions=distributions
         )
         self._study.add_trial(held)
         self._numbers[trial.id] = self._size
         self._size += 1
 
     def observe(self, trial: Trial) -> None:
+        from optuna.trial import TrialState
+
         number, score = self._numbers.pop(trial.id), rung_score(trial)
         if score > -math.inf:
             self._study.tell(number, score)
@@ -139,6 +148,8 @@ class _Model:
 
 
 def _distribution(choice: Choice) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if isinstance(choice, Categorical):
         return CategoricalDistribution(choice.values)
     if isinstance(choice, Integer):

@@ -17,8 +17,9 @@ from nas.errors import InputError
 from nas.nn.bridge import as_linen
 from nas.nn.call import keywords, takes_noise
 from nas.nn.graph import Builder, Mix
+from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper
-from nas.training.loop import Training, TrainingConfig, on_device
+from nas.training.loop import Training, on_device
 from nas.training.network import Noise, apply_evaluate, apply_train, initialise, outline
 from tests.arrays import close, normal
 

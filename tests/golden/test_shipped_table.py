@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.data.config import DataConfig
 from nas.objectives.table import TableObjective
-from nas.objectives.train import DataConfig, TrainSetup
+from nas.objectives.train import TrainSetup
 from nas.tables import Column, Table, load_table
 from nas.tables.shipped import FOLDER
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from search_spaces.minichain import SPACE
 
 ROOT = Path(__file__).parents[2]

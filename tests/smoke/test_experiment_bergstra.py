@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.train import DataConfig
 from nas.record import Record, Run, read_run, record_difference
 from nas.space import Architecture
 from nas.strategies import STRATEGIES, StrategyConfig, recorded

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nas.objectives.train import DataConfig
+from nas.data.config import DataConfig
 from nas.run.options import SearchOptions
 from nas.run.search import search
 from nas.strategies import StrategyConfig

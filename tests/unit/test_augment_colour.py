@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from nas.data import Split, load
+from nas.data.config import DataConfig
 from nas.data.pixels import pixel_covariance
 from nas.errors import InputError
-from nas.objectives.train import DataConfig, TrainSetup
+from nas.objectives.train import TrainSetup
 from nas.training import augment
+from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper
-from nas.training.loop import Training, TrainingConfig, make_batch, on_device
+from nas.training.loop import Training, make_batch, on_device
 from search_spaces import SPACES
 
 ROTATION = np.array([[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])

@@ -12,8 +12,9 @@ import pytest
 
 from nas.errors import InputError
 from nas.objectives.train import build
+from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper
-from nas.training.loop import Data, Training, TrainingConfig
+from nas.training.loop import Data, Training
 from nas.training.network import Noise, apply_evaluate, apply_train
 from search_spaces.autoencoder import (
     CONTRAST_DEVIATION,

@@ -15,8 +15,9 @@ from nas.errors import InputError
 from nas.nn.graph import Builder, Term
 from nas.nn.layers import CellAverage, Dense, conv
 from nas.training import loop
+from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper, hyper_of
-from nas.training.loop import Training, TrainingConfig, on_device
+from nas.training.loop import Training, on_device
 from nas.training.network import Noise
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Runner, Shape

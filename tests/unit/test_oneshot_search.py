@@ -24,7 +24,8 @@ from nas.space import Architecture, Categorical, SearchSpace
 from nas.strategies import STRATEGIES
 from nas.strategies.grid import GridConfig
 from nas.training.checkpoint import Checkpoints
-from nas.training.loop import Data, TrainingConfig
+from nas.training.config import TrainingConfig
+from nas.training.loop import Data
 from nas.trial import SupernetMeasurement, measurement_of
 from tests.supernets import PLANTED, planted_network
 

@@ -10,11 +10,12 @@ import pytest
 from ray import tune as ray_tune
 from ray.tune.schedulers import PopulationBasedTraining
 
-from nas.objectives.train import DataConfig, TrainSetup
+from nas.data.config import DataConfig
+from nas.objectives.train import TrainSetup
 from nas.run import tune
 from nas.run.tune.space import from_tune, to_tune
 from nas.space import SearchSpace
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from search_spaces import SPACES
 from tests.synthetic import SPACE, Setup
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.score import Scorer, ScoreSetup
-from nas.objectives.train import DataConfig
 from nas.proxies import PROXIES
 from nas.record import Record, read_run, record_difference
 from nas.report import result_table

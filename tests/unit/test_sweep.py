@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from nas.objectives.train import DataConfig, TrainObjective
+from nas.data.config import DataConfig
+from nas.objectives.train import TrainObjective
 from nas.run.options import SearchOptions
 from nas.run.search import search
 from nas.strategies import StrategyConfig

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
 from nas.objectives.base import Trained
 from nas.objectives.table import TableObjective
-from nas.objectives.train import DataConfig, TrainObjective, TrainSetup
+from nas.objectives.train import TrainObjective, TrainSetup
 from nas.record import read_run
 from nas.run.tabulation import listed, narrowing, notes_of, table_of, tabulate
 from nas.space import Integer, SearchSpace
 from nas.tables import Column, Table, read_table, write_table
 from nas.tables.shipped import read, write_sheet
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from nas.trial import Final, Trial
 from search_spaces import SPACES
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from nas.data import load
+from nas.data.config import DataConfig
 from nas.errors import InputError
-from nas.objectives.train import DataConfig, TrainSetup
+from nas.objectives.train import TrainSetup
 from nas.run.training import train_to_end
 from nas.training import augment
+from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper
-from nas.training.loop import Training, TrainingConfig, mean_probabilities, on_device
+from nas.training.loop import Training, mean_probabilities, on_device
 from search_spaces import SPACES
 
 TINY = (

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nas.objectives.train import DataConfig
+from nas.data.config import DataConfig
 from nas.record import Record, Run, read_run, record_difference
 from nas.run.training import train_to_end
-from nas.training.loop import TrainingConfig
+from nas.training.config import TrainingConfig
 from nas.trial import Measurement, MeasurementWithTest
 from search_spaces.chain import SPACE
 

@@ -27,11 +27,11 @@ from nas.nn.layers import CellAverage, Dense, conv
 from nas.space import Architecture
 from nas.training import augment, optimiser, stored
 from nas.training.checkpoint import Checkpoints
+from nas.training.config import TrainingConfig
 from nas.training.hyper import SCHEDULES, Hyper, hyper_of, learning_rates
 from nas.training.loop import (
     Data,
     Training,
-    TrainingConfig,
     TrainingFailed,
     make_batch,
     on_device,
@@ -717,7 +717,8 @@ import jax, numpy as np
 from nas.data import load
 from nas.space import Architecture
 from nas.training.hyper import Hyper
-from nas.training.loop import Training, TrainingConfig, on_device, train
+from nas.training.config import TrainingConfig
+from nas.training.loop import Training, on_device, train
 from nas.training.stored import use_compilation_cache
 from search_spaces import chain
 use_compilation_cache()
@@ -778,7 +779,8 @@ import numpy as np, jax
 from nas.data import load
 from nas.training import programs
 from nas.training.hyper import Hyper
-from nas.training.loop import Training, TrainingConfig, on_device, train
+from nas.training.config import TrainingConfig
+from nas.training.loop import Training, on_device, train
 from search_spaces import chain
 assert jax.local_device_count() == 8
 dataset = load("digits", cache_dir=sys.argv[1])

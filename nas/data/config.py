@@ -1,0 +1,48 @@
+"""Which images a search works on, as settings: what a command line or a worker is told of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from nas.data.dataset import Dataset
+from nas.data.loading import load
+from nas.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, split how: the arguments of `nas.data.load`."""
+
+    dataset: str = "mnist5k"
+    """mnist5k, digits, a set of nas/data/generated.py, or any TFDS image-classification set by its TFDS name"""
+    split_seed: int = 0
+    """what images go where; independent of --seed, so that searches from several seeds are comparable"""
+    valid_fraction: float = 0.1
+    """share of the training images that validation gets"""
+    test_fraction: float = 0.1
+    """share of all images that test gets, where the set has no test split of its own"""
+    subset: int | None = None
+    """use so many of the training and validation images, drawn evenly over classes"""
+    image_size: int | None = None
+    """resize images to this height and width; needed where a set's sizes vary"""
+    data_dir: str | None = None
+    """folder of prepared TFDS sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.split_seed < 2**32:
+            raise InputError(f"split_seed: {self.split_seed} is not from 0 to {2**32 - 1}")
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "name": self.dataset,
+            "seed": self.split_seed,
+            "valid_fraction": self.valid_fraction,
+            "test_fraction": self.test_fraction,
+            "subset": self.subset,
+            "image_size": self.image_size,
+            "data_dir": self.data_dir,
+        }
+
+    def load(self) -> Dataset:
+        return load(**self.arguments())
