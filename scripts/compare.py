@@ -106,8 +106,10 @@ def compare_on_table(config: TableConfig) -> None:
     name = Path(config.table or config.space or "").stem
     default = f"compare-{name}-{config.dataset or 'table'}".replace("/", "_")
     out = config.out or Path("runs") / default
-    simulated.compare(TableOptions(**fields), spaces_with, out, resume=config.resume)
-    report = write_comparison(out)
+    compared = simulated.compare_workers(TableOptions(**fields), spaces_with, out, resume=config.resume)
+    for comparison in compared[:-1]:
+        write_comparison(comparison.folder)
+    report = write_comparison(compared[-1].folder)
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")

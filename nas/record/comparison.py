@@ -6,6 +6,7 @@ JSON object a search, in the order planned (all strategies from the first seed, 
 - ``strategy, seed``; ``trials`` begun; ``units`` of budget measured; ``cost_seconds`` of them, simulated.
 - ``incumbents``: ``cost_seconds, valid_accuracy, test_accuracy, arch``, a list each: the cost at
   which an architecture became the incumbent (best validation accuracy so far), its accuracies and its text.
+- On a simulated cluster also ``cluster``: the fields of `ClusterUse`, seconds on the simulated clock.
 
 ``config.json`` says what was compared, on which table, and the best test accuracy there is. See
 `nas.record.files` for how the file is written.
@@ -45,11 +46,39 @@ class Job(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class ClusterUse:
+    """What a search took on a simulated cluster, and how it went there.
+
+    ``wall_seconds``: from its start to the end of the last unit. ``lost_seconds``: worker-seconds of units cut off by
+    failures and preemptions. ``stragglers``: pieces of work that were slower. ``incumbents_wall_seconds``: when
+    each incumbent of the search was found.
+    """
+
+    wall_seconds: float
+    lost_seconds: float
+    stragglers: int
+    failures: int
+    preemptions: int
+    incumbents_wall_seconds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, line: Any) -> ClusterUse:
+        """From what JSON gives; raises KeyError, TypeError or ValueError."""
+        counts = {name: integer(line, name, 0) for name in ("stragglers", "failures", "preemptions")}
+        seconds = {name: seconds_of(line, name) for name in ("wall_seconds", "lost_seconds")}
+        found = (
+            seconds_of({"wall_seconds": value}, "wall_seconds") for value in line["incumbents_wall_seconds"]
+        )
+        return cls(**seconds, **counts, incumbents_wall_seconds=tuple(found))
+
+
+@dataclasses.dataclass(frozen=True)
 class Search:
     """One search from its start to the end of its budget; accuracies are fractions in [0, 1].
 
-    The last four are of its incumbents, in order: the cost at which each was found, its validation accuracy as the
-    search saw it, its test accuracy and its text.
+    Four are of its incumbents, in order: the cost at which each was found, its validation accuracy as the
+    search saw it, its test accuracy and its text. ``cluster``: None where one worker did everything and nothing
+    went wrong, so that its seconds are the cost.
     """
 
     strategy: str
@@ -61,6 +90,7 @@ class Search:
     valid_accuracies: tuple[float, ...]
     test_accuracies: tuple[float, ...]
     archs: tuple[str, ...]
+    cluster: ClusterUse | None = None
 
     @property
     def job(self) -> Job:
@@ -74,8 +104,10 @@ class Search:
     def to_json(self) -> str:
         """Its line of ``searches.jsonl``."""
         held = {name: getattr(self, name) for name in ("strategy", "seed", "trials", "units", "cost_seconds")}
-        incumbents = {key: getattr(self, name) for key, name in _INCUMBENTS.items()}
-        return json.dumps(held | {"incumbents": incumbents}, allow_nan=False)
+        held["incumbents"] = {key: getattr(self, name) for key, name in _INCUMBENTS.items()}
+        if self.cluster is not None:
+            held["cluster"] = dataclasses.asdict(self.cluster)
+        return json.dumps(held, allow_nan=False)
 
     @classmethod
     def of(cls, line: Any) -> Search:
@@ -93,11 +125,14 @@ class Search:
                 units=integer(line, "units", 0),
                 cost_seconds=seconds_of(line, "cost_seconds"),
                 **incumbents,
+                cluster=ClusterUse.of(line["cluster"]) if "cluster" in line else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a search ({type(error).__name__}: {error})") from error
         if len(set(map(len, incumbents.values()))) > 1 or not search.archs:
             raise ValueError("not a search (its incumbents are not as many as their costs, or none)")
+        if search.cluster and len(search.cluster.incumbents_wall_seconds) != len(search.archs):
+            raise ValueError("not a search (its incumbents are not as many as their times)")
         return search
 
 
@@ -125,6 +160,11 @@ class Comparison:
     @property
     def budget_seconds(self) -> float:
         return float(self.config["budget_seconds"])
+
+    @property
+    def workers(self) -> int:
+        """Of its simulated cluster; one where it had none."""
+        return int(self.config.get("workers", 1))
 
     @property
     def optimum(self) -> float:
@@ -224,6 +264,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
     if config["seeds"] > MOST_SEEDS:
         raise ValueError(f"seeds={config['seeds']} is above {MOST_SEEDS:,}")
     number(config, "optimum_test_accuracy")
+    if "workers" in config:
+        integer(config, "workers", 1)
     for name in ("budget_seconds", "mean_training_seconds"):
         if not seconds_of(config, name):
             raise ValueError(f"{name}={config.get(name)!r} is no time")

@@ -22,13 +22,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nas.errors import InputError, one_of
-from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
-from nas.record.comparison import Comparison, Job, Search, Searches, planned, read_comparison
-from nas.run.driver import MAX_CONSECUTIVE_FAILURES
+from nas.record.comparison import (
+    Comparison,
+    Job,
+    Search,
+    Searches,
+    is_comparison,
+    planned,
+    read_comparison,
+)
 from nas.run.methods import foreign_options
-from nas.space import Architecture, SearchSpace
-from nas.strategies import STRATEGIES, Strategy, StrategyConfig, combined_config, converted, filtered
+from nas.run.simulated_cluster import MOST_WORKERS, PLAIN, AccumulatedScore, SimulatedCluster, execute
+from nas.space import SearchSpace
+from nas.strategies import STRATEGIES, StrategyConfig, combined_config, converted, filtered
 from nas.strategies.base import MOST_SEEDS
 from nas.tables import TABLES, load_table
 from nas.tables.scores import Score, read_scores
@@ -76,9 +83,22 @@ class TableOptions:
     """STRATEGY+SCORE: how many of the strategy's candidates a trial is chosen from"""
     processes: int | None = None
     """searches side by side; default: one a CPU core where there are many searches"""
+    workers: tuple[int, ...] = (1,)
+    """simulated workers; several numbers are compared with each other: 1 16 256"""
+    cluster: SimulatedCluster = dataclasses.field(default_factory=SimulatedCluster)
     plan: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
 
+    @property
+    def plain(self) -> bool:
+        """Whether a search is one worker's, on which nothing goes wrong: its cost is its time."""
+        return self.workers == (1,) and self.cluster == PLAIN
+
     def __post_init__(self) -> None:
+        for workers in self.workers:
+            if not 1 <= workers <= MOST_WORKERS:
+                raise InputError(f"workers: {workers} is not from 1 to {MOST_WORKERS:,}")
+        if not self.workers or len(set(self.workers)) < len(self.workers):
+            raise InputError(f"workers: {' '.join(map(str, self.workers)) or 'none'}: say each number once")
         for name in ("seeds", "epochs", "filter_candidates", "processes"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,6 +131,8 @@ class Benchmark:
     epochs: int
     filter_candidates: int
     plan: StrategyConfig
+    workers: int = 1
+    cluster: SimulatedCluster = PLAIN
 
     def search(self, job: Job) -> Search:
         """One search, from its start to the end of its budget."""
@@ -122,83 +144,17 @@ class Benchmark:
         if score:
             scoring = AccumulatedScore(self.scores[score])
             strategy = filtered(strategy, scoring, self.filter_candidates)
-        return execute(strategy, self.objective, job, self.budget_seconds, scoring)
-
-
-class AccumulatedScore:
-    """A score as a function of architectures that knows what it has cost so far; `filtered` asks for each once."""
-
-    def __init__(self, score: Score) -> None:
-        self._score = score
-        self.seconds = 0.0
-
-    def __call__(self, arch: Architecture) -> float:
-        self.seconds += self._score.seconds.get(arch, 0.0)
-        return self._score.values.get(
-            arch, math.nan
-        )  # it is not in the table either, and its trial will fail
-
-
-def execute(
-    strategy: Strategy,
-    objective: TableObjective,
-    job: Job,
-    budget_seconds: float,
-    scoring: AccumulatedScore | None = None,
-) -> Search:
-    """Ask, look up, tell, until the next unit would cost more than what is left of the budget.
-
-    That unit is not measured: what a budget cuts off is lost, as in the benchmark's own scripts. A trial that
-    comes back with a larger budget pays for the units beyond those it has. The incumbent is the architecture
-    with the highest validation accuracy measured so far, at any unit; its test accuracy is read when it comes
-    to lead, and told to nobody. What scoring candidates costs counts.
-
-    Raises InputError: the budget does not suffice for one unit, or nothing but failures come.
-    """
-    spent, units, trials, failures = 0.0, 0, 0, 0
-    best = -math.inf
-    leaders: list[tuple[float, float, float, str]] = []
-    while (trial := strategy.ask()) is not None:
-        scored = 0.0 if scoring is None else scoring.seconds
-        try:
-            measurements = objective.measurements(trial.arch, trial.seed)
-        except TrialFailed as failure:
-            failures += 1
-            if failures == MAX_CONSECUTIVE_FAILURES:
-                raise InputError(
-                    f"search: {MAX_CONSECUTIVE_FAILURES} trials failed in a row, the last with: {failure}"
-                ) from None
-            strategy.tell(trial.replace(status="failed", error=str(failure)))
-            continue
-        failures = 0
-        cut = False
-        for measurement in measurements[trial.spent : trial.budget]:
-            if spent + scored + measurement.seconds > budget_seconds:
-                cut = True
-                break
-            spent += measurement.seconds
-            trials += measurement.budget == 1
-            units += 1
-            if measurement.valid_accuracy > best:
-                best = measurement.valid_accuracy
-                test = float(objective.test_accuracies[objective.row(trial.arch)])
-                leaders.append((spent + scored, best, test, objective.space.to_string(trial.arch)))
-        if cut:
-            break
-        strategy.tell(trial.replace(status="completed", measurements=measurements[: trial.budget]))
-    if not leaders:
-        raise InputError(
-            f"budget_seconds: {budget_seconds:g} is too little: {job.strategy} with seed {job.seed} measured nothing"
+        found = execute(
+            strategy,
+            self.objective,
+            job,
+            self.budget_seconds,
+            scoring,
+            workers=self.workers,
+            cluster=self.cluster,
         )
-    return Search(
-        job.strategy,
-        job.seed,
-        trials,
-        units,
-        # Of what was scored for the trial that the budget cut off, no more than it held.
-        min(spent + (0.0 if scoring is None else scoring.seconds), budget_seconds),
-        *zip(*leaders, strict=True),
-    )
+        plain = self.workers == 1 and self.cluster == PLAIN
+        return dataclasses.replace(found, cluster=None) if plain else found
 
 
 # ------------------------------------------------------------------------------------------------ a comparison
@@ -239,6 +195,8 @@ def benchmark(options: TableOptions, spaces: Spaces) -> Benchmark:
         epochs,
         options.filter_candidates,
         options.plan,
+        options.workers[0],
+        options.cluster,
     )
 
 
@@ -295,8 +253,10 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
     """Search with every strategy from every seed; all of it recorded in ``out``.
 
     A kill loses the searches under way; ``resume`` goes on to the same bytes. Raises InputError before
-    anything is written where an option cannot be meant.
+    anything is written where an option cannot be meant, also more than one number of workers: `compare_workers`.
     """
+    if len(options.workers) > 1:
+        raise InputError(f"workers: {' '.join(map(str, options.workers))}: one number for one comparison")
     shared = benchmark(options, spaces)
     strategies = compared(options, shared)
     jobs = planned(strategies, options.plan.seed, options.seeds)
@@ -329,6 +289,34 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
     return read_comparison(out)
 
 
+def compare_workers(
+    options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = False
+) -> tuple[Comparison, ...]:
+    """`compare` for each number of workers, in ``out / workers-N``; in ``out`` itself where one has no cluster.
+
+    With ``resume`` further numbers may be given. Raises InputError.
+    """
+    if options.plain:
+        return (compare(options, spaces, out, resume=resume),)
+    folders = {workers: out / f"workers-{workers}" for workers in options.workers}
+    if is_comparison(out):
+        raise InputError(f"{out}: holds a comparison without a cluster; choose another --out")
+    there = [folder for folder in folders.values() if is_comparison(folder)]
+    if resume and not there:
+        raise InputError(f"{out}: no comparison of workers to resume there; start it without --resume")
+    if not resume and there:
+        raise InputError(f"{there[0]}: holds a run already; go on with --resume or choose another --out")
+    return tuple(
+        compare(
+            dataclasses.replace(options, workers=(workers,)),
+            spaces,
+            folder,
+            resume=resume and is_comparison(folder),
+        )
+        for workers, folder in folders.items()
+    )
+
+
 def _config(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> dict[str, Any]:
     """What was compared, on what: what ``config.json`` holds and a resumption must repeat."""
     objective, table = shared.objective, shared.objective.table
@@ -353,6 +341,7 @@ def _config(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> d
         "filter_candidates": shared.filter_candidates,
         "data_dir": options.data_dir,
         "processes": options.processes,
+        **({} if options.plain else {"workers": shared.workers, **dataclasses.asdict(shared.cluster)}),
         **dataclasses.asdict(dataclasses.replace(plan, epochs=shared.epochs).without_end()),
     }
 
