@@ -11,10 +11,11 @@ import functools
 from jax import lax
 
 from nas.cpu import convolution, pooling
+from nas.cpu.compiler import compiled
 from nas.cpu.lowering import register as _register
 from nas.cpu.native import available, native_status, processor
 
-__all__ = ["available", "native_status", "processor", "register"]
+__all__ = ["available", "compiled", "native_status", "processor", "register"]
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nas.cpu import compiled
 from nas.errors import one_of
 from nas.oneshot.bilevel import (
     ORDERS,
@@ -135,7 +136,7 @@ class Search:
     def _compiled(self, name: str) -> Any:
         if name in OF_RELAXATION:  # functions, which have no name to be found by on disk
             function, arguments = self.traced(name, name)
-            return function.lower(*arguments).compile()
+            return compiled(function.lower(*arguments))
         key = (self.shape, self.problem.layout.size)
 
         def lower(called: str) -> jax.stages.Lowered:

@@ -309,9 +309,9 @@ def measure(network: Any, shape: Shape, *, seconds: float = 1.0) -> Measured:
         lowered = functools.partial(
             lower_predict, network, dataclasses.replace(shape, evaluate_batch_size=size)
         )
-        forward[size], took = timed(lambda lowered=lowered: lowered().compile())
+        forward[size], took = timed(lambda lowered=lowered: cpu.compiled(lowered()))
         forward_compile_seconds += took
-    step, train_compile_seconds = timed(lambda: lower_step(network, shape).compile())
+    step, train_compile_seconds = timed(lambda: cpu.compiled(lower_step(network, shape)))
     planned = step.memory_analysis()
 
     rng = np.random.default_rng(0)

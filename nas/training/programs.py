@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from nas.cpu import register
+from nas.cpu import compiled, register
 from nas.training import optimiser
 from nas.training.network import (
     Noise,
@@ -194,7 +194,7 @@ class Runner:
 def _compiled(network: Any, shape: Shape) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The step, found on disk by the optimiser's source too, and the prediction."""
     lower, source = functools.partial(lower_step, network, shape), optimiser.source(shape.optimiser)
-    step = stored("train_step", (shape, source), network, lower) if source else lower().compile()
+    step = stored("train_step", (shape, source), network, lower) if source else compiled(lower())
     return step, stored("predict", shape, network, functools.partial(lower_predict, network, shape))
 
 

@@ -58,7 +58,7 @@ def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stage
     """
     key = _key(what, shape, network, lower)
     if key is None:
-        return lower(what).compile()
+        return cpu.compiled(lower(what))
     path = cache_folder("programs") / key
     if is_safe(path):
         with contextlib.suppress(Exception):  # damaged, or of a jax that reads it no more
@@ -67,7 +67,7 @@ def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stage
                 *parts, execution_devices=jax.local_devices()[:devices]
             )
     before = _hits()
-    program = lower(f"{what}_{key}").compile()
+    program = cpu.compiled(lower(f"{what}_{key}"))
     if _hits() > before:
         return program  # XLA cannot serialise what itself came from JAX's cache: it would not run
     with contextlib.suppress(Exception):  # a full disk, a platform that cannot serialise
