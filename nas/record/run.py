@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 from nas.trial import Final, Measurement, Trial
 
-MAY_DIFFER = ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address", "data_dir", "test_seeds")
+MAY_DIFFER = (
+    "engine",
+    "workers",
+    "cpus_per_worker",
+    "chips_per_trial",
+    "gpus_per_worker",
+    "address",
+    "data_dir",
+    "test_seeds",
+)
 """Keys of a run's config that say where and how fast it ran, not what it computed: a resumption may give others, and
 a report counts runs that differ in nothing else as one search."""
 

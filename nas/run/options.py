@@ -57,12 +57,15 @@ class SearchOptions:
     """epochs that all trials of a search together may take"""
     engine: Literal["ray", "local"] = "ray"
     """ray: trials side by side, on this machine or a cluster; local: one after the other in this process"""
-    workers: int | None = None
-    """trials side by side (ray); default: one an accelerator, else one a CPU core"""
+    workers: int | Literal["auto"] | None = None
+    """trials side by side (ray); default: one an accelerator, else one a CPU core; auto: as many as fit on the
+    cluster while it grows and shrinks, which is the default with --address"""
     cpus_per_worker: int | None = None
     """CPU threads of a worker (ray); default: the cores divided by the workers"""
+    chips_per_trial: int | None = None
+    """accelerators of a trial, which splits its batches over them (ray); default: 1 where there are any; 0: the CPU"""
     gpus_per_worker: float | None = None
-    """accelerators of a worker (ray); default: 1 where there are any"""
+    """GPUs of a worker (ray), if not --chips-per-trial says so; a fraction shares one GPU among several"""
     address: str | None = None
     """a running Ray cluster to use (ray), such as auto; default: this machine"""
     test_seeds: int = 3
@@ -80,15 +83,18 @@ class SearchOptions:
             ("total_epochs", 1),
             ("workers", 1),
             ("cpus_per_worker", 1),
+            ("chips_per_trial", 0),
             ("test_seeds", 0),
             ("final_epochs", 1),
         ):
             value = getattr(self, name)
-            if value is not None and value < low:
+            if isinstance(value, int) and value < low:
                 raise InputError(f"{name}: {value} is below {low}")
         gpus = self.gpus_per_worker
         if gpus is not None and not 0 <= gpus < math.inf:
             raise InputError(f"gpus_per_worker: {gpus} is not a number of at least 0")
+        if gpus is not None and self.chips_per_trial is not None:
+            raise InputError("gpus_per_worker: say this or chips_per_trial")
 
 
 def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> SearchSpace:
@@ -136,22 +142,44 @@ def flat(options: SearchOptions, **more: Any) -> dict[str, Any]:
 
 
 def cluster_of(options: SearchOptions) -> dict[str, Any]:
-    """The arguments of `nas.run.tune.Cluster` that the options mean on this machine."""
-    accelerators = local_accelerators() if options.address is None else {}
+    """The arguments of `nas.run.tune.Cluster` that the options mean: on this machine, or on a cluster's own terms."""
+    chips, gpus, workers = options.chips_per_trial, options.gpus_per_worker, options.workers
     given = {"cpus_per_worker": options.cpus_per_worker, "address": options.address}
-    if accelerators.get("tpu"):
-        return given | {"workers": options.workers or 1, "tpus_per_worker": accelerators["tpu"]}
-    gpus = options.gpus_per_worker
+    if options.address is not None:
+        return given | {
+            "workers": None if workers == "auto" else workers,
+            "gpus_per_worker": chips if gpus is None else gpus,
+            "tpus_per_worker": chips if gpus is None else 0,
+        }
+    have = local_accelerators()
+    workers = None if workers == "auto" else workers
+    if have.get("tpu") and chips != 0 and gpus is None:
+        chips = chips or 1
+        return given | {"workers": workers or max(1, have["tpu"] // chips), "tpus_per_worker": chips}
+    if chips and not have.get("gpu"):
+        raise InputError(f"chips_per_trial: {chips} is more than the 0 accelerators of this machine")
     if gpus is None:
-        gpus = 1.0 if accelerators.get("gpu") else 0.0
-    workers = options.workers or (
-        int(accelerators.get("gpu", 1) / gpus) if gpus else len(os.sched_getaffinity(0))
-    )
-    return given | {"workers": max(1, workers), "gpus_per_worker": gpus}
+        gpus = chips if chips is not None else 1.0 if have.get("gpu") else 0.0
+    workers = workers or (int(have.get("gpu", 1) / gpus) if gpus else len(os.sched_getaffinity(0)))
+    return given | {"workers": max(1, workers), "gpus_per_worker": float(gpus)}
 
 
-def local_accelerators() -> dict[str, int]:
-    """How many GPUs and TPU chips this machine has, by their device files: asking jax would take them."""
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    tpus = len(list(Path("/dev").glob("accel[0-9]*"))) or len(list(Path("/dev").glob("vfio/[0-9]*")))
+GOOGLE = "0x1ae0"  # the PCI vendor of TPUs
+
+
+def local_accelerators(root: Path = Path("/")) -> dict[str, int]:
+    """How many GPUs and TPU chips this machine has, by its device files: asking jax would take them.
+
+    Whatever is passed through to a virtual machine is ``/dev/vfio/<group>``: a TPU is one whose vendor is Google,
+    as in Ray's `TPUAcceleratorManager` and JAX's `hardware_utils`.
+    """
+    devices = root / "dev"
+    gpus = len(list(devices.glob("nvidia[0-9]*")))
+    tpus = len(list(devices.glob("accel[0-9]*")))
+    tpus = tpus or sum(_is_tpu(root, group.name) for group in devices.glob("vfio/[0-9]*"))
     return {name: count for name, count in (("gpu", gpus), ("tpu", tpus)) if count}
+
+
+def _is_tpu(root: Path, group: str) -> bool:
+    vendors = (root / "sys/kernel/iommu_groups" / group / "devices").glob("*/vendor")
+    return any(vendor.read_text().strip().lower() == GOOGLE for vendor in vendors)

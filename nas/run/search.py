@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from nas import cpu
+from nas.objectives.oneshot import SupernetSetup
 from nas.objectives.score import ScoreObjective
-from nas.objectives.train import FinalJob, check_devices
+from nas.objectives.train import FinalJob, TrainSetup, check_devices
 from nas.record import MAY_DIFFER, Record, Run, is_run
 from nas.run import local
 from nas.run.filtering import TimedScore
@@ -114,8 +116,8 @@ def _on_workers(
 ) -> Iterator[FinalTrainings]:
     """The search, then what makes its final trainings."""
     tune = _tune(options)
-    cluster = tune.Cluster(**cluster_of(options))
-    with tune.session(cluster):
+    with tune.session(tune.Cluster(**cluster_of(options))) as cluster:
+        planned = _over_chips(planned, cluster.chips)
         score = TimedScore()
         with view, contextlib.ExitStack() as stack:
             if planned.training_free is not None:
@@ -133,6 +135,21 @@ def _on_workers(
             )
         folder = record.folder / "checkpoints"
         yield lambda jobs: tune.finals(planned.final_setup, folder, jobs, cluster=cluster)
+
+
+def _over_chips(planned: Plan, chips: int) -> Plan:
+    """With workers that have several accelerators, batches are split over all of them; ``--devices`` says otherwise."""
+
+    def over(setup: Any) -> Any:
+        if isinstance(setup, SupernetSetup):
+            return dataclasses.replace(setup, train=over(setup.train))
+        if isinstance(setup, TrainSetup) and setup.training.devices == 1:
+            return dataclasses.replace(setup, training=dataclasses.replace(setup.training, devices=0))
+        return setup
+
+    if chips == 1:
+        return planned
+    return dataclasses.replace(planned, setup=over(planned.setup), final_setup=over(planned.final_setup))
 
 
 def _final_trainings(

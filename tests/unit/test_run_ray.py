@@ -365,7 +365,7 @@ def test_brackets_of_hyperband_in_tune_are_the_papers(tmp_path: Path, epochs: in
     with Record.create(tmp_path / "run", {}, env={}, fsync=False) as record:
         state = SearchState(record, epochs=epochs)
         strategy = STRATEGIES["hyperband"](SPACE, Config(epochs=epochs, eta=eta))
-        drive(_Work(strategy, state, deque(), workers=3), workers=3)
+        drive(_Work(strategy, state, deque()), workers=3)
         trials = list(state.trials.values())
     for b, rungs in enumerate(BRACKETS[epochs, eta]):
         spent = [trial.spent for trial in trials if trial.bracket == b]

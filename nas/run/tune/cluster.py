@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,33 @@ os.environ.setdefault(CLUSTERS, "0")
 
 import ray  # noqa: E402
 
-from nas.errors import InputError  # noqa: E402
+from nas.errors import InputError, one_of  # noqa: E402
 from nas.run.driver import one_line  # noqa: E402
+from nas.run.tune.losses import watched_head  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 OBJECT_STORE_BYTES = 128 * 2**20  # settings and measurements pass through it, no data
+
+
+CHIPS = (1, 2, 4, 8)  # of a host that a process may have to itself, as libtpu and Ray have it
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where a search runs. The defaults are one worker with this whole machine."""
+    """Where a search runs. The defaults are one worker with this whole machine.
 
-    workers: int = 1
-    """Trials trained at the same time."""
+    What is None is taken from the cluster when a `session` connects to it; see `settled`.
+    """
+
+    workers: int | None = 1
+    """Trials trained at the same time. None: as many as fit, while a cluster grows and shrinks."""
     cpus_per_worker: int | None = None
-    """Cores, and so threads, of each worker. None: this machine's cores shared out evenly."""
-    gpus_per_worker: float = 0.0
+    """Cores, and so threads, of each worker. None: those there are, shared out evenly."""
+    gpus_per_worker: float | None = 0.0
     """GPUs of each worker; a fraction shares one GPU, and its memory, among several. 0: workers use the CPU."""
-    tpus_per_worker: int = 0
-    """TPU chips of each worker."""
+    tpus_per_worker: int | None = 0
+    """TPU chips of each worker; where these and GPUs are asked for, a cluster that has TPUs gives those alone."""
     address: str | None = None
     """A running Ray cluster: host:port of its head, or auto on one of its nodes. None: a Ray of our own."""
 
@@ -58,13 +66,23 @@ class Cluster:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise InputError(f"cluster: {name}={value} is less than {low}")
-        if not math.isfinite(self.gpus_per_worker) or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
-            raise InputError(f"cluster: gpus_per_worker={self.gpus_per_worker} is neither whole nor below 1")
+        gpus = self.gpus_per_worker or 0.0
+        if not math.isfinite(gpus) or (gpus > 1 and gpus % 1):
+            raise InputError(f"cluster: gpus_per_worker={gpus} is neither whole nor below 1")
+        if self.tpus_per_worker and self.tpus_per_worker not in CHIPS:
+            raise one_of("cluster: tpus_per_worker", self.tpus_per_worker, CHIPS)
+        if self.address is None and None in (self.workers, self.gpus_per_worker, self.tpus_per_worker):
+            raise InputError("cluster: what is left open needs the address of a cluster")
 
     @property
     def cpus(self) -> int:
         """Cores of each worker."""
-        return self.cpus_per_worker or max(1, len(local_cores()) // self.workers)
+        return self.cpus_per_worker or max(1, len(local_cores()) // (self.workers or 1))
+
+    @property
+    def chips(self) -> int:
+        """Devices of each worker, over which it may split its batches."""
+        return max(1, int(self.gpus_per_worker or 0), self.tpus_per_worker or 0)
 
     @property
     def custom_resources(self) -> dict[str, float]:
@@ -84,28 +102,27 @@ def local_cores() -> list[int]:
 
 
 @contextlib.contextmanager
-def session(cluster: Cluster) -> Iterator[None]:
+def session(cluster: Cluster) -> Iterator[Cluster]:
     """Have Ray running within; several searches of one process can so share its start of some seconds.
 
-    Inside another session, nothing happens. A Ray of our own listens on this machine alone, and only to who has its
-    token. Its processes and files are gone when the session is left, also when by an exception. Raises `InputError`
-    where the cluster is not there or a worker does not fit in.
+    Inside another session, nothing is started. A Ray of our own listens on this machine alone, and only to who has
+    its token. Its processes and files are gone when the session is left, also when by an exception. Yields the
+    cluster as `settled`. Raises `InputError` where it is not there, its head is lost, or no worker fits in.
     """
     check_cores(cluster)
     if ray.is_initialized():
-        check_room(cluster)
-        yield
+        yield settled(cluster)
         return
     with contextlib.ExitStack() as stack:
         settings = {"RAY_USAGE_STATS_ENABLED": "0"}
         options: dict[str, Any] = {"address": cluster.address}
-        runtime: dict[str, Any] = {"env_vars": worker_environment(cluster)}
+        runtime: dict[str, Any] = {}
         if cluster.address is None:
             settings |= {"RAY_AUTH_TOKEN": _token()}  # Ray asks for it unless RAY_AUTH_MODE says otherwise
             folder = Path(stack.enter_context(private_folder())) / "ray"
             options = {"address": "local", "_temp_dir": str(folder)}
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-            options |= {"num_cpus": cluster.workers * cluster.cpus}
+            options |= {"num_cpus": (cluster.workers or 1) * cluster.cpus}
             # Ray would start processes ahead, in an environment that is not our workers'.
             options |= {
                 "_system_config": {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
@@ -116,18 +133,33 @@ def session(cluster: Cluster) -> Iterator[None]:
             if os.environ[CLUSTERS] == "0":
                 raise InputError(f"cluster: {CLUSTERS}=1 must be set before nas.run.tune is imported")
             check_address(cluster.address)
-            runtime |= {"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "shared"]}
+            if JOB not in os.environ:  # a job of Ray's has brought its files itself
+                runtime |= {"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "shared"]}
         stack.enter_context(environment(settings))
         stack.callback(ray.shutdown)
-        try:
-            with _own_sigterm():
-                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, runtime_env=runtime, **options)
-        except Exception as error:  # of no kind in common: a node that does not start in time is a bare one
-            at = "" if cluster.address is None else f" at {cluster.address}"
-            said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"cluster: no Ray{at}: {one_line(said[-1])}") from error
+        if (
+            cluster.address is not None
+        ):  # what workers are told before they start depends on the cluster's nodes
+            _start(cluster.address, **options)
+            cluster = settled(cluster)
+            ray.shutdown()
+        runtime |= {"env_vars": worker_environment(cluster)}
+        _start(cluster.address, runtime_env=runtime, **options)
         check_room(cluster)
-        yield
+        if cluster.address is not None:
+            stack.enter_context(watched_head())
+        yield cluster
+
+
+def _start(at: str | None, **options: Any) -> None:
+    """`ray.init`. Raises InputError."""
+    try:
+        with _own_sigterm():
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except Exception as error:  # of no kind in common: a node that does not start in time is a bare one
+        said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        where = "" if at is None else f" at {at}"
+        raise InputError(f"cluster: no Ray{where}: {one_line(said[-1])}") from error
 
 
 @functools.cache
@@ -170,16 +202,67 @@ def check_address(address: str) -> None:
         raise InputError(f"cluster: no Ray at {address}: {one_line(str(error))}") from error
 
 
+def settled(cluster: Cluster) -> Cluster:
+    """``cluster`` with what it leaves open taken from the nodes of the running Ray: accelerators, then cores.
+
+    A note says which accelerators of a cluster the search will not use. Raises InputError where no worker fits in.
+    """
+    if cluster.address is None:
+        check_room(cluster)
+        return cluster
+    nodes = _nodes()
+    have = {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("TPU", "GPU")}
+    wanted = {"TPU": cluster.tpus_per_worker, "GPU": cluster.gpus_per_worker}
+    kind = next((kind for kind, amount in wanted.items() if have[kind] and amount != 0), None)
+    kind = kind or next((kind for kind, amount in wanted.items() if amount), None)
+    amount = (wanted[kind] or 1) if kind else 0
+    cluster = dataclasses.replace(
+        cluster,
+        tpus_per_worker=int(amount) if kind == "TPU" else 0,
+        gpus_per_worker=float(amount) if kind == "GPU" else 0.0,
+    )
+    if cluster.cpus_per_worker is None:
+        one = dataclasses.replace(cluster, cpus_per_worker=1)
+        fit, cpus = room(one, nodes), 1
+        if kind or cluster.workers:
+            most = int(max((node.get("CPU", 0) for node in nodes), default=1))
+            fit = min(fit, cluster.workers or fit)
+            several = (dataclasses.replace(one, cpus_per_worker=cpus) for cpus in range(most, 1, -1))
+            cpus = next((more.cpus for more in several if room(more, nodes) >= fit > 0), 1)
+        cluster = dataclasses.replace(cluster, cpus_per_worker=cpus)
+    check_room(cluster)
+    for name, there in have.items():
+        used = (cluster.workers or room(cluster, nodes)) * amount if name == kind else 0
+        if used < there:
+            print(f"note: cluster: {used:g} of its {there:g} {name} are used", file=sys.stderr, flush=True)
+    return cluster
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each living node of the running Ray has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room(cluster: Cluster, nodes: Iterable[Mapping[str, float]] | None = None) -> int:
+    """How many workers fit on these nodes; None: on those of the running Ray."""
+    each = cluster.resources.items()
+    nodes = _nodes() if nodes is None else nodes
+    return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each) for node in nodes)
+
+
 def check_room(cluster: Cluster) -> None:
     """Raises InputError where the workers do not fit into the running Ray; one of them, where a cluster may grow."""
     have = ray.cluster_resources()
-    workers = cluster.workers if cluster.address is None else 1
+    workers = cluster.workers if cluster.address is None and cluster.workers else 1
     for name, amount in cluster.resources.items():
         if have.get(name, 0) < workers * amount:
             have_amount = f"{have.get(name, 0):g}"
             raise InputError(
                 f"cluster: workers={workers} need {workers * amount:g} {name}, Ray has {have_amount}"
             )
+    if not room(cluster):
+        needs = " and ".join(f"{amount:g} {name}" for name, amount in cluster.resources.items())
+        raise InputError(f"cluster: no node has what a worker needs, {needs}")
 
 
 def worker_environment(cluster: Cluster) -> dict[str, str]:
@@ -197,8 +280,8 @@ def worker_environment(cluster: Cluster) -> dict[str, str]:
         wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if not (cluster.gpus_per_worker or cluster.tpus_per_worker):
         wanted["JAX_PLATFORMS"] = "cpu"
-    elif 0 < cluster.gpus_per_worker < 1:
-        wanted["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * cluster.gpus_per_worker:.3f}"
+    elif 0 < (cluster.gpus_per_worker or 0) < 1:
+        wanted["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * (cluster.gpus_per_worker or 0):.3f}"
     return wanted
 
 

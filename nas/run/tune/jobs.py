@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from nas.errors import InputError
 from nas.objectives.base import Finisher, Trained, Trainer
 from nas.objectives.score import ScoreObjective, ScoreSetup
 from nas.run.driver import describe_error, raise_if_disk_full
-from nas.run.tune.cluster import Cluster, session, without_log
+from nas.run.tune.cluster import Cluster, room, session, without_log
+from nas.run.tune.losses import SETTLE_SECONDS, lost_nodes
 from nas.run.tune.worker import claim_cores, pickled, unpickled_objective
 from nas.space import Architecture
 from nas.trial import Final
@@ -72,29 +74,45 @@ def _each(
     if not jobs:
         return
     factory = pickled(make_objective)
-    with session(cluster), without_log():
+    with session(cluster) as cluster, without_log():
         call = _call.options(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus_per_worker, resources=cluster.custom_resources
         )
         waiting = deque(enumerate(jobs))
-        under_way: dict[ray.ObjectRef[Any], int] = {}
+        under_way: dict[ray.ObjectRef[Any], tuple[int, Collection[str]]] = {}
+        deaths = Counter[int]()
         while waiting or under_way:
-            while waiting and len(under_way) < 2 * cluster.workers:  # one more for each than it works at
+            workers = cluster.workers or max(1, room(cluster))
+            while waiting and len(under_way) < 2 * workers:  # one more for each than it works at
                 i, job = waiting.popleft()
                 given = (factory, str(checkpoints.absolute()), cluster.cpus, method, job)
-                under_way[call.remote(*given)] = i
+                under_way[call.remote(*given)] = i, lost_nodes()
             (ready,), _ = ray.wait(list(under_way), num_returns=1)
-            i = under_way.pop(ready)
+            i, lost = under_way.pop(ready)
             try:
                 yield i, ray.get(ready)
             except RayTaskError as error:
                 raise_if_disk_full(error.cause)
                 raise InputError(str(error.cause)) from error
             except RayError as error:
-                yield i, f"the worker died: {why_it_died(error)}"
+                deaths[i] += not node_lost(error, lost, wait=cluster.address is not None)
+                if deaths[i] > RETRIES:
+                    yield i, f"the worker died: {why_it_died(error)}"
+                else:
+                    waiting.appendleft((i, jobs[i]))
 
 
-@ray.remote(max_retries=RETRIES)
+def node_lost(error: RayError, before: Collection[str], *, wait: bool) -> bool:
+    """Whether a task may have ended because a node was lost, other than those lost ``before`` it began."""
+    end = time.monotonic() + (SETTLE_SECONDS if wait and not isinstance(error, OutOfMemoryError) else 0)
+    while not isinstance(error, NodeDiedError) and not set(lost_nodes()).difference(before):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+@ray.remote(max_retries=0)
 def _call(
     make_objective: bytes, checkpoints: str, cpus: int, method: str, job: tuple[Architecture, int, int]
 ) -> Any:

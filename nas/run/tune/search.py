@@ -22,8 +22,9 @@ from nas.errors import DISK_FULL, InputError
 from nas.objectives.base import Objective, TrialFailed
 from nas.record import Record, Run
 from nas.run.driver import Listener, SearchState, one_line
-from nas.run.tune.cluster import Cluster, environment, private_folder, session, without_log
+from nas.run.tune.cluster import Cluster, environment, private_folder, room, session, without_log
 from nas.run.tune.jobs import RETRIES, why_it_died
+from nas.run.tune.losses import Death
 from nas.run.tune.worker import SECONDS, StartBarrier, Worker, pickled, to_config
 from nas.strategies.base import Strategy
 from nas.trial import Trial, measurement_of
@@ -44,8 +45,8 @@ def execute(
 
     With one worker the record equals, times aside, that of `nas.run.local.execute`. With a resumed record
     the search goes on behind it, whichever engine wrote it. A trial whose objective raises, or whose
-    worker dies twice, is failed, with the reason, and the search goes on. KeyboardInterrupt passes; the
-    record can be resumed.
+    worker dies twice, is failed, with the reason, and the search goes on; a worker that is lost with its node
+    does not count. KeyboardInterrupt passes; the record can be resumed.
 
     Args:
         make_objective: called once in each worker, with the folder for checkpoints; pickled (by value
@@ -73,10 +74,10 @@ def execute(
     )
     under_way = state.replay(strategy)
     if not state.full:
-        work = _Work(strategy, state, under_way, cluster.workers)
+        work = _Work(strategy, state, under_way, on_cluster=cluster.address is not None)
         if work.first:
-            with session(cluster):
-                _run(work, make_objective, cluster)
+            with session(cluster) as settled:
+                _run(work, make_objective, settled)
         if work.error is not None:
             raise work.error
     state.close()
@@ -89,18 +90,26 @@ class _Work:
     An error on the way ends the search and waits in ``error``: Tune would make a long text of it.
     """
 
-    def __init__(self, strategy: Strategy, state: SearchState, under_way: deque[Trial], workers: int) -> None:
-        self.strategy, self.state = strategy, state
+    def __init__(
+        self, strategy: Strategy, state: SearchState, under_way: deque[Trial], *, on_cluster: bool = False
+    ) -> None:
+        self.strategy, self.state, self._on_cluster = strategy, state, on_cluster
         self.error: Exception | None = None
         self.first = under_way
-        """What is given out before the strategy is asked again: as many trials as can begin together."""
+        """What is given out before the strategy is asked again."""
+        self._deaths: dict[int, list[Death]] = {}  # of the workers that had a trial, by its id
+        self._suspects: list[Trial] = []  # those that lost a worker: they go on, or fail, see `_judge`
         self._given: dict[str, Trial] = {}  # by Tune's id
         self._waiting: dict[str, int] = {}  # Tune's ids of waits, with how much was told when they began
         self._processes: set[str] = set()  # the workers heard of
         self._began: set[str] = set()  # Tune's ids of what a worker has taken up
         self._told = 0
-        while len(under_way) < workers and (trial := strategy.ask()) is not None:
-            under_way.append(trial)
+        self.fill(1)
+
+    def fill(self, trials: int) -> None:
+        """Ask for as many trials as can begin together."""
+        while len(self.first) < trials and (trial := self.strategy.ask()) is not None:
+            self.first.append(trial)
 
     @property
     def over(self) -> bool:
@@ -110,11 +119,12 @@ class _Work:
     def give(self, tune_id: str) -> dict[str, str] | str | None:
         """The next piece of work as a Tune trial's config; None: none for now; or that there will be none."""
         with self._keeping_error():
+            self._judge()
             trial = self.first.popleft() if self.first else self.strategy.ask()
             if trial is not None:
                 self.state.start(trial)
                 self._given[tune_id] = trial
-            elif not self._given:
+            elif not self._given and not self._suspects:
                 return Searcher.FINISHED
             elif len(self._processes) > len(self._given) + len(self._waiting):
                 # An idle worker is told to wait: Tune would end all idle ones but one.
@@ -159,32 +169,40 @@ class _Work:
         if trial is not None and not self.over:
             self._tell(trial)
 
-    def lost(self, trial: TuneTrial) -> None:
-        """A worker died: the next one goes on from what is recorded."""
-        self._processes.clear()
-        if trial.trial_id in self._given:
-            trial.set_config(to_config(self._recorded(self._given[trial.trial_id])))
-
-    def died(self, tune_id: str, error: BaseException | None, times: int) -> None:
-        """A worker died, and the piece of work is not tried again."""
+    def died(self, tune_id: str, error: BaseException | None) -> None:
+        """A worker died. Tune has given the piece of work up; whether it goes on, as another one, is said here."""
         self._processes.clear()
         self._waiting.pop(tune_id, None)
         trial = self._given.pop(tune_id, None)
         with self._keeping_error():
             if error is not None and "creation task" in str(error):
                 raise InputError(f"worker: does not start: {one_line(str(error)[-300:])}")
-            if tune_id not in self._began and times > RETRIES:
-                raise InputError(f"worker: died before it could begin: {why_it_died(error)}")
-            if trial is None or self.over:
-                return
-            self.state.fail(trial.id, TrialFailed(f"the worker died: {why_it_died(error)}"))
-            self._tell(trial)
+            if trial is not None and not self.over:
+                self._deaths.setdefault(trial.id, []).append(Death(error, self._on_cluster))
+                self._suspects.append(trial)
+                self._judge()
+
+    def _judge(self) -> None:
+        """Trials without a worker go on from what is recorded, unless too many of their workers died by themselves."""
+        for trial in list(self._suspects):
+            own = [death.own() for death in self._deaths[trial.id]]
+            if own.count(False) + RETRIES >= len(own):
+                self.first.appendleft(self._recorded(trial))
+            elif own.count(True) > RETRIES:
+                why = why_it_died(self._deaths[trial.id][-1].error)
+                if not self._began:
+                    raise InputError(f"worker: died before it could begin: {why}")
+                self.state.fail(trial.id, TrialFailed(f"the worker died: {why}"))
+                self._tell(trial)
+            else:
+                continue  # Ray may still find that a node was lost
+            self._suspects.remove(trial)
 
     def _tell(self, trial: Trial) -> None:
         with self._keeping_error():
             self._told += 1
             self.strategy.tell(self._recorded(trial))
-            outstanding = {other.id for other in (*self._given.values(), *self.first)}
+            outstanding = {other.id for other in (*self._given.values(), *self.first, *self._suspects)}
             self.state.end(self.state.running - self.strategy.paused - outstanding)
 
     def _recorded(self, trial: Trial) -> Trial:
@@ -249,13 +267,8 @@ class _Callback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._work.took(trial.trial_id)
 
-    def on_trial_recover(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        self._work.lost(trial)
-
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._work.died(trial.trial_id, trial.get_pickled_error(), trial.num_failures)
+        self._work.died(trial.trial_id, trial.get_pickled_error())
 
 
 class _Silence(TrialProgressCallback):
@@ -271,6 +284,8 @@ class _Silence(TrialProgressCallback):
 def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Cluster) -> None:
     settings = {
         "RAY_AIR_NEW_OUTPUT": "0",  # the other one prints tables even when told to be silent
+        # Tune must not recover trials itself: one whose reused worker is lost before it begins is left lying.
+        "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # so that relative paths mean what they mean to the driver
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is KeyboardInterrupt, as everywhere
@@ -279,20 +294,24 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     }
     checkpoints = work.state.checkpoints.absolute()
-    together = min(cluster.workers, len(work.first))
+    together = min(cluster.workers or room(cluster), room(cluster))
+    work.fill(together)
+    searcher: Any = _Searcher(work)
+    if cluster.workers is not None:  # else Tune has one more trial waiting than there is room for
+        searcher = ConcurrencyLimiter(searcher, max_concurrent=cluster.workers)
     worker = tune.with_parameters(
         Worker,
         make_objective=pickled(make_objective),
         checkpoints=str(checkpoints),
         cpus=cluster.cpus,
-        barrier=StartBarrier(checkpoints / f"workers-{uuid.uuid4().hex}", together),
+        barrier=StartBarrier(uuid.uuid4().hex, min(together, len(work.first))),
     )
     with environment(settings), without_log(), private_folder() as folder:
         tune.run(
             worker,
             name="search",
             num_samples=-1,  # until the searcher has no more
-            search_alg=ConcurrencyLimiter(_Searcher(work), max_concurrent=cluster.workers),
+            search_alg=searcher,
             scheduler=FIFOScheduler(),
             stop=_Stopper(work),
             callbacks=[_Callback(work), _Silence()],
@@ -300,7 +319,7 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
             storage_path=folder,
             trial_dirname_creator=lambda trial: trial.trial_id,
             verbose=0,
-            max_failures=RETRIES,
+            max_failures=0,
             raise_on_failed_trial=False,
             reuse_actors=True,
         )

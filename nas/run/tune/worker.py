@@ -9,12 +9,14 @@ import os
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.cloudpickle import cloudpickle
+from ray.experimental import internal_kv  # of the whole cluster, which may share no folder
 
 from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed
@@ -123,15 +125,16 @@ class StartBarrier:
     as long as trials are shorter than the start of a process, there would be one worker.
     """
 
-    folder: Path
+    name: str
     workers: int
     timeout_seconds: float = 60.0
 
     def wait(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{socket.gethostname()}-{os.getpid()}").touch()
+        internal_kv._internal_kv_put(f"{self.name} {uuid.uuid4().hex}", b"", namespace="nas")
         end = time.monotonic() + self.timeout_seconds
-        while len(list(self.folder.iterdir())) < self.workers and time.monotonic() < end:
+        while time.monotonic() < end:
+            if len(internal_kv._internal_kv_list(self.name, namespace="nas")) >= self.workers:
+                break
             time.sleep(0.02)
 
 
