@@ -17,7 +17,7 @@ from nas.run.options import SearchOptions, cluster_of, local_accelerators
 from nas.run.tune import Cluster
 from nas.run.tune import cluster as clusters
 from nas.run.tune import search as searching
-from nas.run.tune.cluster import settled, worker_environment
+from nas.run.tune.cluster import note_unused, settled, worker_environment
 from nas.run.tune.search import _Work
 from nas.run.tune.worker import from_config
 from nas.strategies import STRATEGIES, combined_config
@@ -72,6 +72,7 @@ def test_accelerators_and_cores_are_the_clusters(
     assert cluster.resources == resources
     assert clusters.room(cluster) == room
     assert ("JAX_PLATFORMS" in worker_environment(cluster)) == (set(resources) == {"CPU"})
+    note_unused(cluster)
     said = capsys.readouterr().err
     assert said == (f"note: cluster: {note}\n" if note else "")
 

@@ -167,7 +167,7 @@ class Surroundings:
 
     def __call__(self, trial: Any) -> Iterator[Measurement]:
         for unit in range(trial.spent + 1, trial.budget + 1):
-            wait_for_processes(self.begun, TWO.workers)  # so that both get some
+            wait_for_processes(self.begun, 2)  # so that both get some
             cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
             threads = int(os.environ["NPROC"]) + int(os.environ["OMP_NUM_THREADS"])
             tunables = "mmap_threshold" in Path("/proc/self/environ").read_text()

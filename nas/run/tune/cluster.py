@@ -142,6 +142,7 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
         ):  # what workers are told before they start depends on the cluster's nodes
             _start(cluster.address, **options)
             cluster = settled(cluster)
+            note_unused(cluster)
             ray.shutdown()
         runtime |= {"env_vars": worker_environment(cluster)}
         _start(cluster.address, runtime_env=runtime, **options)
@@ -205,7 +206,7 @@ def check_address(address: str) -> None:
 def settled(cluster: Cluster) -> Cluster:
     """``cluster`` with what it leaves open taken from the nodes of the running Ray: accelerators, then cores.
 
-    A note says which accelerators of a cluster the search will not use. Raises InputError where no worker fits in.
+    Raises InputError where no worker fits in.
     """
     if cluster.address is None:
         check_room(cluster)
@@ -231,11 +232,17 @@ def settled(cluster: Cluster) -> Cluster:
             cpus = next((more.cpus for more in several if room(more, nodes) >= fit > 0), 1)
         cluster = dataclasses.replace(cluster, cpus_per_worker=cpus)
     check_room(cluster)
-    for name, there in have.items():
-        used = (cluster.workers or room(cluster, nodes)) * amount if name == kind else 0
+    return cluster
+
+
+def note_unused(cluster: Cluster) -> None:
+    """Says which accelerators of the running Ray the search will not use."""
+    nodes = _nodes()
+    for name in ("TPU", "GPU"):
+        there = sum(node.get(name, 0) for node in nodes)
+        used = (cluster.workers or room(cluster, nodes)) * cluster.resources.get(name, 0)
         if used < there:
             print(f"note: cluster: {used:g} of its {there:g} {name} are used", file=sys.stderr, flush=True)
-    return cluster
 
 
 def _nodes() -> list[dict[str, float]]:
