@@ -5,9 +5,12 @@
     python scripts/describe.py googlenet --static --draw googlenet.png
     python scripts/describe.py darts_v2 --static --draw-cells cells.png
     python scripts/describe.py runs/my-search --batch 128
+    python scripts/describe.py resnet50 --tpu v5e:2x2
+    python scripts/describe.py darts --tpu v5e:2x2
 
 Parameters, multiply-adds, memory and a table of its layers; unless --static also how long this device takes
-for a forward pass and a training step, compilation apart.
+for a forward pass and a training step, compilation apart. With --tpu, what a training step (of a space's name: a step
+of its supernet) takes on a slice of TPUs, by the TPU compiler, which needs no TPU: docs/guide/accelerators.md.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +40,22 @@ class Config:
     """Parameters, multiply-adds, memory and layers of a network; what this device takes to run and train it."""
 
     network: tyro.conf.Positional[str]
-    """a named network (resnet20), space:architecture, or the folder of a run (its best architecture)"""
+    """a named network (resnet20), space:architecture, or the folder of a run (its best architecture);
+    with --tpu also a space, for its supernet"""
     space: str | None = None
     """the file of that run's space, where it has one: what a record names is not run"""
     input: str | None = None
     """image as HEIGHTxWIDTHxCHANNELS; default: what the network was published for, a run's data set, or 32x32x3"""
     classes: int | None = None
     """number of classes; default: as for --input, or 10"""
-    batch: int = 32
-    """images of a batch and of a training step"""
-    dtype: str = "float32"
-    """compute dtype of what is measured: float32 or bfloat16"""
+    batch: int | None = None
+    """images of a batch and of a training step; default: 32; with --tpu what the network is trained with"""
+    dtype: str | None = None
+    """compute dtype of what is measured: float32 or bfloat16; default: float32, with --tpu bfloat16"""
+    tpu: str | None = None
+    """compile the training step for the chips of this topology (v5e:2x2, v4:2x2x1, …), which need not be there"""
+    libtpu: Path | None = None
+    """where the TPU compiler lies, a folder or an environment; default: NAS_LIBTPU_DIR, else ~/.cache/nas/libtpu"""
     static: bool = False
     """count from shapes alone: nothing is compiled or run"""
     full: bool = False
@@ -62,16 +71,35 @@ class Config:
         for name, value in (("classes", self.classes), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise InputError(f"{name}: {value} is below 1")
-        if self.dtype not in ("float32", "bfloat16"):
+        if self.dtype not in (None, "float32", "bfloat16"):
             raise one_of("dtype", self.dtype, ("float32", "bfloat16"))
+
+    @property
+    def images(self) -> int:
+        """Images of a batch."""
+        return self.batch or 32
 
 
 def main(config: Config) -> None:
     shape = None if config.input is None else image_shape(config.input)
+    if config.tpu is not None:
+        from nas.tpu.chips import chip_of
+        from nas.tpu.compiler import compiled_elsewhere
+
+        chip_of(config.tpu)
+        if compiled_elsewhere(__file__, config.libtpu):
+            return
     for option, path in (("draw", config.draw), ("draw-cells", config.draw_cells)):
         if path is not None:
             check_drawable(option, path)
+    if config.tpu is not None and is_space(config.network):
+        supernet_on_tpu(config, config.tpu, shape or (32, 32, 3))
+        return
     found = chosen(config.network, config.space)
+    if config.tpu is not None and config.batch is None:
+        from nas.training.hyper import hyper_of
+
+        config = dataclasses.replace(config, batch=hyper_of(found.arch).batch_size)
     if config.draw_cells is not None:
         draw_cells(config.draw_cells, config.network, found)
     usual_shape, usual_classes = usual_input(found)
@@ -86,12 +114,20 @@ def main(config: Config) -> None:
     if config.draw is not None:
         draw(config.draw, about, anatomy, shape)
     measured = None
-    if not config.static:
+    if config.tpu is not None:
+        about |= {"tpu": network_on_tpu(config, config.tpu, found, shape, classes)}
+    elif not config.static:
         measured = measure(network, program_shape(config, found, anatomy, shape, classes))
     if config.json:
         print(json.dumps(about | (measured._asdict() if measured else {})))
     else:
         print("\n".join(report(config, about, anatomy, measured)))
+
+
+def is_space(text: str) -> bool:
+    from search_spaces import SPACES
+
+    return text in SPACES
 
 
 def image_shape(text: str) -> tuple[int, int, int]:
@@ -141,13 +177,13 @@ def facts(
         "source": found.named.source if found.named else None,
         "input_shape": list(shape),
         "num_classes": classes,
-        "batch_size": config.batch,
+        "batch_size": config.images,
         "params": outline.params,
         "params_bytes": 4 * outline.params,
         "macs": outline.macs_per_image,
         "activation_bytes_per_image": outline.activation_bytes,
-        "activation_bytes_per_batch": outline.activation_bytes * config.batch,
-        "train_bytes_estimate": outline.training_bytes(config.batch),
+        "activation_bytes_per_batch": outline.activation_bytes * config.images,
+        "train_bytes_estimate": outline.training_bytes(config.images),
         "static": config.static,
         "layers": [
             {
@@ -172,20 +208,49 @@ def program_shape(
     from nas.training.hyper import hyper_of
     from nas.training.programs import Shape
 
-    needed, free = anatomy.outline.training_bytes(config.batch), free_memory()
+    needed, free = anatomy.outline.training_bytes(config.images), free_memory()
     if needed > free:
         raise InputError(
-            f"batch: a training step with {config.batch} images takes about {size_text(needed)}, "
+            f"batch: a training step with {config.images} images takes about {size_text(needed)}, "
             f"{size_text(free)} are free; a smaller --batch, or --static"
         )
     return Shape(
         image_shape=shape,
         num_classes=classes,
-        batch_size=config.batch,
-        evaluate_batch_size=config.batch,
+        batch_size=config.images,
+        evaluate_batch_size=config.images,
         optimiser=hyper_of(found.arch).optimiser,
-        dtype=config.dtype,
+        dtype=config.dtype or "float32",
     )
+
+
+def network_on_tpu(
+    config: Config, topology: str, found: Chosen, shape: tuple[int, int, int], classes: int
+) -> dict[str, Any]:
+    """`_tpu.described` of the network's training step."""
+    from _tpu import described, training_step
+
+    from nas.tpu.compiler import slice_of
+
+    on, dtype = slice_of(topology), config.dtype or "bfloat16"
+    return described(training_step(found, shape, classes, config.images, dtype, on), on)
+
+
+def supernet_on_tpu(config: Config, topology: str, shape: tuple[int, int, int]) -> None:
+    """Prints `_tpu.described` of a step of a space's supernet."""
+    from _tpu import described, lines, supernet_step
+
+    from nas.tpu.compiler import slice_of
+
+    on, dtype, classes = slice_of(topology), config.dtype or "bfloat16", config.classes or 10
+    step = supernet_step(config.network, shape, classes, config.batch, dtype, on)
+    about = {"name": config.network, "input_shape": list(shape), "num_classes": classes}
+    about |= {"batch_size": step.batch, "tpu": described(step, on)}
+    if config.json:
+        print(json.dumps(about))
+    else:
+        title = f"the supernet of {config.network}, {'x'.join(map(str, shape))}, {classes} classes"
+        print("\n".join([title, "", *columns(lines(about["tpu"], size_text))]))
 
 
 def draw(path: Path, about: dict[str, Any], anatomy: Anatomy, shape: tuple[int, int, int]) -> None:
@@ -212,7 +277,7 @@ def draw_cells(path: Path, name: str, found: Chosen) -> None:
 def report(config: Config, about: dict[str, Any], anatomy: Anatomy, measured: Measured | None) -> list[str]:
     from nas.training.profile import RULE, shape_text
 
-    batch = config.batch
+    batch = config.images
     lines = [f"{about['name']}  ({about['space']}{': ' + about['source'] if about['source'] else ''})", ""]
     rows = [
         ("input", f"{shape_text(about['input_shape'])}, {about['num_classes']} classes"),
@@ -224,7 +289,11 @@ def report(config: Config, about: dict[str, Any], anatomy: Anatomy, measured: Me
             f"{size_text(about['activation_bytes_per_batch'])} a batch of {batch} (all layers' outputs, float32)",
         ),
     ]
-    if measured is None:
+    if "tpu" in about:
+        from _tpu import lines as tpu_lines
+
+        rows += tpu_lines(about["tpu"], size_text)
+    elif measured is None:
         estimate = (
             f"about {size_text(about['train_bytes_estimate'])} at batch {batch}, estimated from the shapes"
         )
@@ -247,10 +316,14 @@ def report(config: Config, about: dict[str, Any], anatomy: Anatomy, measured: Me
                 f"{measured.forward_compile_seconds:.2f} s the forward passes (apart from the above, uncached)",
             ),
         ]
-    width = max(len(name) for name, _ in rows)
-    lines += [f"{name:{width}}  {value}" for name, value in rows]
+    lines += columns(rows)
     lines += ["", *table(anatomy, full=config.full or len(anatomy.layers) <= LONG), "", f"Counted: {RULE}."]
     return lines
+
+
+def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:{width}}  {value}" for name, value in rows]
 
 
 def table(anatomy: Anatomy, *, full: bool) -> list[str]:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from nas.cpu import compiled
 from nas.errors import one_of
@@ -41,7 +42,7 @@ from nas.oneshot.bilevel import (
 from nas.oneshot.relaxation import initial
 from nas.training.network import Noise, Tree, abstract, abstract_noise, apply_train, initialise, outline
 from nas.training.optimiser import initial_state
-from nas.training.programs import Batch, Shape, copied, named
+from nas.training.programs import Batch, Shape, copied, data_mesh, named, on_mesh, place
 from nas.training.stored import stored
 
 PROGRAMS = ("auto", "step", "derivative")
@@ -59,11 +60,19 @@ _DONATED = {"search_step": (0,), "weights_step": (0,), "weights_update": (0, 1)}
 class Search:
     """A search compiled for this platform: `init`, `compile`, `step`, `predict`.
 
+    Data-parallel over ``mesh``, by default the shape's devices.
     ``one_program``: what is one XLA program, a whole ``step`` or each ``derivative``; ``auto``: derivatives on CPU.
     Both give the same values.
     """
 
-    def __init__(self, network: Any, problem: Problem, shape: Shape, one_program: str = "auto") -> None:
+    def __init__(
+        self,
+        network: Any,
+        problem: Problem,
+        shape: Shape,
+        one_program: str = "auto",
+        mesh: Mesh | None = None,
+    ) -> None:
         if problem.order not in ORDERS:
             raise one_of("order", problem.order, ORDERS)
         if one_program not in PROGRAMS:
@@ -71,6 +80,7 @@ class Search:
         if one_program == "auto":
             one_program = "derivative" if jax.default_backend() == "cpu" else "step"
         self.network, self.problem, self.shape, self.one_program = network, problem, shape, one_program
+        self.mesh = mesh or data_mesh(shape.devices)
         self._programs: dict[str, Any] = {}
 
     def init(self, seed: int) -> State:
@@ -85,7 +95,7 @@ class Search:
             alphas,
             initial_state(architecture_optimiser(Rates()), alphas),
         )
-        return jax.device_put(copied(state))
+        return place(copied(state), self.mesh)
 
     def needed(self) -> tuple[str, ...]:
         """Names of the derivatives that a step of this search calls."""
@@ -148,6 +158,7 @@ class Search:
     def traced(self, what: str, name: str) -> tuple[Any, tuple[Any, ...]]:
         """The program ``what``, jitted under ``name``, and shapes of what it is called with."""
         function, arguments = self._of_alphas(what) or self._of_weights(what)
+        arguments = on_mesh(arguments, self.mesh)
         return jax.jit(named(name, function), donate_argnums=_DONATED.get(what, ())), arguments
 
     def _of_alphas(self, what: str) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
@@ -186,7 +197,8 @@ class Search:
 
     def _abstract_batch(self, size: int) -> Batch:
         images = abstract((size, *self.shape.image_shape), self.shape.dtype)
-        return Batch(images, abstract((size, self.shape.num_classes)), abstract((size,), "int32"))
+        batch = Batch(images, abstract((size, self.shape.num_classes)), abstract((size,), "int32"))
+        return on_mesh(batch, self.mesh)
 
     def _abstract_point(self) -> Point:
         variables = dict(outline(self.network, self.shape.image_shape).variables)

@@ -120,12 +120,6 @@ def abstract_arguments(
     network: Any, shape: Shape, mesh: Mesh | None
 ) -> tuple[State, Batch, Noise, Rates, jax.ShapeDtypeStruct]:
     """Shapes and shardings of `train_step`'s traced arguments: batches split over devices, all else copied."""
-    whole = NamedSharding(mesh, PartitionSpec()) if mesh else None
-    split = NamedSharding(mesh, PartitionSpec("data")) if mesh else None
-
-    def placed(tree: Tree, sharding: NamedSharding | None) -> Tree:
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
-
     variables = outline(network, shape.image_shape).variables
     opt_state = jax.eval_shape(_optimiser(shape).init, variables["params"])
     state = State(variables, opt_state, variables["params"] if shape.ema else None)
@@ -138,7 +132,24 @@ def abstract_arguments(
     number = abstract(())
     own = (number,) * len(shape.own_weight_decay)
     rates = Rates(number, number, number, own)
-    return placed(state, whole), placed(batch, split), *placed((abstract_noise(), rates, number), whole)
+    return on_mesh((state, batch, abstract_noise(), rates, number), mesh)
+
+
+def on_mesh(arguments: Tree, mesh: Mesh | None) -> Tree:
+    """Abstract ``arguments`` with their shardings: a `Batch` is split over the devices, all else on each of them.
+
+    What has a sharding keeps it.
+    """
+    whole = NamedSharding(mesh, PartitionSpec()) if mesh else None
+    split = NamedSharding(mesh, PartitionSpec("data")) if mesh else None
+
+    def placed(part: Tree) -> Tree:
+        sharding = split if isinstance(part, Batch) else whole
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding or sharding), part
+        )
+
+    return jax.tree.map(placed, arguments, is_leaf=lambda part: isinstance(part, Batch))
 
 
 def _optimiser(shape: Shape) -> optax.GradientTransformation:
@@ -198,9 +209,11 @@ def _compiled(network: Any, shape: Shape) -> tuple[Callable[..., Any], Callable[
     return step, stored("predict", shape, network, functools.partial(lower_predict, network, shape))
 
 
-def lower_step(network: Any, shape: Shape, name: str = "train_step") -> jax.stages.Lowered:
-    """`train_step` lowered for this platform; ``.compile()`` it, or read its cost and memory analyses."""
-    arguments = abstract_arguments(network, shape, data_mesh(shape.devices))
+def lower_step(
+    network: Any, shape: Shape, name: str = "train_step", *, mesh: Mesh | None = None
+) -> jax.stages.Lowered:
+    """`train_step` lowered for this platform, or the devices of ``mesh``; ``.compile()`` it, or read its analyses."""
+    arguments = abstract_arguments(network, shape, mesh or data_mesh(shape.devices))
     return step_function(network, shape, name).lower(*arguments)
 
 
