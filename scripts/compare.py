@@ -61,7 +61,9 @@ class TableConfig(TableOptions):
     """Search a benchmark table with several strategies from many seeds, each for the same simulated cost.
 
     Writes the result table, the paired tests, test regret over cost, performance profiles, the
-    critical-difference diagram and the probabilities of improvement.
+    critical-difference diagram and the probabilities of improvement. With --workers, or with an option of the
+    cluster, these for each number of workers, and over all of them test regret over simulated time and over cost,
+    speed-ups and utilisation.
     """
 
     objective: Literal["table"] = "table"
@@ -99,6 +101,7 @@ def main(config: Config | TableConfig) -> None:
 def compare_on_table(config: TableConfig) -> None:
     # Here, as below: --help does not wait for jax, the networks and the plots.
     from nas.report.report import write_comparison
+    from nas.report.scaling_report import write_workers
     from nas.run import simulated
     from search_spaces import spaces_with
 
@@ -107,9 +110,8 @@ def compare_on_table(config: TableConfig) -> None:
     default = f"compare-{name}-{config.dataset or 'table'}".replace("/", "_")
     out = config.out or Path("runs") / default
     compared = simulated.compare_workers(TableOptions(**fields), spaces_with, out, resume=config.resume)
-    for comparison in compared[:-1]:
-        write_comparison(comparison.folder)
-    report = write_comparison(compared[-1].folder)
+    reports = [write_comparison(comparison.folder) for comparison in compared]
+    report = reports[0] if compared[0].folder == out else write_workers(out)
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")

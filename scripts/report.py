@@ -2,7 +2,8 @@
 
     python scripts/report.py runs/c10              one run, or a folder of several (as compare.py makes)
     python scripts/report.py runs/a runs/b --out report
-    python scripts/report.py runs/tables           a comparison over a table (compare.py --objective table)
+    python scripts/report.py runs/tables           a comparison over a table (compare.py --objective table), also one
+                                                   by the number of simulated workers
 
 Prints the table and writes it as Markdown, CSV and LaTeX, the plots as PNG, and report.html with all of it.
 """
@@ -33,12 +34,13 @@ class Config:
 
 def main(config: Config) -> None:
     from nas.errors import InputError
-    from nas.record.comparison import is_comparison
+    from nas.record.comparison import is_comparison, worker_folders
     from nas.report.report import write_comparison, write_report
+    from nas.report.scaling_report import write_workers
 
     if "" in config.runs:  # as a path it would be the folder this runs in
         raise InputError("runs: '' names no folder")
-    compared = [folder for folder in config.runs if is_comparison(folder)]
+    compared = [folder for folder in config.runs if is_comparison(folder) or worker_folders(folder)]
     if not compared:
         report = write_report(
             config.runs,
@@ -47,7 +49,8 @@ def main(config: Config) -> None:
             cells=functools.partial(cells, space_file=config.space),
         )
     elif len(config.runs) == 1:
-        report = write_comparison(compared[0], config.out)
+        write = write_comparison if is_comparison(compared[0]) else write_workers
+        report = write(compared[0], config.out)
     else:
         raise InputError(f"runs: {compared[0]} is a comparison over a table, which is reported on by itself")
     print(report.markdown)

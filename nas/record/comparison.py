@@ -101,6 +101,18 @@ class Search:
         """The incumbents as arrays."""
         return Trace(*map(np.array, (self.costs_seconds, self.valid_accuracies, self.test_accuracies)))
 
+    @property
+    def wall_seconds(self) -> float:
+        """From its start to the end of its last unit, on the simulated clock."""
+        return self.cost_seconds if self.cluster is None else self.cluster.wall_seconds
+
+    @property
+    def wall_trace(self) -> Trace:
+        """As `trace`, with the time on the simulated clock in place of the cost."""
+        if self.cluster is None:
+            return self.trace
+        return self.trace._replace(cost=np.array(self.cluster.incumbents_wall_seconds))
+
     def to_json(self) -> str:
         """Its line of ``searches.jsonl``."""
         held = {name: getattr(self, name) for name in ("strategy", "seed", "trials", "units", "cost_seconds")}
@@ -250,6 +262,34 @@ def read_comparison(folder: str | Path) -> Comparison:
     return Comparison(folder, config, env, tuple(_searches(folder, lines)))
 
 
+def worker_folders(folder: str | Path) -> tuple[Path, ...]:
+    """The comparisons in ``folder``, one for each number of workers, by rising number; none where it has no such."""
+    found = {name.name.removeprefix("workers-"): name for name in Path(folder).glob("workers-*")}
+    numbers = sorted(int(number) for number in found if number.isascii() and number.isdigit())
+    return tuple(found[str(number)] for number in numbers if is_comparison(found[str(number)]))
+
+
+def read_workers(folder: str | Path) -> tuple[Comparison, ...]:
+    """The comparisons in ``folder`` of the same strategies on the same table by several numbers of workers.
+
+    Raises InputError: there is none, one is damaged, or they differ in more than that.
+    """
+    comparisons = tuple(read_comparison(one) for one in worker_folders(folder))
+    if not comparisons:
+        raise InputError(f"{folder}: holds no comparison of workers")
+    first = comparisons[0]
+    for other in comparisons[1:]:
+        for name in sorted(first.config.keys() | other.config.keys()):
+            if name not in first.config or name not in other.config or name in _OF_ONE_FOLDER:
+                continue  # one worker has no cluster where nothing goes wrong
+            if first.config[name] != other.config[name]:
+                raise InputError(
+                    f"{folder}: {first.folder.name} and {other.folder.name} differ in {name}, so they are not compared"
+                )
+    return comparisons
+
+
+_OF_ONE_FOLDER = ("workers", "processes", "data_dir", "seeds")
 MOST_SEEDS = 10_000_000
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from nas.errors import InputError
 from nas.record import Run, find_runs, read_run
 from nas.record.comparison import read_comparison
-from nas.report import plots, result_table, standings, supernet_plots
+from nas.report import plots, result_table, scaling_plots, standings, supernet_plots
 from nas.report.statistics import which_choices_mattered
 from nas.report.supernet_plots import Operations, SupernetSearch
 from nas.space import Architecture, Cell
@@ -256,6 +256,7 @@ CAPTIONS: Mapping[str, str] = {
         "Probability that a search of the row's strategy ends better than one of the column's, equal ones half; "
         "grey where the 95 % interval holds one half."
     ),
+    **scaling_plots.CAPTIONS,
 }
 SEARCH_FIGURES = ("supernet_weights", "supernet_derived", "supernet_cells")
 
