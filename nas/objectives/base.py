@@ -62,6 +62,7 @@ class TrialFailed(Exception):
     """This trial is over; the search goes on. The message is the one line that the record keeps.
 
     ``*_seconds``: spent on the unit that gave no measurement, where the objective knows them apart.
+    ``traceback``: the whole text of an exception that nobody expected.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class TrialFailed(Exception):
         compile_seconds: float = 0.0,
         train_seconds: float = 0.0,
         evaluate_seconds: float = 0.0,
+        traceback: str = "",
     ) -> None:
         super().__init__(reason)
+        self.traceback = traceback
         self.compile_seconds = compile_seconds
         self.train_seconds = train_seconds
         self.evaluate_seconds = evaluate_seconds

@@ -16,6 +16,8 @@ from nas.record.files import ENV, RecordFile, load, plain, read_json
 from nas.record.run import Observation, Run
 from nas.trial import Final, Measurement, Status, Trial
 
+ERRORS = "errors"  # the folder of failed trials' tracebacks, in a run's
+
 
 class Record:
     """The writer of one run folder; made by `create` or `resume`, closed by ``with`` or `close`.
@@ -190,6 +192,16 @@ class Record:
         event: dict[str, Any] = {"event": "end", "id": trial_id, "status": status, "error": error}
         event |= {"compile_seconds": compile_seconds, "train_seconds": train_seconds}
         self._append(event | {"evaluate_seconds": evaluate_seconds})
+
+    def keep_traceback(self, trial_id: int, text: str) -> Path:
+        """Write why a trial failed, whole, beside the record, which holds one line of it; returns the file."""
+        path = self.folder / ERRORS / f"trial_{trial_id}.txt"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise InputError(f"{path}: cannot write ({error.strerror or error})") from error
+        return path
 
     def final(self, final: Final) -> None:
         """Record a training to the end.

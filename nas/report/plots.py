@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from nas.record import Run
 from nas.record.comparison import Search
 from nas.report.result_table import format_count
 from nas.report.statistics import (
+    FEWEST,
     Attribution,
     Cost,
     CriticalDifference,
@@ -59,6 +60,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "0.9",
     "grid.linewidth": 0.7,
     "lines.linewidth": 1.7,
+    "axes.formatter.useoffset": False,  # 1e-7+9.99998e-1 is no number that a reader adds up
     "figure.dpi": DOTS_PER_INCH,
 }
 
@@ -106,11 +108,15 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
             for label, curve in curves.items():
                 if label not in own:
                     axes.step(curve.cost, 100 * curve.mean, where="post", color="0.75", linewidth=0.8)
-            for label, (costs, mean, low, high, _) in own.items():
+            for label, (costs, mean, low, high, n, each) in own.items():
                 style = style_of[label]
-                axes.fill_between(
-                    costs, 100 * low, 100 * high, step="post", color=style.color, alpha=0.18, lw=0
-                )
+                if 1 < n < FEWEST:
+                    for one in each:
+                        axes.step(costs, 100 * one, where="post", color=style.color, linewidth=0.6, alpha=0.5)
+                else:
+                    axes.fill_between(
+                        costs, 100 * low, 100 * high, step="post", color=style.color, alpha=0.18, lw=0
+                    )
                 axes.step(
                     costs, 100 * mean, where="post", color=style.color, linestyle=style.line, label=label
                 )
@@ -121,7 +127,8 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
         remark = ""
         if max(seeds) > 1:
             over = f"{max(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-            remark = f"\nmean and 95 % interval over {over} seeds"
+            shown_as = "mean (thick) and each seed" if max(seeds) < FEWEST else "mean and 95 % interval"
+            remark = f"\n{shown_as}, {over} seeds"
         figure.supxlabel(_COST_LABELS[cost] + remark, fontsize=STYLE["axes.labelsize"])
         figure.supylabel("best validation accuracy so far (%)", fontsize=STYLE["axes.labelsize"])
         return figure
@@ -369,7 +376,7 @@ def _log_ticks(axis: Axis, numbers: str) -> None:
 
 def _searches_said(groups: Mapping[str, Sequence[Search]]) -> str:
     many = len(next(iter(groups.values())))
-    return f"{many:,} searches each, 95 % intervals"
+    return f"{many:,} searches each" + (", 95 % intervals" if many >= FEWEST else "")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -413,14 +420,36 @@ def _accuracy_axis(axes: Axes, accuracies: np.ndarray, low: float, high: float) 
     scaled_low, scaled_high = forward(np.asarray([low, high]))
     margin = max(0.06 * (scaled_high - scaled_low), 0.002)
     bottom, top = backward(np.asarray([scaled_low - margin, scaled_high + margin]))
+
+    def clear(ticks: Sequence[float]) -> bool:
+        """Whether labels at ``ticks`` leave each other room."""
+        return not len(ticks) or float(np.diff(forward(np.asarray(ticks))).min(initial=math.inf)) >= apart
+
+    inches = axes.get_figure(root=True).get_figheight() / axes.get_gridspec().nrows - 0.9
+    apart = float(forward(top) - forward(bottom)) * 1.7 * STYLE["font.size"] / 72 / max(inches, 0.6)
     ticks = next(
-        (within for ticks in _ACCURACY_TICKS if len(within := [t for t in ticks if bottom <= t <= top]) <= 9),
-        [],
+        (found for ticks in _ACCURACY_TICKS if clear(found := [t for t in ticks if bottom <= t <= top])), []
     )
     axes.set_yscale("function", functions=(forward, backward))
     axes.set_ylim(max(bottom, 0), top)
-    axes.yaxis.set_major_locator(FixedLocator(ticks) if len(ticks) >= 3 else MaxNLocator(6))
+    axes.yaxis.set_major_locator(FixedLocator(ticks if len(ticks) >= 3 else _even(bottom, top, clear)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _even(bottom: float, top: float, clear: Callable[[Sequence[float]], bool]) -> list[float]:
+    """Where none of `_ACCURACY_TICKS` fits whole: of the last those that leave each other room, from the top; else
+    the most at equal steps that do."""
+    kept: list[float] = []
+    for tick in reversed(_ACCURACY_TICKS[-1]):
+        if bottom <= tick <= top and clear([tick, *kept]):
+            kept.insert(0, tick)
+    if len(kept) > 2:
+        return kept
+    for many in (6, 5, 4, 3, 2):
+        ticks = [t for t in MaxNLocator(many).tick_values(bottom, top) if bottom <= t <= top]
+        if clear(ticks):
+            return ticks
+    return [top]
 
 
 _ACCURACY_TICKS = (

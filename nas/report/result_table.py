@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.record import MAY_DIFFER, Run
-from nas.report.statistics import Interval, mean_interval
+from nas.report.statistics import FEWEST, FRACTION, Interval, mean_interval
 
 NO_VALUE = "–"
 
@@ -88,13 +88,18 @@ def notes(runs: Iterable[Run]) -> tuple[str, ...]:
         "Trials, epochs and seconds: mean a run. "
         "Seconds: compute of the search and the final trainings, summed over workers."
     ]
-    over = {row.test_over for row in rows if row.test_accuracy.n > 1}
-    if over == {"runs"}:
-        said.append("Test: mean over runs of each run's final trainings, with the 95 % t interval.")
-    elif over == {"trainings"}:
-        said.append("Test: mean over the final trainings of one search, with the 95 % t interval.")
-    elif over:
-        said.append("Test: 95 % t interval over runs, or over final trainings where a row has one run.")
+    tested = [row for row in rows if row.test_accuracy.n > 1]
+    over = {row.test_over for row in tested}
+    if over:
+        means = {
+            frozenset({"runs"}): "mean over runs of each run's final trainings",
+            frozenset({"trainings"}): "mean over the final trainings of one search",
+        }
+        mean = means.get(frozenset(over), "mean over runs, or over final trainings where a row has one run")
+        few = [row for row in tested if row.test_accuracy.n < FEWEST]
+        with_interval = [] if len(few) == len(tested) else ["with the 95 % t interval"]
+        without = [f"with their number n where they are fewer than {FEWEST}, too few for an interval"]
+        said.append(f"Test: {', '.join([mean, *with_interval, *(without if few else [])])}.")
     for label, group in groups.items():
         if any(trial.chosen != trial.arch for run in group for trial in run.trials.values()):
             said.append(
@@ -198,12 +203,17 @@ def format_seconds(value: float) -> str:
 
 
 def format_percent(value: float | Interval) -> str:
-    """A fraction as a percentage, two decimals; an interval as ``mean ± half width``."""
+    """A fraction as a percentage, two decimals; an interval as ``mean ± half width``, or ``mean [low, high]`` where it
+    was cut; too few values for one as ``mean (n=2)``."""
     interval = value if isinstance(value, Interval) else Interval(value, math.nan, math.nan, 1)
     if math.isnan(interval.mean):
         return NO_VALUE
-    mean = f"{100 * interval.mean:.2f}"
-    return mean if math.isnan(interval.low) else f"{mean} ± {100 * interval.half_width:.2f}"
+    mean, low, high = (f"{100 * part:.2f}" for part in interval[:3])
+    if math.isnan(interval.low):
+        return f"{mean} (n={interval.n})" if interval.n > 1 else mean
+    if not math.isclose(interval.high - interval.mean, interval.mean - interval.low, abs_tol=1e-9):
+        return f"{mean} [{low}, {high}]"
+    return f"{mean} ± {100 * interval.half_width:.2f}"
 
 
 def format_mean(value: float) -> str:
@@ -239,7 +249,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 def _row(label: str, runs: Sequence[Run]) -> Row:
     tested = [
-        mean_interval(final.test_accuracy for final in run.finals if final.error is None) for run in runs
+        mean_interval((final.test_accuracy for final in run.finals if final.error is None), within=FRACTION)
+        for run in runs
     ]
     several = len(runs) > 1
     found = [(_size(run, "params"), _size(run, "macs_per_image")) for run in runs]
@@ -253,8 +264,10 @@ def _row(label: str, runs: Sequence[Run]) -> Row:
         trials=_mean(len(run.trials) for run in runs),
         failed_trials=sum(len(run.failed) for run in runs),
         epochs=_mean(run.epochs_spent for run in runs),
-        best_valid_accuracy=mean_interval(_valid_accuracy(run) for run in runs),
-        test_accuracy=mean_interval(test.mean for test in tested) if several else tested[0],
+        best_valid_accuracy=mean_interval((_valid_accuracy(run) for run in runs), within=FRACTION),
+        test_accuracy=(
+            mean_interval((test.mean for test in tested), within=FRACTION) if several else tested[0]
+        ),
         test_over="runs" if several else "trainings",
         params=_mean(params for params, _ in found),
         macs_per_image=_mean(macs for _, macs in found),

@@ -14,6 +14,8 @@ from nas.errors import InputError
 from nas.record.comparison import Comparison, Search
 from nas.report.result_table import NO_VALUE, format_mean, format_percent
 from nas.report.statistics import (
+    FEWEST,
+    FRACTION,
     CriticalDifference,
     Estimate,
     Interval,
@@ -75,7 +77,7 @@ def standings(comparison: Comparison) -> Standings:
         raise InputError(f"{comparison.folder}: no seed yet from which every strategy has been searched")
     tested = {name: finals(searches) for name, searches in groups.items()}
     baseline = BASELINE if BASELINE in tested else next(iter(tested))
-    several = len(tested) > 1 and len(tested[baseline]) > 1
+    several = len(tested) > 1 and len(tested[baseline]) >= FEWEST
     ranks = critical_difference(tested) if several else None
     by_name = {} if ranks is None else dict(zip(ranks.names, ranks.mean_ranks.tolist(), strict=True))
     rows = []
@@ -89,7 +91,7 @@ def standings(comparison: Comparison) -> Standings:
                 units=float(np.mean([search.units for search in searches])),
                 cost_seconds=float(np.mean([search.cost_seconds for search in searches])),
                 valid_accuracy=float(np.mean([search.valid_accuracies[-1] for search in searches])),
-                test_accuracy=mean_interval(test),
+                test_accuracy=mean_interval(test, within=FRACTION),
                 test_deviation=float(test.std(ddof=1)) if len(test) > 1 else math.nan,
                 regret=estimate(regret(test, comparison.optimum)),
                 better=probability_of_improvement(test, tested[baseline]),
@@ -158,6 +160,11 @@ def notes(comparison: Comparison, held: Standings) -> tuple[str, ...]:
         f"mean with its 95 % bootstrap interval. P(> {held.baseline}): that a search is better than one of "
         f"{held.baseline}, equal ones half. Mean rank: over seeds, 1 is best.",
     ]
+    if held.rows[0].searches < FEWEST:
+        said[-1] = (
+            f"Test: mean over so few searches that nothing can be said of its spread: intervals, ranks and tests are "
+            f"given from {FEWEST} seeds on."
+        )
     if any("+" in name for name in comparison.strategies):
         said.append(
             f"STRATEGY+SCORE: each trial is the best by the score of {config['filter_candidates']} candidates "

@@ -161,6 +161,8 @@ def signs_figure(found: Sequence[SupernetSearch]) -> Figure | None:
             if name == "skips":
                 axes.yaxis.set_major_locator(_whole_numbers())
                 axes.set_ylim(bottom=-0.15)
+            if name == "entropy":
+                _at_least(axes, 0.02)
         figure.align_ylabels(panels)
         _epoch_axis(panels[-1], found)
         square = Line2D([], [], color="0.3", marker="s", linestyle="none", markersize=5)
@@ -217,6 +219,13 @@ def _finish(
     counts = {len(of) for of in series.values()}
     remark = "" if counts == {1} else "\na thin line a trial, a thick one their mean while all go on"
     figure.supxlabel(f"epoch of the search{remark}", fontsize=STYLE["axes.labelsize"])
+
+
+def _at_least(axes: Axes, span: float) -> None:
+    """The y axis no shorter than ``span``: below it, what moves is noise, with labels of seven digits."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        axes.set_ylim((low + high - span) / 2, (low + high + span) / 2)
 
 
 def _whole_numbers() -> MaxNLocator:

@@ -7,19 +7,25 @@ import dataclasses
 import errno
 import json
 import math
+import os
 import shutil
+import sysconfig
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import nas
 from nas.errors import DISK_FULL, InputError, is_disk_full
 from nas.objectives.base import Objective, TrialFailed, trial_folder
 from nas.record import TRIALS, Observation, Record
 from nas.strategies.base import Strategy, recorded
 from nas.trial import ScoreMeasurement, Trial
 
+FAILED_ALIKE = 3
+"""So many trials, the first of a search, that end in the same unexpected exception end it: the code is to be mended."""
 MAX_CONSECUTIVE_FAILURES = 100
 """So many failures, with no measurement between them, end a search: it may have no other end."""
 
@@ -92,6 +98,7 @@ class SearchState:
         self._running = {trial.id for trial in record.trials.values() if trial.status == "running"}
         self._spent = sum(trial.spent for trial in record.trials.values())
         self._failures = 0
+        self._alike: list[str] = []
 
     @property
     def trials(self) -> Mapping[int, Trial]:
@@ -143,16 +150,26 @@ class SearchState:
         """The trial is over, with a reason; the search is, too, where nothing but failures came lately.
 
         Raises:
-            InputError: this was the last of ``MAX_CONSECUTIVE_FAILURES`` failures in a row.
+            InputError: this was the last of ``MAX_CONSECUTIVE_FAILURES`` failures in a row, or of the first
+                ``FAILED_ALIKE`` trials, which all failed in the same unexpected way.
         """
+        line = one_line(str(failure))
+        kept = self._record.keep_traceback(trial_id, failure.traceback) if failure.traceback else None
         seconds = {
             name: getattr(failure, name) for name in ("compile_seconds", "train_seconds", "evaluate_seconds")
         }
-        self._end(trial_id, "failed", one_line(str(failure)), **seconds)
+        self._end(trial_id, "failed", line, **seconds)
         self._failures += 1
+        # The message may name shapes, which differ with the architecture.
+        self._alike.append(f"{line.partition(':')[0]} {line.rpartition(' (')[2]}" if kept else "")
+        if self._spent == 0 and kept and self._alike == FAILED_ALIKE * self._alike[:1]:
+            raise InputError(
+                f"search: the first {FAILED_ALIKE} trials failed alike: {line}; whole traceback: {kept}; "
+                "once that is mended, --resume goes on"
+            )
         if self._failures == MAX_CONSECUTIVE_FAILURES:
             raise InputError(
-                f"search: {MAX_CONSECUTIVE_FAILURES} trials failed in a row, the last with: {one_line(str(failure))}"
+                f"search: {MAX_CONSECUTIVE_FAILURES} trials failed in a row, the last with: {line}"
             )
 
     def end(self, ids: Iterable[int]) -> None:
@@ -268,7 +285,10 @@ def evaluate(objective: Objective, trial: Trial) -> Generator[Trial, None, None]
         raise TrialFailed(f"it called sys.exit({stop.code!r})", train_seconds=seconds) from stop
     except Exception as error:
         raise_if_disk_full(error)
-        raise TrialFailed(describe_error(error), train_seconds=time.perf_counter() - began) from error
+        seconds = time.perf_counter() - began
+        expected = isinstance(error, InputError | MemoryError)  # of one architecture, not of the code
+        told = "" if expected else "".join(traceback.format_exception(error))
+        raise TrialFailed(describe_error(error), train_seconds=seconds, traceback=told) from error
     finally:
         with contextlib.suppress(Exception):  # left early or failed: what closing says changes nothing
             _close(measurements)
@@ -287,9 +307,29 @@ def raise_if_disk_full(error: Exception) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """An unexpected exception in one line: its kind, then what it says."""
-    says = one_line(str(error)) or ("out of memory" if isinstance(error, MemoryError) else "")
-    return f"{type(error).__name__}: {says}" if says else type(error).__name__
+    """An unexpected exception in one line: its kind, what it says, and file and line of the code to look at."""
+    if isinstance(error, MemoryError):
+        return f"MemoryError: {one_line(str(error)) or 'out of memory'}"
+    place = None if isinstance(error, InputError) else place_of(error)
+    where = f" ({place})" if place else ""
+    says = one_line(str(error), 300 - len(type(error).__name__) - len(where) - 2)
+    return (f"{type(error).__name__}: {says}" if says else type(error).__name__) + where
+
+
+def place_of(error: BaseException) -> str | None:
+    """``file.py:12`` of the innermost frame that is neither a library's nor this package's; else of this package's.
+
+    The name of the file alone: the same on every machine, and whole in the traceback.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, "<"))]
+    theirs = [frame for frame in own if not frame.filename.startswith(_NAS)]
+    found = next(reversed(theirs or own), None)
+    return None if found is None else f"{Path(found.filename).name}:{found.lineno}"
+
+
+_NAS = f"{Path(nas.__file__).parent}{os.sep}"
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def one_line(text: str, longest: int = 300) -> str:

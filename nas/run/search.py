@@ -22,12 +22,12 @@ from nas.run.filtering import TimedScore
 from nas.run.methods import foreign_options
 from nas.run.options import SearchOptions, cluster_of, flat
 from nas.run.plan import Plan, plan
-from nas.run.progress import Progress
+from nas.run.progress import FinalTrainings, Progress
 from nas.space import SearchSpace
 from nas.strategies import Strategy, filtered
 from nas.trial import Final
 
-FinalTrainings = Callable[[Sequence[FinalJob]], Iterable[Final]]
+FinalTrainer = Callable[[Sequence[FinalJob]], Iterable[Final]]
 
 
 def search(
@@ -46,8 +46,36 @@ def search(
     included. Raises InputError before anything is written where an option cannot be meant.
     """
     planned = plan(options, strategy, spaces)
+    with _view(options, strategy, planned) as view:
+        return _search(options, strategy, out, planned, view, resume, tested)
+
+
+def _view(options: SearchOptions, strategy: str, planned: Plan) -> Progress:
+    budget = None
+    if planned.total_epochs is None:
+        budget = planned.record.planned_budget(planned.config, planned.space)
+    each = budget is not None and budget.epochs == budget.trials * planned.config.epochs
+    workers = cluster_of(options)["workers"] or 1 if options.engine == "ray" else 1
+    return Progress(
+        f"{strategy} seed {planned.config.seed}",
+        planned_epochs=int(planned.planned_epochs),
+        planned_trials=int(budget.trials) if budget is not None and each else None,
+        finals=FinalTrainings(options.test_seeds, planned.final_epochs, workers),
+    )
+
+
+def _search(
+    options: SearchOptions,
+    strategy: str,
+    out: Path,
+    planned: Plan,
+    view: Progress,
+    resume: bool,
+    tested: Iterable[Final],
+) -> Run:
     searcher = planned.strategy()
     # What is wrong with the data is said now; and data and native kernels are there for the workers.
+    view.stage(f"loading {options.data.dataset} and the native kernels")
     options.data.load()
     cpu.native_status()
     config = flat(
@@ -62,6 +90,7 @@ def search(
         if options.engine == "local":
             check_devices(options.training)
         elif not resume and not is_run(out):
+            view.stage("starting Ray")
             stack.enter_context(session(options))
         else:  # there may be nothing left to do
             tune = _tune(options)
@@ -76,11 +105,9 @@ def search(
             return record.run()
         if planned.note is not None:
             print(f"note: {planned.note}", file=sys.stderr, flush=True)
-        title = f"{strategy} seed {planned.config.seed}"
-        view = Progress(title, planned_epochs=int(planned.planned_epochs))
         engine = _on_workers if options.engine == "ray" else _in_this_process
         with engine(options, planned, searcher, record, view) as train:
-            _final_trainings(options, planned, record, train, tested)
+            _final_trainings(options, planned, record, train, tested, view)
         record.done()
         return record.run()
 
@@ -88,7 +115,7 @@ def search(
 @contextlib.contextmanager
 def _in_this_process(
     options: SearchOptions, planned: Plan, strategy: Strategy, record: Record, view: Progress
-) -> Iterator[FinalTrainings]:
+) -> Iterator[FinalTrainer]:
     """The search, then what makes its final trainings."""
     score = TimedScore()
     objective = planned.setup(record.folder / "checkpoints")
@@ -96,16 +123,16 @@ def _in_this_process(
         scorer = planned.training_free.setup()
         score = TimedScore(lambda arch: scorer.signed(arch)[:2])
         strategy = filtered(strategy, score, planned.training_free.candidates)
-    with view:
-        local.execute(
-            strategy,
-            objective,
-            record,
-            epochs=planned.config.epochs,
-            total_epochs=planned.total_epochs,
-            on_event=view,
-            choosing_seconds=score.take_seconds,
-        )
+    view.stage("building and compiling the first network")
+    local.execute(
+        strategy,
+        objective,
+        record,
+        epochs=planned.config.epochs,
+        total_epochs=planned.total_epochs,
+        on_event=view,
+        choosing_seconds=score.take_seconds,
+    )
     trainer = planned.final_setup(None) if isinstance(objective, ScoreObjective) else objective
     yield lambda jobs: (trainer.final(*job) for job in jobs)
 
@@ -113,13 +140,15 @@ def _in_this_process(
 @contextlib.contextmanager
 def _on_workers(
     options: SearchOptions, planned: Plan, strategy: Strategy, record: Record, view: Progress
-) -> Iterator[FinalTrainings]:
+) -> Iterator[FinalTrainer]:
     """The search, then what makes its final trainings."""
     tune = _tune(options)
+    view.stage("starting Ray")
     with tune.session(tune.Cluster(**cluster_of(options))) as cluster:
+        view.stage(f"starting {cluster.workers or 'the'} workers, which compile their first networks")
         planned = _over_chips(planned, cluster.chips)
         score = TimedScore()
-        with view, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             if planned.training_free is not None:
                 score = TimedScore(stack.enter_context(tune.scores(planned.training_free.setup)))
                 strategy = filtered(strategy, score, planned.training_free.candidates)
@@ -153,7 +182,12 @@ def _over_chips(planned: Plan, chips: int) -> Plan:
 
 
 def _final_trainings(
-    options: SearchOptions, planned: Plan, record: Record, train: FinalTrainings, tested: Iterable[Final]
+    options: SearchOptions,
+    planned: Plan,
+    record: Record,
+    train: FinalTrainer,
+    tested: Iterable[Final],
+    view: Progress,
 ) -> None:
     best = record.run().best
     if best is None:
@@ -162,10 +196,12 @@ def _final_trainings(
     seeds = (seed for seed in range(options.test_seeds) if seed not in have)
     jobs = [FinalJob(best.chosen, seed, planned.final_epochs) for seed in seeds]
     known = {FinalJob(f.arch, f.seed, f.epochs): f for f in tested if f.error is None}
+    view.begin_finals(len(jobs))
     for final in itertools.chain(
         (known[job] for job in jobs if job in known), train([job for job in jobs if job not in known])
     ):
         record.final(final)
+        view.final(final)
 
 
 @contextlib.contextmanager

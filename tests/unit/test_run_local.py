@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,54 @@ def test_nothing_but_failures_end_the_search(tmp_path: Path) -> None:
         search(tmp_path / "run", "random", total_epochs=50, everything_fails=True)
 
 
+class Typo:
+    """An objective whose code is wrong for architectures of ``depth`` >= ``above``."""
+
+    def __init__(self, above: int = 0) -> None:
+        self.above = above
+
+    def describe(self, trial: Trial) -> tuple[None, None]:
+        return None, None
+
+    def __call__(self, trial: Trial) -> Iterator[Measurement]:
+        for budget in range(trial.spent + 1, trial.budget + 1):
+            if trial.arch["depth"] >= self.above:
+                raise ValueError(f"no {trial.arch['depth']}")
+            yield Measurement(budget, 0.5, 0.1, 0.5, 0.1)
+
+
+def test_first_trials_that_all_fail_alike_end_the_search_and_leave_their_tracebacks(tmp_path: Path) -> None:
+    line = next(
+        k for k, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "raise ValueError" in text
+    )
+    place = rf"\(test_run_local\.py:{line}\)"
+    with pytest.raises(InputError, match=rf"first 3 trials failed alike: ValueError: no \d {place}; whole"):
+        search(tmp_path / "run", "random", trials=9, objective=Typo())
+    kept = [(tmp_path / "run" / "errors" / f"trial_{k}.txt").read_text() for k in range(3)]
+    assert all("Traceback" in text and "raise ValueError(" in text for text in kept)
+    run = search(tmp_path / "run", "random", trials=9, objective=Typo(99), resume=True)
+    assert [trial.status for trial in run.trials.values()] == ["failed"] * 3 + ["completed"] * 6
+    # Resumed with the fault still there, it ends again.
+    with pytest.raises(InputError, match="first 3 trials failed alike"):
+        search(tmp_path / "again", "random", trials=9, objective=Typo())
+    with pytest.raises(InputError, match="first 3 trials failed alike"):
+        search(tmp_path / "again", "random", trials=9, objective=Typo(), resume=True)
+    assert len(list((tmp_path / "again" / "errors").iterdir())) == 6
+
+
+def test_a_fault_of_some_architectures_does_not_end_the_search(tmp_path: Path) -> None:
+    run = search(tmp_path / "run", "random", trials=20, objective=Typo(2))
+    assert 3 < len(run.failed) < 20
+
+
+def test_failures_of_the_architectures_own_do_not_end_the_search_early(tmp_path: Path) -> None:
+    run = search(tmp_path / "run", "random", trials=5, everything_fails=True)
+    assert len(run.failed) == 5
+    run = search(tmp_path / "memory", "random", trials=5, memory=tuple(range(5)))
+    assert {trial.error for trial in run.failed} == {"MemoryError: out of memory"}
+    assert not (tmp_path / "memory" / "errors").exists()
+
+
 def test_interrupted_search_can_be_resumed(tmp_path: Path) -> None:
     seen: list[Event] = []
 
@@ -274,7 +323,7 @@ class _Odd:
 def test_objective_is_held_to_its_contract(tmp_path: Path, objective: _Odd, error: str) -> None:
     run = search(tmp_path / "run", "random", trials=1, objective=objective)
     assert run.trials[0].status == "failed"
-    assert run.trials[0].error == error
+    assert re.sub(r" \(test_run_local\.py:\d+\)$", "", run.trials[0].error or "") == error
 
 
 def test_objective_is_closed_where_the_budget_ends(tmp_path: Path) -> None:

@@ -44,11 +44,15 @@ def run_of(
 
 
 def test_the_t_interval_of_three_values():
-    interval = mean_interval([1.0, 2.0, 3.0])
+    interval = mean_interval([1.0, 2.0, 3.0], fewest=2)
     assert interval.mean == 2.0
     assert interval.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert (interval.high + interval.low) / 2 == pytest.approx(2.0)
     assert interval.n == 3
+    cut = mean_interval([1.0, 2.0, 3.0], fewest=2, within=(0.0, 3.0))
+    assert (cut.mean, cut.low, cut.high) == (2.0, 0.0, 3.0)
+    assert math.isnan(mean_interval([1.0, 2.0, 3.0, 4.0]).low)
+    assert not math.isnan(mean_interval([1.0, 2.0, 3.0, 4.0, 5.0]).low)
 
 
 def test_one_value_has_a_mean_and_no_interval_and_nan_is_left_out():
@@ -61,7 +65,7 @@ def test_one_value_has_a_mean_and_no_interval_and_nan_is_left_out():
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    samples = np.random.default_rng(0).normal(size=(2000, 4))
+    samples = np.random.default_rng(0).normal(size=(2000, 5))
     covered = sum(i.low <= 0 <= i.high for i in map(mean_interval, samples))
     assert covered / 2000 == pytest.approx(0.95, abs=0.015)
 
@@ -99,9 +103,17 @@ def test_the_anytime_curve_averages_seeds_at_equal_cost():
     assert curve.n == 2
     assert curve.cost.tolist() == [2, 3, 4]  # from where both have something; b keeps what it ended with
     assert curve.mean == pytest.approx([0.4, 0.4, 0.6])
-    assert curve.low[:2] == pytest.approx([0.4, 0.4])
-    expected = mean_interval([0.8, 0.4])
-    assert (curve.low[2], curve.high[2]) == pytest.approx((expected.low, expected.high))
+    assert curve.runs.tolist() == [[0.4, 0.4, 0.8], [0.4, 0.4, 0.4]]
+    assert np.isnan(curve.low).all()  # two runs have no interval
+    five = anytime([a, b, b, b, b], "epochs", points=3)
+    assert five is not None
+    assert five.low[:2] == pytest.approx([0.4, 0.4])
+    expected = mean_interval([0.8, 0.4, 0.4, 0.4, 0.4])
+    assert (five.low[2], five.high[2]) == pytest.approx((expected.low, expected.high))
+    wide = [run_of([(0, measured(1, value))]) for value in (0.0, 1.0, 1.0, 1.0, 1.0)]
+    cut = anytime(wide, "epochs", points=1)
+    assert cut is not None
+    assert cut.high.tolist() == [1.0]  # no accuracy is higher
     alone = anytime([a], "epochs")
     assert alone is not None
     assert np.isnan(alone.low).all()

@@ -156,7 +156,7 @@ def test_the_interval_of_the_interquartile_mean_covers_the_truth():
 
 
 def test_points_keep_their_places_and_one_run_has_no_interval():
-    scores = np.arange(24.0).reshape(4, 3, 2)
+    scores = np.arange(36.0).reshape(6, 3, 2)
     found = estimate(scores, "mean")
     np.testing.assert_allclose(found.value, scores.mean(axis=0))
     assert found.low.shape == found.high.shape == (3, 2)
@@ -167,6 +167,7 @@ def test_points_keep_their_places_and_one_run_has_no_interval():
     one = estimate(np.array([0.5]))
     assert one.value == 0.5
     assert np.isnan([one.low, one.high]).all()
+    assert np.isnan(estimate(scores[:4], "mean").low).all()  # four say little of their spread
 
 
 def test_the_probability_of_improvement_counts_pairs_and_half_the_ties():
@@ -195,7 +196,7 @@ def test_the_probability_of_improvement_of_shifted_normals_is_in_its_interval():
 
 
 def test_the_performance_profile_is_the_part_of_the_runs_above():
-    tasks = [np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.3, 0.5])]
+    tasks = [np.array([0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4]), np.array([0.3, 0.5] * 3)]
     found = performance_profile(tasks, np.array([0.0, 0.2, 0.35, 0.5]))
     np.testing.assert_allclose(found.value, [1, (0.5 + 1) / 2, (0.25 + 0.5) / 2, 0])
     assert found.low[0] == found.high[0] == 1

@@ -63,7 +63,7 @@ def test_a_row_adds_up(tmp_path):
     assert (row.strategy, row.runs, row.trials, row.failed_trials, row.epochs) == ("random", 1, 2, 1, 4)
     assert row.best_valid_accuracy.mean == 0.9  # the last epoch, not the best one, and not the failed trial
     assert row.test_accuracy.mean == pytest.approx(0.88)
-    assert row.test_accuracy.half_width == pytest.approx(12.7062 * 0.01, rel=1e-4)
+    assert math.isnan(row.test_accuracy.low)  # two say nothing of their spread
     assert (row.test_accuracy.n, row.test_over) == (2, "trainings")
     assert (row.params, row.macs_per_image) == (61_706, 416_520)
     assert (row.compile_seconds, row.train_seconds, row.evaluate_seconds) == (2.0, 3.5 + 20, 0.75)
@@ -74,16 +74,39 @@ def test_a_row_adds_up(tmp_path):
 def test_seeds_are_averaged_and_the_test_interval_is_over_searches(tmp_path):
     runs = [
         make(tmp_path / str(seed), seed=seed, valid=0.9 + 0.01 * seed, tests=(0.8 + 0.02 * seed, 0.9))
-        for seed in range(3)
+        for seed in range(5)
     ]
     (row,) = comparison(runs)
-    assert row.runs == 3
-    assert row.failed_trials == 3
+    assert row.runs == 5
+    assert row.failed_trials == 5
     assert row.trials == 2
-    assert row.best_valid_accuracy.mean == pytest.approx(0.91)
-    assert row.test_accuracy.mean == pytest.approx(0.86)
-    assert (row.test_accuracy.n, row.test_over) == (3, "runs")
-    assert row.test_accuracy.half_width == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert row.best_valid_accuracy.mean == pytest.approx(0.92)
+    assert row.test_accuracy.mean == pytest.approx(0.87)
+    assert (row.test_accuracy.n, row.test_over) == (5, "runs")
+    # t(0.975, 4) = 2.776445; the standard deviation of 0, 1, 2, 3, 4 is sqrt(2.5).
+    assert row.test_accuracy.half_width == pytest.approx(2.776445 * 0.01 * math.sqrt(2.5 / 5), rel=1e-5)
+
+
+def test_an_interval_is_given_from_five_values_on_and_holds_possible_ones_only(tmp_path):
+    """The t interval of 0.5, 1.0, 1.0, 1.0, 1.0 goes from 0.62 to 1.18."""
+    few = [make(tmp_path / f"a{k}", seed=k, valid=v, tests=(v,)) for k, v in enumerate((0.2, 0.9, 0.9, 0.9))]
+    assert "| 72.50 (n=4) |" in to_markdown(comparison(few))
+    assert "72.50 (n=4) &" in to_latex(comparison(few))
+    (line,) = csv.DictReader(io.StringIO(to_csv(comparison(few))))
+    assert (line["test_accuracy_n"], line["test_accuracy_low"], line["best_valid_accuracy_high"]) == (
+        "4",
+        "",
+        "",
+    )
+    assert any("with their number n where they are fewer than 5" in note for note in notes(few))
+    many = [
+        make(tmp_path / f"b{k}", seed=k, valid=v, tests=(v,)) for k, v in enumerate((0.5, 1.0, 1.0, 1.0, 1.0))
+    ]
+    half = 2.776445 * math.sqrt(0.05) / math.sqrt(5)
+    assert f"| 90.00 [{100 * (0.9 - half):.2f}, 100.00] |" in to_markdown(comparison(many))
+    (line,) = csv.DictReader(io.StringIO(to_csv(comparison(many))))
+    assert (float(line["test_accuracy_high"]), float(line["best_valid_accuracy_high"])) == (1.0, 1.0)
+    assert any("with the 95 % t interval." in note for note in notes(many))
 
 
 def test_runs_that_differ_in_more_than_the_seed_get_rows_that_say_so(tmp_path):
@@ -140,19 +163,19 @@ MARKDOWN = "".join(
     for left, right in (
         (
             "Strategy    | Seeds | Trials | Failed | Epochs | Best valid. %",
-            "       Test % | Params | Mult-adds | Compile s | Train s | All s",
+            "     Test % | Params | Mult-adds | Compile s | Train s | All s",
         ),
         (
             "----------- | ----: | -----: | -----: | -----: | ------------:",
-            "------------: | -----: | --------: | --------: | ------: | ----:",
+            "----------: | -----: | --------: | --------: | ------: | ----:",
         ),
         (
             "random      |     1 |      2 |      1 |      4 |         90.00",
-            "88.00 ± 12.71 | 61.7 k |     417 k |      2.00 |    23.5 |  26.2",
+            "88.00 (n=2) | 61.7 k |     417 k |      2.00 |    23.5 |  26.2",
         ),
         (
             r"hyper\|band |     1 |      2 |      1 |      4 |         90.00",
-            "            – | 61.7 k |     417 k |      2.00 |    3.50 |  6.25",
+            "          – | 61.7 k |     417 k |      2.00 |    3.50 |  6.25",
         ),
     )
 )
@@ -161,7 +184,7 @@ MARKDOWN = "".join(
 def test_latex_is_escaped_and_has_as_many_cells_as_columns(tmp_path):
     text = to_latex(comparison([make(tmp_path / "a", "a_b&c 100%", tests=(0.87, 0.89))]))
     assert r"a\_b\&c 100\% & 1 &" in text
-    assert r"& 88.00 $\pm$ 12.71 &" in text
+    assert r"& 88.00 (n=2) &" in text
     lines = text.splitlines()
     columns = lines[0].count("r") - "tabular".count("r") + 1
     for line in (lines[2], lines[4]):

@@ -14,7 +14,7 @@ from nas.report.statistics.bootstrap import (
 from nas.report.statistics.correlation import kendall, spearman
 from nas.report.statistics.importance import Attribution, Importance, which_choices_mattered
 from nas.report.statistics.incumbents import Trace, at_costs, cost_grid, cost_to_reach, regret, trace
-from nas.report.statistics.intervals import Interval, mean_interval
+from nas.report.statistics.intervals import FEWEST, FRACTION, Interval, mean_interval
 from nas.report.statistics.random_experiments import (
     DRAWS,
     Experiments,
@@ -33,6 +33,8 @@ from nas.report.statistics.ranks import (
 
 __all__ = [
     "DRAWS",
+    "FEWEST",
+    "FRACTION",
     "RESAMPLES",
     "Attribution",
     "Cost",

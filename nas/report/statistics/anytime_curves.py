@@ -9,20 +9,24 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from nas.record import Run
-from nas.report.statistics.intervals import mean_interval
+from nas.report.statistics.intervals import FRACTION, mean_interval
 
 Cost: TypeAlias = Literal["epochs", "seconds", "wall_seconds"]
 """What an anytime curve runs over: budget units, compute seconds (all workers') or wall-clock seconds."""
 
 
 class Curve(NamedTuple):
-    """Mean of ``n`` runs with a 95 % interval, at the points ``cost``; NaN interval for one run."""
+    """Mean of ``n`` runs with a 95 % interval, at the points ``cost``; NaN interval for fewer than `FEWEST` runs.
+
+    ``runs``: each run by itself [n, points].
+    """
 
     cost: np.ndarray
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     n: int
+    runs: np.ndarray
 
 
 def incumbent(run: Run, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
@@ -64,8 +68,8 @@ def anytime(runs: Iterable[Run], cost: Cost, points: int = 256) -> Curve | None:
     grid = np.linspace(max(costs[0] for costs, _ in traces), max(costs[-1] for costs, _ in traces), points)
     # The incumbent at cost x is the last one found at a cost of x or less.
     values = np.stack([best[np.searchsorted(costs, grid, side="right") - 1] for costs, best in traces])
-    intervals = np.asarray([mean_interval(column)[:3] for column in values.T])
-    return Curve(grid, *intervals.T, n=len(traces))
+    intervals = np.asarray([mean_interval(column, within=FRACTION)[:3] for column in values.T])
+    return Curve(grid, *intervals.T, n=len(traces), runs=values)
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from nas.report.statistics.intervals import FEWEST
+
 Values: TypeAlias = Sequence[float] | np.ndarray
 
 RESAMPLES = 2000
@@ -47,7 +49,7 @@ def estimate(
 
     Inputs: ``tasks``, the scores on each task [runs, ...], or those of a single one as an array; runs are
     resample_counts within their task, points along further axes (costs) are estimated each by itself. The
-    interval is NaN for one run. NaN scores give NaN.
+    interval is NaN for fewer than `FEWEST` runs. NaN scores give NaN.
     """
     held = _tasks(tasks)
     shape = held[0].shape[1:]
@@ -72,7 +74,7 @@ def estimate(
             # The sum of weights times values, as a sum over the steps from value to value.
             weighed = upto[np.cumsum(together[order[:-1, k]], axis=0, dtype=np.int32)]
             drawn[:, k] = ordered[-1, k] - np.diff(ordered[:, k]) @ weighed
-    return with_interval(value, drawn, level, shape, known=min(map(len, columns)) > 1)
+    return with_interval(value, drawn, level, shape, known=min(map(len, columns)) >= FEWEST)
 
 
 def probability_of_improvement(
@@ -96,7 +98,7 @@ def probability_of_improvement(
         values.append(better.mean())
         of_a, of_b = (resample_counts(rng, len(scores), resamples).astype(float) for scores in (a, b))
         drawn.append(((of_a @ better) * of_b).sum(axis=1) / better.size)
-    known = all(len(a) > 1 and len(b) > 1 for a, b in pairs)
+    known = all(min(len(a), len(b)) >= FEWEST for a, b in pairs)
     return with_interval(
         np.mean(values, keepdims=True), np.mean(drawn, axis=0)[:, None], level, (), known=known
     )
@@ -118,7 +120,7 @@ def performance_profile(
         above = (scores[:, None] > np.asarray(thresholds)).astype(float)
         values.append(above.mean(axis=0))
         drawn.append(resample_counts(rng, len(scores), resamples) @ above / len(scores))
-    known = min(map(len, held)) > 1
+    known = min(map(len, held)) >= FEWEST
     return with_interval(
         np.mean(values, axis=0), np.mean(drawn, axis=0), level, np.shape(thresholds), known=known
     )
@@ -140,7 +142,7 @@ def speed_up(
     with np.errstate(invalid="ignore"):
         value = np.atleast_1d(np.median(slow) / np.median(fast))
         drawn = (medians[0] / medians[1])[:, None]
-    return with_interval(value, drawn, level, (), known=min(len(slow), len(fast)) > 1)
+    return with_interval(value, drawn, level, (), known=min(len(slow), len(fast)) >= FEWEST)
 
 
 def _tasks(tasks: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:

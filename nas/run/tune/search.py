@@ -154,7 +154,8 @@ class _Work:
                 )
             if "failure" in result:
                 seconds = {name: result[name] for name in SECONDS}
-                self.state.fail(trial.id, TrialFailed(result["failure"], **seconds))
+                failure = TrialFailed(result["failure"], traceback=result["traceback"], **seconds)
+                self.state.fail(trial.id, failure)
                 return True
         return self.over
 

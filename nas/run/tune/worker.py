@@ -113,7 +113,7 @@ class Worker(tune.Trainable):
             result["measurement"] = json.dumps(trial.measurements[-1].fields())
         if failure is not None:
             seconds = {name: getattr(failure, name) for name in SECONDS}
-            result |= {"failure": str(failure), "done": True, **seconds}
+            result |= {"failure": str(failure), "traceback": failure.traceback, "done": True, **seconds}
         return result
 
 
