@@ -41,6 +41,8 @@ from nas.report.statistics import (
 )
 
 DOTS_PER_INCH = 200
+HEIGHT_INCHES = 3.7  # of a figure
+PANEL_INCHES = 1.1  # of the axes of one of several panels
 
 _COST_LABELS: Mapping[Cost, str] = {
     "epochs": "epochs trained in the search",
@@ -120,7 +122,7 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
                 axes.step(
                     costs, 100 * mean, where="post", color=style.color, linestyle=style.line, label=label
                 )
-            _anytime_limits(axes, list(curves.values()))
+            _anytime_limits(axes, list(curves.values()), panelled=apart)
             _legend(axes)
         for unused in panels[len(shown) :]:
             unused.set_visible(False)
@@ -134,7 +136,7 @@ def anytime_figure(groups: Mapping[str, Sequence[Run]], cost: Cost) -> Figure | 
         return figure
 
 
-def _anytime_limits(axes: Axes, curves: Sequence[Curve]) -> None:
+def _anytime_limits(axes: Axes, curves: Sequence[Curve], *, panelled: bool) -> None:
     axes.set_xlim(0, max(curve.cost[-1] for curve in curves) * 1.02)
     # The steep rise at the very beginning would flatten what tells the strategies apart later.
     floor = min(float(curve.mean[len(curve.mean) // 20]) for curve in curves)
@@ -142,7 +144,7 @@ def _anytime_limits(axes: Axes, curves: Sequence[Curve]) -> None:
     # Intervals may pass 100 %; they are shown up to where the best mean's errors are halved.
     top = min(max(float(np.fmax(curve.high[-1], curve.mean[-1])) for curve in curves), (1 + best) / 2)
     means = np.concatenate([curve.mean for curve in curves])
-    _accuracy_axis(axes, 100 * means, 100 * floor, 100 * top)
+    _accuracy_axis(axes, 100 * means, 100 * floor, 100 * top, panelled=panelled)
 
 
 def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
@@ -392,7 +394,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _canvas(
-    rows: int = 1, columns: int = 1, width: float = 6.0, height: float = 3.7
+    rows: int = 1, columns: int = 1, width: float = 6.0, height: float = HEIGHT_INCHES
 ) -> tuple[Figure, list[Axes]]:
     # Not pyplot: it keeps every figure alive and wants a display back end.
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -402,7 +404,9 @@ def _canvas(
     return figure, panels
 
 
-def _accuracy_axis(axes: Axes, accuracies: np.ndarray, low: float, high: float) -> None:
+def _accuracy_axis(
+    axes: Axes, accuracies: np.ndarray, low: float, high: float, *, panelled: bool = False
+) -> None:
     """A y axis from ``low`` to ``high`` per cent for ``accuracies``, spaced as the logarithm of the error.
 
     99 to 99.5 is as far as 90 to 95: both halve the errors. Where some have no error at all, half of the
@@ -425,8 +429,13 @@ def _accuracy_axis(axes: Axes, accuracies: np.ndarray, low: float, high: float) 
         """Whether labels at ``ticks`` leave each other room."""
         return not len(ticks) or float(np.diff(forward(np.asarray(ticks))).min(initial=math.inf)) >= apart
 
-    inches = axes.get_figure(root=True).get_figheight() / axes.get_gridspec().nrows - 0.9
-    apart = float(forward(top) - forward(bottom)) * 1.7 * STYLE["font.size"] / 72 / max(inches, 0.6)
+    apart = (
+        float(forward(top) - forward(bottom))
+        * 1.7
+        * STYLE["font.size"]
+        / 72
+        / (PANEL_INCHES if panelled else HEIGHT_INCHES - 0.9)
+    )
     ticks = next(
         (found for ticks in _ACCURACY_TICKS if clear(found := [t for t in ticks if bottom <= t <= top])), []
     )
