@@ -39,6 +39,16 @@ class Measurement:
         return self.valid_accuracy
 
     @property
+    def gains(self) -> tuple[float, ...]:
+        """The objectives, all to be maximised: one, but for a `MeasurementWithValues`."""
+        return (self.value,)
+
+    @property
+    def violation(self) -> float:
+        """How far it is from keeping the constraints; 0 where it does, and where there are none."""
+        return 0.0
+
+    @property
     def last(self) -> bool:
         """Whether the objective ends its trial here, whatever budget is left."""
         return False
@@ -76,6 +86,52 @@ class MeasurementWithTest(Measurement):
     test_loss: float = math.nan
 
 
+INFEASIBLE = -1e30
+"""What a search maximises is at most this where a constraint is violated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasurementWithValues(Measurement):
+    """Of a search with several objectives, or with constraints (`nas.goals.Goals`).
+
+    ``values`` are what was measured, by name, as it is, with what belongs to it (``latency_ms_low``); ``signed`` the
+    objectives in their order, turned so that more is better; ``violated`` is 0 where all constraints are kept, else
+    the sum of the shares of their bounds by which they are missed. ``untrained``: they are missed by what is known
+    before a training, so there was none; the accuracies and losses are NaN.
+    """
+
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    signed: tuple[float, ...] = ()
+    violated: float = 0.0
+    untrained: bool = False
+
+    @property
+    def value(self) -> float:
+        """The first objective; below that of everything that keeps the constraints where this does not, the lower
+        the more they are violated (Deb 2000)."""
+        return self.signed[0] if self.violated == 0 else INFEASIBLE * (1 + self.violated)
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        return self.signed
+
+    @property
+    def violation(self) -> float:
+        return self.violated
+
+    @property
+    def last(self) -> bool:
+        return self.untrained
+
+    def fields(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"values": dict(self.values), "signed": list(self.signed)}
+
+
+def values_text(values: Mapping[str, float]) -> str:
+    """``valid_accuracy=0.91 latency_ms=4.2``."""
+    return " ".join(f"{name}={value:.5g}" for name, value in values.items())
+
+
 @dataclasses.dataclass(frozen=True)
 class SupernetMeasurement(Measurement):
     """An epoch of a search with shared weights: what the supernet showed, and what the search came to.
@@ -106,7 +162,12 @@ class SupernetMeasurement(Measurement):
 
 def measurement_kind(fields: Collection[str]) -> type[Measurement]:
     """Which kind of measurement has ``fields``."""
-    own = {"derived": SupernetMeasurement, "test_accuracy": MeasurementWithTest, "score": ScoreMeasurement}
+    own = {
+        "derived": SupernetMeasurement,
+        "values": MeasurementWithValues,
+        "test_accuracy": MeasurementWithTest,
+        "score": ScoreMeasurement,
+    }
     return next((kind for name, kind in own.items() if name in fields), Measurement)
 
 
@@ -115,6 +176,8 @@ def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     kind = measurement_kind(fields)
     if kind is SupernetMeasurement:
         return kind(**{**fields, "derived": Architecture.from_json(fields["derived"])})
+    if kind is MeasurementWithValues:
+        return kind(**{**fields, "signed": tuple(fields["signed"])})
     return kind(**fields)
 
 
@@ -168,6 +231,22 @@ class Trial:
         if self.status == "failed" or not self.measurements:
             return -math.inf
         return self.measurements[-1].value
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """The objectives at the last measurement, all to be maximised; none for a failed or unmeasured trial."""
+        return () if self.status == "failed" or not self.measurements else self.measurements[-1].gains
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """What a `MeasurementWithValues` has at the last measurement; else nothing."""
+        newest = self.measurements[-1] if self.measurements else None
+        return newest.values if isinstance(newest, MeasurementWithValues) else {}
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it was measured, did not fail and keeps the constraints, if there are any."""
+        return math.isfinite(self.score) and self.measurements[-1].violation == 0
 
     @property
     def valid_accuracy(self) -> float:

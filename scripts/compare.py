@@ -15,7 +15,7 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-from _strategies import strategy_options
+from _strategies import strategy_options, values_of
 
 from _cli import cells, operations, print_table
 from nas.errors import InputError
@@ -34,8 +34,9 @@ as random+params (also: macs_per_image, and the columns of --scores); default: a
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions(SearchOptions):
-    objective: Literal["train"] = "train"
-    """train: real trainings; table: what a benchmark table has, with other options"""
+    objective: tuple[str, ...] = ("train",)
+    """train: real trainings, also of several objectives as in search.py; table: what a benchmark table has, with other
+    options"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,10 @@ class TableConfig(TableOptions):
 
 def config_type(argv: list[str]) -> type:
     """What the objective named wants, with the options of the strategies named."""
-    meant = config_meant({"train": Config, "table": TableConfig}, "objective", argv)
-    if meant is Config:
+    given = values_of(argv, "objective")
+    if len(given) < 2:
+        config_meant(dict.fromkeys(("train", "table", *known_objectives(given)), Config), "objective", argv)
+    if given[:1] != ["table"]:
         return strategy_options(Config, argv, "strategies", DEFAULT, SEARCHES, about="some of")
     # R is an option of its own there, and the budget alone ends a search.
     return strategy_options(
@@ -89,6 +92,15 @@ def config_type(argv: list[str]) -> type:
         hidden=("epochs", "iterations"),
         about=ABOUT,
     )
+
+
+def known_objectives(given: list[str]) -> tuple[str, ...]:
+    """Those beside train and table, where one is given: to know them takes seconds of imports."""
+    if not given or given[0] in ("train", "table"):
+        return ()
+    from nas.objectives.quantities import KNOWN, is_function
+
+    return (*KNOWN, *(name for name in given if is_function(name) or name.rpartition(":")[0] in KNOWN))
 
 
 def main(config: Config | TableConfig) -> None:
@@ -124,6 +136,7 @@ def compare_trainings(config: Config) -> None:
     from nas.report.report import write_report
     from nas.run.plan import pass_epochs
     from nas.run.search import search, session
+    from nas.run.several import nothing_found
     from search_spaces import spaces_with
 
     options = config.options
@@ -155,7 +168,7 @@ def compare_trainings(config: Config) -> None:
     for path in write_report([out], out, **drawn).files:
         print(path)
     if not any(result.best for result in runs):
-        raise InputError(f"{out}: no trial could be measured; trials.jsonl in its run folders says why")
+        raise InputError(nothing_found(runs[0]))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ def config_type(argv: list[str]) -> type:
 def main(config: Config) -> None:
     # Here: --help does not wait for jax and the networks.
     from nas.run.search import search
+    from nas.run.several import nothing_found
+    from nas.trial import values_text
     from search_spaces import spaces_with
 
     options = config.options
@@ -53,8 +55,12 @@ def main(config: Config) -> None:
     result = search(options, config.strategy, out, spaces, resume=config.resume)
     print_table([result])
     if result.best is None:
-        raise InputError(f"{out}: no trial could be measured; trials.jsonl there says why")
-    print(f"\nbest: {options.space}:{spaces[options.space].to_string(result.best.chosen)}")
+        raise InputError(nothing_found(result))
+    space, several = spaces[options.space], len(options.objective) > 1
+    for trial in result.front if several else ():
+        print(f"front: {options.space}:{space.to_string(trial.arch)} {values_text(trial.values)}")
+    if not several:
+        print(f"\nbest: {options.space}:{space.to_string(result.best.chosen)}")
     print(f"plots: python scripts/report.py {out}")
 
 

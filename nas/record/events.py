@@ -5,7 +5,8 @@
 - ``trial``: ``id, arch, seed, budget, bracket, rung, params, macs_per_image``; once an id.
 - ``promotion``: ``id, budget, bracket, rung``; the trial goes on to a larger budget.
 - ``measurement``: ``id`` and the fields of `Measurement` or of its kind (`MeasurementWithTest`, `ScoreMeasurement`,
-  `SupernetMeasurement`); with ``params`` and ``macs_per_image`` where the trial's own line did not know them yet.
+  `MeasurementWithValues`, `SupernetMeasurement`); with ``params`` and ``macs_per_image`` where the trial's own line did
+  not know them yet.
 - ``end``: ``id, status, error`` (``completed``, ``stopped`` or ``failed``), and the seconds of a unit that
   was under way and gave no measurement.
 - ``final``: the fields of `Final`; one training of a chosen architecture to the end, tested.
@@ -30,7 +31,14 @@ from nas.errors import InputError
 from nas.record.fields import integer, integer_or_none, number, numbers, seconds_of
 from nas.record.run import Observation, Run
 from nas.space import Architecture
-from nas.trial import Final, Measurement, SupernetMeasurement, Trial, measurement_kind
+from nas.trial import (
+    Final,
+    Measurement,
+    MeasurementWithValues,
+    SupernetMeasurement,
+    Trial,
+    measurement_kind,
+)
 
 TRIALS = "trials.jsonl"
 
@@ -197,6 +205,9 @@ def _measured(event: Mapping[str, Any]) -> Measurement:
     if kind is SupernetMeasurement:
         further = {"derived": _arch(event, "derived"), "skips": integer(event, "skips", 0)}
         further |= {"weights": _weights(event), "stopped": event.get("stopped") is True}
+    if kind is MeasurementWithValues:
+        further = {"values": _values(event), "signed": _signed(event)}
+        further |= {"untrained": event.get("untrained") is True}
     budget = integer(event, "budget", 1)
     return kind(budget=budget, **numbers(event, _float_fields(kind)), **further)
 
@@ -206,6 +217,20 @@ def _weights(event: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     if not isinstance(weights, dict) or not all(isinstance(of, dict) for of in weights.values()):
         raise ValueError(f"weights={weights!r} are not JSON objects by choice")
     return {name: {value: number(of, value) for value in of} for name, of in weights.items()}
+
+
+def _values(event: Mapping[str, Any]) -> dict[str, float]:
+    values = event.get("values")
+    if not isinstance(values, dict):
+        raise ValueError(f"values={values!r} is not a JSON object")
+    return {name: number(values, name) for name in values}
+
+
+def _signed(event: Mapping[str, Any]) -> tuple[float, ...]:
+    signed = event.get("signed")
+    if not isinstance(signed, list) or not signed:
+        raise ValueError(f"signed={signed!r} is not a list of numbers")
+    return tuple(number({"signed": value}, "signed") for value in signed)
 
 
 @functools.cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nas.pareto import front
 from nas.trial import Final, Measurement, Trial
 
 MAY_DIFFER = (
@@ -19,6 +19,7 @@ MAY_DIFFER = (
     "address",
     "data_dir",
     "test_seeds",
+    "front",
 )
 """Keys of a run's config that say where and how fast it ran, not what it computed: a resumption may give others, and
 a report counts runs that differ in nothing else as one search."""
@@ -69,11 +70,23 @@ class Run:
     def best(self) -> Trial | None:
         """The trial with the highest `Trial.score` among those not failed, whatever its budget.
 
-        The score is the validation accuracy at the trial's last measurement; of equals the lower id.
-        None while nothing was measured.
+        The score is the validation accuracy at the trial's last measurement, or the first of several objectives; of
+        equals the lower id. None while nothing was measured that keeps the constraints, if there are any.
         """
-        scored = [trial for trial in self.trials.values() if math.isfinite(trial.score)]
+        scored = [trial for trial in self.trials.values() if trial.feasible]
         return max(scored, key=lambda trial: (trial.score, -trial.id), default=None)
+
+    @property
+    def best_finals(self) -> tuple[Final, ...]:
+        """The final trainings of `best`; of a search for a front there are others. All of a run that is no search."""
+        if not self.is_search or self.best is None:
+            return self.finals
+        return tuple(final for final in self.finals if final.arch == self.best.chosen)
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other dominates, see `nas.pareto.front`."""
+        return front(self.trials.values())
 
     @property
     def failed(self) -> tuple[Trial, ...]:

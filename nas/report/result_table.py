@@ -249,7 +249,9 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 def _row(label: str, runs: Sequence[Run]) -> Row:
     tested = [
-        mean_interval((final.test_accuracy for final in run.finals if final.error is None), within=FRACTION)
+        mean_interval(
+            (final.test_accuracy for final in run.best_finals if final.error is None), within=FRACTION
+        )
         for run in runs
     ]
     several = len(runs) > 1
@@ -305,7 +307,7 @@ def _valid_accuracy(run: Run) -> float:
 
 
 def _size(run: Run, name: str) -> float:
-    sizes = [getattr(final, name) for final in run.finals]
+    sizes = [getattr(final, name) for final in run.best_finals]
     if not sizes and run.best is not None and run.best.chosen == run.best.arch:  # a supernet's is another's
         sizes = [getattr(run.best, name)]
     return _mean(math.nan if size is None else size for size in sizes)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nas.data.config import DataConfig
 from nas.errors import InputError, one_of
+from nas.goals import ACCURACY, TRAIN, LatencyConfig
 from nas.space import Range, SearchSpace, parse_assignments
 from nas.strategies import StrategyConfig
 from nas.training.config import TrainingConfig
@@ -18,11 +19,19 @@ from nas.training.config import TrainingConfig
 TOPICS: Mapping[str, tuple[str, ...]] = {
     "search space": ("space", "fix", "narrow", "describe"),
     "images": ("data",),
-    "objective": ("objective", "filter", "filter_candidates", "score_batch_size", "scores"),
+    "objective": (
+        "objective",
+        "constraint",
+        "latency",
+        "filter",
+        "filter_candidates",
+        "score_batch_size",
+        "scores",
+    ),
     "strategy": ("strategy", "strategies", "plan"),
     "budget": ("trials", "epochs", "total_epochs", "seed", "seeds"),
     "training": ("hyper", "training"),
-    "final trainings": ("test_seeds", "final_epochs"),
+    "final trainings": ("front", "test_seeds", "final_epochs"),
     "engine": ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address"),
     "run folder": ("out", "resume"),
 }
@@ -44,9 +53,15 @@ class SearchOptions:
     """choices with fewer values: width=16,32 learning_rate=1e-3..1e-2"""
     hyper: tuple[str, ...] = ()
     """training hyperparameters that the space leaves open: learning_rate=0.1 batch_size=128"""
-    objective: str = "train"
+    objective: tuple[str, ...] = ("train",)
     """what a search maximises: train, the validation accuracy; or a training-free score (naswot, ntk_condition, …),
-    in which case only the final trainings train"""
+    in which case only the final trainings train; or several at once, each in its direction: valid_accuracy latency_ms
+    params macs_per_image activation_bytes, scores, FILE.py:FUNCTION of an architecture (NAME:min, NAME:max)"""
+    constraint: tuple[str, ...] = ()
+    """what networks must keep: "latency_ms<5" "params<=1e6" (quoted); those that do not rank below all that do, and are
+    not trained where that is known before"""
+    front: int | None = None
+    """of several objectives: how many networks of the front are trained again and tested; default: all"""
     filter: str | None = None
     """a training-free score: each new trial is the best by it of --filter-candidates that the strategy proposes"""
     filter_candidates: int = 100
@@ -72,12 +87,18 @@ class SearchOptions:
     """times that the best network is trained again, from other seeds, and tested; 0: not at all"""
     final_epochs: int | None = None
     """epochs of these final trainings; default: --epochs"""
+    latency: LatencyConfig = dataclasses.field(default_factory=LatencyConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     plan: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
 
     def __post_init__(self) -> None:
+        if isinstance(self.objective, str):
+            object.__setattr__(self, "objective", (self.objective,))
+        if self.objective == (ACCURACY,):
+            object.__setattr__(self, "objective", (TRAIN,))
         for name, low in (
+            ("front", 1),
             ("filter_candidates", 1),
             ("score_batch_size", 2),
             ("total_epochs", 1),
@@ -133,11 +154,19 @@ def hyper_defaults(options: SearchOptions, space: SearchSpace) -> dict[str, Any]
 
 
 def flat(options: SearchOptions, **more: Any) -> dict[str, Any]:
-    """The options as one flat dictionary, without the strategy's: what ``config.json`` holds."""
+    """The options as one flat dictionary, without the strategy's: what ``config.json`` holds.
+
+    What several objectives and constraints add is not in it where there are none.
+    """
     config: dict[str, Any] = {}
     for name, value in dataclasses.asdict(options).items():
-        if name != "plan":
-            config |= value if isinstance(value, dict) else {name: value}
+        if name in ("plan", "latency", "constraint", "front"):
+            continue
+        config |= value if isinstance(value, dict) else {name: value}
+    if len(options.objective) == 1:
+        config["objective"] = options.objective[0]
+    if options.constraint:
+        config["constraint"] = options.constraint
     return config | more
 
 

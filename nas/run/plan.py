@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from nas.errors import InputError
+from nas.errors import InputError, one_of
+from nas.goals import LATENCY, TRAIN, Goals, parse_goals
+from nas.objectives.latency import device_of
 from nas.objectives.oneshot import SupernetSetup
+from nas.objectives.quantities import TRAINED, QuantitiesSetup, sign_of
 from nas.objectives.score import ScoreSetup, check_score
+from nas.objectives.several import SeveralSetup
 from nas.objectives.train import TrainSetup
+from nas.proxies import PROXIES
 from nas.run.filtering import Filter
 from nas.run.methods import search_named
-from nas.run.options import SearchOptions, hyper_defaults, narrowed
+from nas.run.options import SearchOptions, hyper_defaults, local_accelerators, narrowed
 from nas.space import SearchSpace
-from nas.strategies import Strategy, StrategyConfig, StrategyRecord
+from nas.strategies import STRATEGIES, Strategy, StrategyConfig, StrategyRecord
 from nas.strategies.hyperband import HyperbandConfig, brackets
 from nas.strategies.successive_halving import budget_of
 
@@ -25,7 +30,8 @@ LARGEST_PLAN = 10_000  # more trials than these, unasked for, are more likely a 
 class Plan:
     """A search, ready to be run by either engine.
 
-    ``config`` is the strategy's own. ``setup`` makes the objective of the trials, ``final_setup`` that of the final
+    ``goals``: where there are several objectives, or constraints; else None. ``config`` is the strategy's own.
+    ``setup`` makes the objective of the trials, ``final_setup`` that of the final
     trainings. ``planned_epochs`` is what the search takes at most, ``total_epochs`` what its trials may take where
     that ends it. ``note``: what the user should know of it, in one line.
     """
@@ -33,13 +39,14 @@ class Plan:
     record: StrategyRecord
     space: SearchSpace
     config: StrategyConfig
-    setup: TrainSetup | SupernetSetup | ScoreSetup
+    setup: TrainSetup | SupernetSetup | ScoreSetup | SeveralSetup
     final_setup: TrainSetup | SupernetSetup
     final_epochs: int
     planned_epochs: float
     total_epochs: int | None
     training_free: Filter | None
     note: str | None
+    goals: Goals | None = None
 
     def strategy(self) -> Strategy:
         """A fresh one."""
@@ -49,10 +56,14 @@ class Plan:
 def plan(options: SearchOptions, strategy: str, spaces: Mapping[str, SearchSpace]) -> Plan:
     """Raises InputError where an option cannot be meant."""
     record, space = search_named(strategy), narrowed(options, spaces)
-    check_scores(options, strategy)
+    goals = goals_of(options)
+    check_scores(options, strategy, goals)
     config, total_epochs = record.own(options.plan), options.total_epochs
     final_epochs = options.final_epochs or config.epochs
-    trains = options.objective == "train"
+    trains = options.objective == (TRAIN,)
+    if goals is not None:
+        check_goals(options, strategy, goals)
+        trains = any(name in TRAINED for name in goals.names)
     if not trains:  # a score takes one unit of budget
         config = dataclasses.replace(config, epochs=1)
     if record.shares_weights and total_epochs is not None:  # an equal share for each search
@@ -71,17 +82,23 @@ def plan(options: SearchOptions, strategy: str, spaces: Mapping[str, SearchSpace
     training_free = None
     if options.filter is not None:
         training_free = Filter(score_setup(options, space, options.filter), options.filter_candidates)
+    setup: TrainSetup | SupernetSetup | ScoreSetup | SeveralSetup = final_setup
+    if goals is not None:
+        setup = several_setup(options, train, goals)
+    elif not trains:
+        setup = score_setup(options, space, options.objective[0])
     return Plan(
         record,
         space,
         config,
-        final_setup if trains else score_setup(options, space, options.objective),
+        setup,
         final_setup,
         final_epochs,
         planned_epochs,
         total_epochs,
         training_free,
         note,
+        goals,
     )
 
 
@@ -145,12 +162,64 @@ def check_strategies(names: Iterable[str]) -> None:
         search_named(name)
 
 
-def check_scores(options: SearchOptions, strategy: str) -> None:
+def goals_of(options: SearchOptions) -> Goals | None:
+    """What a search is after; None where that is the validation accuracy alone, or one training-free score.
+
+    Raises InputError.
+    """
+    alone = len(options.objective) == 1 and not options.constraint
+    if alone and options.objective[0] in (TRAIN, *PROXIES):
+        return None
+    return parse_goals(options.objective, options.constraint, sign_of)
+
+
+def check_goals(options: SearchOptions, strategy: str, goals: Goals) -> None:
+    """Raises InputError where the strategy cannot be after these goals, or a device is not there to measure on."""
+    record = search_named(strategy)
+    told = " ".join((*options.objective, *options.constraint))
+    if record.shares_weights:
+        raise InputError(
+            f"objective: {told}: {strategy} trains shared weights and measures no single networks"
+        )
+    if len(goals.objectives) > 1 and not record.several:
+        those = ", ".join(name for name, other in STRATEGIES.items() if other.several)
+        raise InputError(f"objective: {told}: {strategy} takes one objective; for several there are {those}")
+    if LATENCY in goals.names:
+        check_device(options)
+
+
+def check_device(options: SearchOptions) -> None:
+    """Raises InputError where there is no such device as the latency is to be measured on.
+
+    Where workers have the accelerators this process does not touch them; their device files are looked for.
+    """
+    name = options.latency.latency_device
+    if options.engine == "local" or name in (None, "cpu"):
+        device_of(name)
+    elif options.address is None and name not in (here := ("cpu", *local_accelerators())):
+        raise one_of("latency_device", name, here)
+
+
+def several_setup(options: SearchOptions, train: TrainSetup, goals: Goals) -> SeveralSetup:
+    """How a trial is measured by several objectives, or under constraints."""
+    quantities = QuantitiesSetup(
+        train.space,
+        options.data,
+        tuple(name for name in goals.names if name not in TRAINED),
+        options.latency,
+        options.plan.seed,
+        options.score_batch_size,
+    )
+    return SeveralSetup(goals, train, quantities)
+
+
+def check_scores(options: SearchOptions, strategy: str, goals: Goals | None = None) -> None:
     """Raises InputError for a score that is none, or one where a search with shared weights has no use for it."""
-    for name, score in (("objective", options.objective), ("filter", options.filter)):
-        if score is None or (name, score) == ("objective", "train"):
+    objective = None if goals is not None else options.objective[0]
+    for name, score in (("objective", objective), ("filter", options.filter)):
+        if score is None or (name, score) == ("objective", TRAIN):
             continue
-        check_score(score, name, *(["train"] if name == "objective" else []))
+        check_score(score, name, *([TRAIN] if name == "objective" else []))
         if search_named(strategy).shares_weights:
             raise InputError(
                 f"{name}: {score}: {strategy} trains shared weights and ranks no single networks"

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nas.run.driver import BudgetSpent, Ended, Event, Measured, Started
-from nas.trial import Final, ScoreMeasurement, Trial
+from nas.trial import Final, MeasurementWithValues, ScoreMeasurement, Trial, values_text
 
 
 class FinalTrainings(NamedTuple):
@@ -107,7 +107,7 @@ class Progress:
                 self._stage = ""
                 spent = self._work[-1][1] + trial.spent - (before.spent if before is not None else 0)
                 self._work.append((self._now(), spent))
-            if not math.isnan(trial.score) and (self._best is None or trial.score > self._best.score):
+            if trial.feasible and (self._best is None or trial.score > self._best.score):
                 self._best = trial
         elif isinstance(event, Ended):
             self._running.discard(trial.id)
@@ -220,7 +220,11 @@ def describe(trial: Trial) -> str:
     if not trial.measurements:
         return f"{head}: not measured"
     seconds = sum(m.seconds for m in trial.measurements)
-    if isinstance(trial.measurements[-1], ScoreMeasurement):
+    last = trial.measurements[-1]
+    if isinstance(last, MeasurementWithValues):
+        kept = "" if last.violation == 0 else ", violates a constraint" + ", not trained" * last.untrained
+        return f"{head}: {values_text(last.values)}{kept}, {seconds:.1f} s"
+    if isinstance(last, ScoreMeasurement):
         return f"{head}: score {trial.score:.6g}, {seconds:.1f} s"
     accuracy = f"valid {trial.score:.4f}"
     if math.isnan(trial.score):  # trained on the validation images too

@@ -15,9 +15,11 @@ from typing import Any
 from nas import cpu
 from nas.objectives.oneshot import SupernetSetup
 from nas.objectives.score import ScoreObjective
+from nas.objectives.several import SeveralSetup
 from nas.objectives.train import FinalJob, TrainSetup, check_devices
+from nas.pareto import spread
 from nas.record import MAY_DIFFER, Record, Run, is_run
-from nas.run import local
+from nas.run import local, metering, several
 from nas.run.filtering import TimedScore
 from nas.run.methods import foreign_options
 from nas.run.options import SearchOptions, cluster_of, flat
@@ -84,6 +86,7 @@ def _search(
         strategy=strategy,
         final_epochs=planned.final_epochs,
         **({} if planned.note is None else {"note": planned.note}),
+        **several.told(options, planned),
     )
     with contextlib.ExitStack() as stack:
         # What is wrong with the engine is said before anything is written.
@@ -118,21 +121,26 @@ def _in_this_process(
 ) -> Iterator[FinalTrainer]:
     """The search, then what makes its final trainings."""
     score = TimedScore()
-    objective = planned.setup(record.folder / "checkpoints")
-    if planned.training_free is not None:
-        scorer = planned.training_free.setup()
-        score = TimedScore(lambda arch: scorer.signed(arch)[:2])
-        strategy = filtered(strategy, score, planned.training_free.candidates)
-    view.stage("building and compiling the first network")
-    local.execute(
-        strategy,
-        objective,
-        record,
-        epochs=planned.config.epochs,
-        total_epochs=planned.total_epochs,
-        on_event=view,
-        choosing_seconds=score.take_seconds,
-    )
+    with contextlib.ExitStack() as stack:
+        setup = planned.setup
+        if isinstance(setup, SeveralSetup) and several.measures_apart(options, planned):
+            make = setup.quantities.meter_setup(options.data.load())
+            setup = metering.metered(setup, stack.enter_context(metering.process(make)))
+        objective = setup(record.folder / "checkpoints")
+        if planned.training_free is not None:
+            scorer = planned.training_free.setup()
+            score = TimedScore(lambda arch: scorer.signed(arch)[:2])
+            strategy = filtered(strategy, score, planned.training_free.candidates)
+        view.stage("building and compiling the first network")
+        local.execute(
+            strategy,
+            objective,
+            record,
+            epochs=planned.config.epochs,
+            total_epochs=planned.total_epochs,
+            on_event=view,
+            choosing_seconds=score.take_seconds,
+        )
     trainer = planned.final_setup(None) if isinstance(objective, ScoreObjective) else objective
     yield lambda jobs: (trainer.final(*job) for job in jobs)
 
@@ -147,14 +155,21 @@ def _on_workers(
     with tune.session(tune.Cluster(**cluster_of(options))) as cluster:
         view.stage(f"starting {cluster.workers or 'the'} workers, which compile their first networks")
         planned = _over_chips(planned, cluster.chips)
+        if several.measures_apart(options, planned):
+            cluster = several.with_core_left(cluster, options)
         score = TimedScore()
         with contextlib.ExitStack() as stack:
+            setup = planned.setup
+            if isinstance(setup, SeveralSetup) and several.measures_apart(options, planned):
+                make = setup.quantities.meter_setup(options.data.load())
+                meter = stack.enter_context(tune.meter(make, metering.ENVIRONMENT))
+                setup = metering.metered(setup, meter)
             if planned.training_free is not None:
                 score = TimedScore(stack.enter_context(tune.scores(planned.training_free.setup)))
                 strategy = filtered(strategy, score, planned.training_free.candidates)
             tune.execute(
                 strategy,
-                planned.setup,
+                setup,
                 record,
                 epochs=planned.config.epochs,
                 cluster=cluster,
@@ -170,7 +185,7 @@ def _over_chips(planned: Plan, chips: int) -> Plan:
     """With workers that have several accelerators, batches are split over all of them; ``--devices`` says otherwise."""
 
     def over(setup: Any) -> Any:
-        if isinstance(setup, SupernetSetup):
+        if isinstance(setup, SupernetSetup | SeveralSetup):
             return dataclasses.replace(setup, train=over(setup.train))
         if isinstance(setup, TrainSetup) and setup.training.devices == 1:
             return dataclasses.replace(setup, training=dataclasses.replace(setup.training, devices=0))
@@ -189,12 +204,20 @@ def _final_trainings(
     tested: Iterable[Final],
     view: Progress,
 ) -> None:
-    best = record.run().best
-    if best is None:
+    run = record.run()
+    if planned.goals is not None and len(planned.goals.objectives) > 1:
+        archs = [trial.arch for trial in spread(run.front, options.front)]
+    else:
+        archs = [run.best.chosen] if run.best is not None else []
+    if not archs:
         return
-    have = {final.seed for final in record.finals}
-    seeds = (seed for seed in range(options.test_seeds) if seed not in have)
-    jobs = [FinalJob(best.chosen, seed, planned.final_epochs) for seed in seeds]
+    have = {(final.arch, final.seed) for final in record.finals}
+    jobs = [
+        FinalJob(arch, seed, planned.final_epochs)
+        for arch in archs
+        for seed in range(options.test_seeds)
+        if (arch, seed) not in have
+    ]
     known = {FinalJob(f.arch, f.seed, f.epochs): f for f in tested if f.error is None}
     view.begin_finals(len(jobs))
     for final in itertools.chain(

@@ -121,6 +121,7 @@ class StrategyRecord:
         random_trials: how many trials are drawn at random before anything told matters; with no more than
             these the strategy is random search. Infinite where it never matters.
         shares_weights: a trial is a whole search with shared weights, not one architecture.
+        several: it searches for the front of several objectives; one that does not compares trials by one number.
     """
 
     make: Callable[[SearchSpace, Any], Strategy]
@@ -128,6 +129,7 @@ class StrategyRecord:
     planned_budget: Callable[[Any, SearchSpace], PlannedBudget | None] = trials_times_epochs
     random_trials: Callable[[Any, SearchSpace], float] = lambda config, space: 0
     shares_weights: bool = False
+    several: bool = False
 
     def __call__(self, space: SearchSpace, config: StrategyConfig) -> Strategy:
         """A fresh strategy; of ``config``, which may be another's or several's, it is told its own part."""
@@ -190,7 +192,11 @@ def exists(space: SearchSpace, name: str, values: Mapping[str, Any]) -> bool:
 
 
 def rung_score(trial: Trial) -> float:
-    """What is maximised (`Measurement.value`), up to ``trial.budget``; -inf if failed, unmeasured or not a number."""
+    """What is maximised (`Measurement.value`), up to ``trial.budget``; -inf if failed, unmeasured or not a number.
+
+    A trial that violates a constraint has a finite one, below those of all that violate none, and the lower the more
+    it violates them.
+    """
     reached = [m.value for m in trial.measurements if m.budget <= trial.budget]
     if trial.status == "failed" or not reached or math.isnan(reached[-1]):
         return -math.inf

@@ -10,8 +10,18 @@ Who wants Tune's own schedulers, such as population-based training, gets a `trai
 """
 
 from nas.run.tune.cluster import Cluster, check_cores, session
-from nas.run.tune.jobs import finals, scores, trainings
+from nas.run.tune.jobs import finals, meter, scores, trainings
 from nas.run.tune.search import execute
 from nas.run.tune.trainable import trainable
 
-__all__ = ["Cluster", "check_cores", "execute", "finals", "scores", "session", "trainable", "trainings"]
+__all__ = [
+    "Cluster",
+    "check_cores",
+    "execute",
+    "finals",
+    "meter",
+    "scores",
+    "session",
+    "trainable",
+    "trainings",
+]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.cloudpickle import cloudpickle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from nas.errors import InputError
-from nas.objectives.base import Finisher, Trained, Trainer
+from nas.objectives.base import Finisher, Trained, Trainer, TrialFailed
+from nas.objectives.latency import Latency, Meter
 from nas.objectives.score import ScoreObjective, ScoreSetup
 from nas.run.driver import describe_error, raise_if_disk_full
 from nas.run.tune.cluster import Cluster, room, session, without_log
@@ -163,6 +166,53 @@ class _Scores:
     def score(self, arch: Architecture) -> tuple[float, float]:
         objective: ScoreObjective = unpickled_objective(self._setup, "")
         return objective.signed(arch)[:2]
+
+
+@contextlib.contextmanager
+def meter(make: Callable[[], Meter], environment: Mapping[str, str]) -> Iterator[Meter]:
+    """What measures latencies, one after the other, in a process of its own; workers may call it. Within a `session`.
+
+    ``environment`` is that of the process, which keeps to one core that no worker has, where there is one.
+    """
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(environment)}}
+    actor: Any = _Meter.options(**options).remote(pickled(make))
+    try:
+        ray.get(actor.ready.remote())  # it has its core before any worker takes one
+        yield RemoteMeter(actor)
+    except RayTaskError as error:
+        raise InputError(f"latency_ms: {describe_error(error.cause)}") from error
+    finally:
+        ray.kill(actor)
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteMeter:
+    """See `meter`."""
+
+    actor: Any
+
+    def __call__(self, arch: Architecture) -> Latency:
+        try:
+            return ray.get(self.actor.measure.remote(arch))
+        except RayTaskError as error:
+            raise TrialFailed(str(error.cause)) from None
+        except RayError as error:
+            raise TrialFailed(f"latency_ms: the process that measures died: {why_it_died(error)}") from None
+
+
+@ray.remote
+class _Meter:
+    """See ``meter``."""
+
+    def __init__(self, make: bytes) -> None:
+        claim_cores(1)
+        self._make = make
+
+    def ready(self) -> None:
+        self._meter: Meter = cloudpickle.loads(self._make)()
+
+    def measure(self, arch: Architecture) -> Latency:
+        return self._meter(arch)
 
 
 def why_it_died(error: BaseException | None) -> str:

@@ -1,0 +1,90 @@
+"""The process that measures latencies, so that no training disturbs it: one core of its own, one thread."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+
+from nas.errors import InputError
+from nas.objectives.base import TrialFailed
+from nas.objectives.latency import Latency, Meter
+from nas.objectives.several import SeveralSetup
+from nas.space import Architecture
+
+ENVIRONMENT: Mapping[str, str] = {"NPROC": "1", "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+"""Of a process that measures on the CPU, before it starts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A meter that there is already, as what `nas.objectives.quantities.QuantitiesSetup` calls to make one."""
+
+    meter: Meter
+
+    def __call__(self) -> Meter:
+        return self.meter
+
+
+def metered(setup: SeveralSetup, meter: Meter) -> SeveralSetup:
+    """``setup`` with its latencies measured by ``meter``."""
+    return dataclasses.replace(setup, quantities=dataclasses.replace(setup.quantities, meter=Given(meter)))
+
+
+@contextlib.contextmanager
+def process(make: Callable[[], Meter]) -> Iterator[Meter]:
+    """A meter in a process of its own on this machine's last core, started when first asked."""
+    with _environment():
+        pool = concurrent.futures.ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), _begin, (make,)
+        )
+
+    def measure(arch: Architecture) -> Latency:
+        try:
+            with _environment():  # the process starts with the first piece of work
+                return pool.submit(_measure, arch).result()
+        except BrokenProcessPool:
+            raise InputError("latency_ms: the process that measures ended unexpectedly") from None
+
+    try:
+        yield measure
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_meter: Meter  # of a process of `process`
+
+
+def _begin(make: Callable[[], Meter]) -> None:
+    global _meter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    _meter = make()
+
+
+def _measure(arch: Architecture) -> Latency:
+    try:
+        return _meter(arch)
+    except TrialFailed as failure:
+        raise TrialFailed(str(failure)) from None
