@@ -9,7 +9,7 @@ from jax.extend import core
 
 from nas.cpu.function import plain
 
-FREE = ("local_response_norm",)
+FREE = ("local_response_norm", "resize_images")
 """Jitted functions that are normalisations and compute their sums by a product."""
 
 

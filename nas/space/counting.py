@@ -112,10 +112,10 @@ def count_states(space: Definition, checks: Sequence[tuple[Constraint, tuple[str
         for step in space.steps
     }
 
-    def met(kept_of_parent: Any, when: When) -> bool:
+    def met(kept_of_parent: Any, when: When, bit: int) -> bool:
         if when.choice in read:
             return kept_of_parent is not ABSENT and kept_of_parent in when
-        return bool(kept_of_parent >> watch[when.choice].index(when) & 1)
+        return bool(kept_of_parent >> bit & 1)
 
     states: dict[tuple[Any, ...], int] = {(False,): 1}
     live: list[str] = []
@@ -124,14 +124,16 @@ def count_states(space: Definition, checks: Sequence[tuple[Constraint, tuple[str
         if checks and len(states) * len(kept[name]) > MAX_COUNTED:
             return None
         made.add(name)
-        conditions = [(live.index(when.choice) + 1, when) for when in space.whens(name)]
+        conditions = [
+            (live.index(when.choice) + 1, when, watch[when.choice].index(when)) for when in space.whens(name)
+        ]
         absent = [(ABSENT if name in read else 0, 1, False)]
         held = [*live, name]
         due = [check for check, scope in zip(checks, scopes, strict=True) if name in scope and scope <= made]
         stays = [index for index, other in enumerate(held, 1) if needed_by[other] - made]
         following: defaultdict[tuple[Any, ...], int] = defaultdict(int)
         for state, ways in states.items():
-            exists = all(met(state[index], when) for index, when in conditions)
+            exists = all(met(state[index], when, bit) for index, when, bit in conditions)
             for value, weight, infinite in kept[name] if exists else absent:
                 state_after = (state[0] or infinite, *state[1:], value)
                 if due:

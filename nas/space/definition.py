@@ -101,21 +101,21 @@ class Definition:
                 raise InputError(f"{self.name}: {name}={clip(choice)} is not one of {kinds}")
         if (self.format is None) != (self.parse is None):
             raise InputError(f"{self.name}: give both format and parse, or neither")
+        place_of = {name: place for place, name in enumerate(self.choices)}
         for name in conditions:
-            self._check_conditions(name)
+            self._check_conditions(name, place_of)
         for constraint in self.constraints:
             self._scope(constraint)
         object.__setattr__(self, "search_within", tuple(self.search_within))
 
-    def _check_conditions(self, name: str) -> None:
+    def _check_conditions(self, name: str, place_of: Mapping[str, int]) -> None:
         place = f"{self.name}: condition on {name}"
         if name not in self.choices:
             raise self.unknown(name)
-        earlier = list(itertools.takewhile(lambda other: other != name, self.choices))
         for when in self.whens(name):
             if when.choice not in self.choices:
                 raise self.unknown(when.choice)
-            if when.choice not in earlier:
+            if place_of[when.choice] >= place_of[name]:
                 raise InputError(f"{place}: {when.choice} must stand before {name} among the choices")
             parent = self.choices[when.choice]
             for value in when.values or ():

@@ -18,7 +18,7 @@ from nas.training.network import computing, outline
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
-SAMPLES = {"darts": 1, "nasbench201": 1, "natssize": 1}  # cells take long to trace; 4 of the others
+SAMPLES = {"darts": 1, "mbconv": 1, "nasbench201": 1, "natssize": 1}  # take long to trace; 4 of the others
 
 
 @pytest.mark.parametrize("image_shape", IMAGES)

@@ -1,6 +1,7 @@
 """What every search space promises, held against all registered ones and three made to be difficult."""
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -105,9 +106,20 @@ def space(request: pytest.FixtureRequest) -> SearchSpace:
 
 
 def all_spaces(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs a test of (space, key) on every space with random keys."""
-    examples = settings(max_examples=40)(given(key=keys)(test))
-    return pytest.mark.parametrize("space", SPACE_BY_NAME.values(), ids=SPACE_BY_NAME)(examples)
+    """Runs a test of (space, key) on every space with random keys, fewer of them where it has a hundred choices."""
+
+    @pytest.mark.parametrize("space", SPACE_BY_NAME.values(), ids=SPACE_BY_NAME)
+    @functools.wraps(test, assigned=("__name__", "__doc__", "__module__"))
+    def with_keys(space: SearchSpace) -> None:
+        @settings(max_examples=40 if len(space.choices) < 100 else 5)
+        @given(key=keys)
+        def with_key(key: int) -> None:
+            test(space, key)
+
+        with_key()
+
+    del with_keys.__wrapped__  # whose signature pytest would take for this one's
+    return with_keys
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
@@ -118,12 +130,13 @@ def corner(space: SearchSpace, around: Architecture, limit: int = 1_000) -> Sear
     """A subspace round ``around`` of at most ``limit`` architectures: choices are fixed until it is small."""
     small = space.discretise(2) if math.isinf(space.size().value) else space
     names = sorted(small.choices, key=lambda name: name[::-1])  # an order unlike the space's own
+    together = max(3, len(names) // 20)
     while small.size().value > limit:
-        for name in names[:3]:
+        for name in names[:together]:
             choice = small.choices[name]
             held = name in around and choice.accepts(around[name])
             small = small.fix(name, around[name] if held else choice.options()[0])
-        names = names[3:]
+        names = names[together:]
     return small
 
 
