@@ -6,13 +6,14 @@ The resolution they were published for is that of ``Named.image_shape``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from search_spaces.mbconv.networks import PER_LAYER, Layer, divisible
 from search_spaces.named import Named
 
-Stage = tuple[int, int, Sequence[Layer]]
+Stage = tuple[int, int, tuple[Layer, ...]]
 """Width, stride and layers."""
 
 _BASE: dict[str, Any] = {
@@ -155,7 +156,7 @@ _B0 = _alike(
 def _efficientnet(params: int, width: float, depth: float, image: int, dropout: float, **own: Any) -> Named:
     """Compound scaling: widths in eights, depths rounded up."""
     stages = [
-        (divisible(channels * width), stride, layers[:1] * -int(-depth * len(layers) // 1))
+        (divisible(channels * width), stride, layers[:1] * math.ceil(depth * len(layers)))
         for channels, stride, layers in _B0
     ]
     return _named(
