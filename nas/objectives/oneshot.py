@@ -55,7 +55,9 @@ class SupernetObjective:
     def __call__(self, trial: Trial) -> Iterator[Measurement]:
         checkpoints = None
         if self.checkpoints is not None:
-            checkpoints = Checkpoints(trial_folder(self.checkpoints, trial.id))
+            checkpoints = Checkpoints(
+                trial_folder(self.checkpoints, trial.id), self.training.config.checkpoint_minutes
+            )
         training = self.training
         try:
             search = SupernetSearch(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
+import shutil
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +114,9 @@ class TrainObjective:
     def __call__(self, trial: Trial) -> Iterator[Measurement]:
         checkpoints = None
         if self.checkpoints is not None:
-            checkpoints = Checkpoints(trial_folder(self.checkpoints, trial.id))
+            checkpoints = Checkpoints(
+                trial_folder(self.checkpoints, trial.id), self.config.checkpoint_minutes
+            )
         try:
             training = self.training(trial.arch, self.train_data, seed=trial.seed, epochs=self.setup.epochs)
             yield from train(
@@ -144,8 +149,16 @@ class TrainObjective:
         return Training(network, hyper, data, self.dataset.num_classes, self.config, seed=seed, epochs=epochs)
 
     def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
-        """Train ``arch`` to the end and test it; see `final_training`."""
-        return _drained(self.final_training(arch, seed, epochs)).final
+        """Train ``arch`` to the end and test it; see `final_training`. Interrupted, it goes on from its checkpoint."""
+        if self.checkpoints is None:
+            return _drained(self.final_training(arch, seed, epochs)).final
+        name = hashlib.sha256(f"{arch.to_json()} {seed} {epochs}".encode()).hexdigest()[:16]
+        folder = self.checkpoints / f"final-{name}"
+        final = _drained(self.final_training(arch, seed, epochs, checkpoints=folder)).final
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others are under way
+            self.checkpoints.rmdir()
+        return final
 
     def trained(self, arch: Architecture, seed: int, epochs: int) -> Trained:
         """Train ``arch`` to the end on the training images, measuring validation every epoch, and test it."""
@@ -175,7 +188,7 @@ class TrainObjective:
             arch=arch, seed=seed, epochs=epochs, evaluation=self.config.evaluation, **size._asdict()
         )
         test = self._on_device(load_test(**self.setup.data.arguments()))
-        keeper = Checkpoints(checkpoints) if checkpoints else None
+        keeper = Checkpoints(checkpoints, self.config.checkpoint_minutes) if checkpoints else None
         seen = list(measured)
         try:
             training = self.training(

@@ -17,6 +17,7 @@ MAY_DIFFER = (
     "chips_per_trial",
     "gpus_per_worker",
     "address",
+    "checkpoint_minutes",
     "data_dir",
     "test_seeds",
     "front",

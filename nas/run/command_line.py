@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nas.ending import Terminated, terminate
 from nas.errors import InputError, did_you_mean, is_disk_full, one_of
 from nas.run.help import Topics, by_topic
 
@@ -38,10 +39,6 @@ REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM)
 NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a script as Ctrl-C does."""
-
-
 def run(
     main: Callable[[Any], None],
     config_type: Callable[[list[str]], type] | None = None,
@@ -60,7 +57,7 @@ def run(
         keep_buffers()
     try:
         with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGTERM, _terminate)
+            signal.signal(signal.SIGTERM, terminate)
         argv = sys.argv[1:]
         meant = typing.get_type_hints(main)["config"] if config_type is None else config_type(argv)
         config = parse(meant, argv, topics)
@@ -86,10 +83,6 @@ def run(
         if problem.errno in REFUSED + NO_SUCH_PATH and problem.filename:
             fail(f"{problem.filename}: {problem.strerror}", 2)
         raise
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise Terminated
 
 
 def fail(line: str, code: int) -> typing.NoReturn:

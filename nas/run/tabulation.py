@@ -98,7 +98,9 @@ def tabulate(
             # What is wrong with it is said before anything is written.
             stack.enter_context(tune.session(tune.Cluster(**cluster)))
         opened = (
-            Record.resume(out, config, may_differ=("data_dir",)) if resume else Record.create(out, config)
+            Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes"))
+            if resume
+            else Record.create(out, config)
         )
         record = stack.enter_context(opened)
         view = stack.enter_context(Progress("tabulating", planned_epochs=len(trials) * epochs))

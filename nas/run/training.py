@@ -61,7 +61,11 @@ def train_to_end(
         **dataclasses.asdict(data),
         **dataclasses.asdict(training),
     }
-    opened = Record.resume(out, config, may_differ=("data_dir",)) if resume else Record.create(out, config)
+    opened = (
+        Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes"))
+        if resume
+        else Record.create(out, config)
+    )
     with opened as record, Progress("training", planned_epochs=epochs * len(seeds)) as view:
         done = {final.seed for final in record.finals}
         for k, seed in enumerate(seeds):

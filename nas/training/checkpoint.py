@@ -1,9 +1,14 @@
-"""Checkpoints of one trial with Orbax: everything needed to go on bit for bit, written beside training."""
+"""Checkpoints of one trial with Orbax: everything needed to go on bit for bit, written beside training.
+
+After every epoch, and in the middle of one where it takes long or the process is asked to end (`nas.ending`).
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +16,80 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nas import ending
+
 Tree = Any
 
 
 class Checkpoints:
-    """The newest checkpoint of a trial, in ``folder``/<epoch>.
+    """The newest checkpoint of a trial, in ``folder``/<epoch>, or <epoch>.<steps> with the next epoch under way.
 
     Leaves are joined into one vector a dtype: Orbax's cost is by array, and a network has a hundred small
     ones (0.1 s against 0.03 s a save). Saving goes on in the background while the next epoch trains; a
     checkpoint appears under its name only when it is complete, then the one before it is deleted.
+
+    ``minutes`` is how old the newest one may become before `due` asks for another.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, minutes: float = math.inf) -> None:
         self.folder = folder.absolute()
         self._orbax = ocp.StandardCheckpointer()
-        self._last: int | None = None
+        self._last: str | None = None
+        self._seconds, self._saved_at = 60 * minutes, time.monotonic()
 
-    def save(self, epoch: int, state: Tree, meta: dict[str, Any]) -> None:
+    def due(self) -> bool:
+        """Whether to `keep` the epoch under way now: the last checkpoint is old, or this process shall end."""
+        return time.monotonic() - self._saved_at >= self._seconds or ending.asked()
+
+    def keep(self, epoch: int, state: Tree, meta: dict[str, Any], steps: int) -> None:
+        """`save` with the epoch after ``epoch`` under way, ``steps`` of it done; ``meta`` knows the rest of it.
+
+        Raises `Terminated`, once that is written, where this process shall end.
+        """
+        self.save(epoch, state, meta, steps)
+        if ending.asked():
+            self.wait()
+            ending.end()
+
+    def save(self, epoch: int, state: Tree, meta: dict[str, Any], steps: int | None = None) -> None:
         """Start writing ``state`` and ``meta`` (plain JSON values) as the checkpoint after ``epoch``."""
         self.wait()
+        self._saved_at = time.monotonic()
         groups: dict[str, list[np.ndarray]] = {}
         for leaf in jax.tree.leaves(state):
             host = np.asarray(leaf)
             groups.setdefault(host.dtype.name, []).append(host.reshape(-1))
         tree = {name: np.concatenate(parts).view(np.uint8) for name, parts in groups.items()}
         tree["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-        self._orbax.save(self.folder / str(epoch), tree, force=True)
-        self._last = epoch
+        self._last = str(epoch) if steps is None else f"{epoch}.{steps}"
+        self._orbax.save(self.folder / self._last, tree, force=True)
 
     def wait(self) -> None:
         """Return when nothing is being written any more, and only the newest checkpoint is left."""
         self._orbax.wait_until_finished()
         if self._last is not None:
-            for epoch in self.epochs():
-                if epoch != self._last:
-                    shutil.rmtree(self.folder / str(epoch), ignore_errors=True)
+            for _, path in self._complete():
+                if path.name != self._last:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         self.wait()
         self._orbax.close()
 
     def epochs(self) -> list[int]:
-        """The complete checkpoints present, oldest first."""
+        """The epochs done in the complete checkpoints present, oldest first."""
+        return [epoch for (epoch, _), _ in self._complete()]
+
+    def _complete(self) -> list[tuple[tuple[int, int], Path]]:
+        """Epochs and steps done, and the checkpoint."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+        names = [(path.name.partition("."), path) for path in self.folder.iterdir()]
+        return sorted(
+            ((int(epoch), int(steps or 0)), path)
+            for (epoch, _, steps), path in names
+            if epoch.isdecimal() and (steps or "0").isdecimal()
+        )
 
     def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
         """``(epoch, state, meta)`` of the newest readable checkpoint shaped ``like``, or None.
@@ -65,9 +99,9 @@ class Checkpoints:
         """
         self.wait()
         leaves, structure = jax.tree.flatten(like)
-        for epoch in reversed(self.epochs()):
+        for (epoch, _), path in reversed(self._complete()):
             try:
-                tree = self._orbax.restore(self.folder / str(epoch))
+                tree = self._orbax.restore(path)
                 meta = json.loads(np.asarray(tree.pop("meta")).tobytes())
                 vectors = {name: np.asarray(v).view(name) for name, v in tree.items()}
                 taken = dict.fromkeys(vectors, 0)

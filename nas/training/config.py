@@ -29,6 +29,8 @@ class TrainingConfig:
     """how test images are seen: centre (as they are) or ten_crop (corners, centre, all mirrored; averaged)"""
     crop_fraction: float = 0.875
     """share of the height and width that a corner of ten_crop has"""
+    checkpoint_minutes: float = 5.0
+    """minutes between two checkpoints while an epoch is under way; there is one after every epoch too"""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
@@ -47,3 +49,5 @@ class TrainingConfig:
             raise one_of("evaluation", self.evaluation, EVALUATIONS)
         if not 0 < self.crop_fraction < 1:
             raise InputError(f"crop_fraction: {self.crop_fraction} is not between 0 and 1")
+        if not self.checkpoint_minutes > 0:
+            raise InputError(f"checkpoint_minutes: {self.checkpoint_minutes} is not above 0")

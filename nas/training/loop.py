@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nas.data import Split
+from nas.ending import listening
 from nas.errors import InputError, one_of
 from nas.training import augment
 from nas.training.checkpoint import Checkpoints
@@ -125,6 +128,13 @@ def averages(sums: Array) -> Averages:
     return Averages(loss / count, correct / count)
 
 
+class UnderWay(NamedTuple):
+    """How far an epoch is: the steps done, and `tally`'s sums of them."""
+
+    steps: int
+    sums: Array | np.ndarray
+
+
 class Training:
     """One network in training: `train_epoch` and `evaluate` over a state that can be saved and restored.
 
@@ -198,11 +208,17 @@ class Training:
         if views := self._test_views():
             jax.block_until_ready(mean_probabilities([padded.target] * len(views)))
 
-    def train_epoch(self, epoch: int) -> Averages:
+    def train_epoch(
+        self,
+        epoch: int,
+        begun: UnderWay | None = None,
+        after_step: Callable[[UnderWay], None] = lambda under_way: None,
+    ) -> Averages:
         """One pass over the training images in an order and with draws that (seed, epoch) fix.
 
-        With ``config.steps_per_epoch``, the next so many steps of a pass. Returns the averages over the
-        steps. Raises TrainingFailed when the loss is not finite.
+        With ``config.steps_per_epoch``, the next so many steps of a pass. Goes on from what was ``begun``;
+        ``after_step`` may keep the state with what it is given. Returns the averages over the steps. Raises
+        TrainingFailed when the loss is not finite.
         """
         hyper = self.hyper
         rng = np.random.default_rng((self.seed, epoch))
@@ -221,8 +237,8 @@ class Training:
         own = tuple(np.float32(number) for _, number in hyper.own_weight_decay)
         clip = np.float32(self.config.clip_norm or math.inf)
         ema_decay = np.float32(self.config.ema_decay or 0)
-        sums = self._zero()
-        for k in range(self.steps):
+        done, sums = begun or UnderWay(0, self._zero())
+        for k in range(done, self.steps):
             batch = self._batch(self.train, {name: values[k] for name, values in plan.items()}, smoothing)
             noise, now = Noise(dropout, seeds[k], drop_path), Rates(rates[k], decay, clip, own)
             self.state, loss, logits = self.runner.step(self.state, batch, noise, now, ema_decay)
@@ -231,6 +247,7 @@ class Training:
                 total = float(np.asarray(sums)[0])
                 if not math.isfinite(total):
                     raise TrainingFailed(f"loss is {total} by step {k + 1} of epoch {epoch + 1}")
+            after_step(UnderWay(k + 1, sums))
         return averages(sums)
 
     def test(self, data: Data) -> Averages:
@@ -291,49 +308,77 @@ def train(
 ) -> Iterator[Measurement]:
     """Train up to epoch ``until``, yielding one measurement an epoch after the last of ``measured``.
 
-    A checkpoint is written after every epoch. Training resumes from the newest one, with its measurements; without
-    one it begins again from the start, which repeats the same numbers and yields only those not in ``measured``.
+    A checkpoint is written after every epoch, and in the middle of one when it is due. Training resumes from the newest
+    one, with its measurements; without one it begins again from the start, which repeats the same numbers and yields
+    only those not in ``measured``. Where the process is asked to end, raises `Terminated` behind a checkpoint.
     Without ``valid`` the validation fields are NaN; with ``test``, which only a final training has, every measurement
     is a `MeasurementWithTest`. Raises TrainingFailed.
     """
     known = list(measured)
     kind = Measurement if test is None else MeasurementWithTest
     _, compile_seconds = timed(training.compile)
-    start = 0
+    start, begun, begun_seconds = 0, None, 0.0
     found = checkpoints.restore(training.state) if checkpoints else None
     if found:
         start, state, meta = found
         training.state = place(state, training.mesh)
+        if "steps" in meta:
+            begun = UnderWay(meta["steps"], np.asarray(meta["sums"], np.float32))
+            begun_seconds = meta["train_seconds"]
         saved = [measurement_of(fields) for fields in meta["measurements"]]
         for measurement in saved[len(known) : until]:
             known.append(measurement)
             yield measurement
     for epoch in range(start, until):
-        result, train_seconds = timed(functools.partial(training.train_epoch, epoch))
-        checked, evaluate_seconds = Averages(math.nan, math.nan), 0.0
-        if valid is not None:
-            checked, evaluate_seconds = timed(functools.partial(training.evaluate, valid))
-        if epoch < len(known):
-            continue
-        tested = {}
-        if test is not None:
-            seen, test_seconds = timed(functools.partial(training.test, test))
-            tested = {"test_accuracy": seen.accuracy, "test_loss": seen.loss}
-            evaluate_seconds += test_seconds
-        measurement = kind(
-            budget=epoch + 1,
-            valid_accuracy=checked.accuracy,
-            valid_loss=checked.loss,
-            train_accuracy=result.accuracy,
-            train_loss=result.loss,
-            compile_seconds=compile_seconds,
-            train_seconds=train_seconds,
-            evaluate_seconds=evaluate_seconds,
-            **tested,
-        )
-        compile_seconds = 0.0
-        known.append(measurement)
-        if checkpoints:
-            fields = [m.fields() for m in known]
-            checkpoints.save(epoch + 1, training.state, {"measurements": fields})
+        # Whatever ends the process does it behind the checkpoint of this epoch, or of its steps so far.
+        with listening() if checkpoints else contextlib.nullcontext():
+            began = time.perf_counter() - begun_seconds
+            keep = functools.partial(_keep, training, checkpoints, epoch, known, began)
+            result, train_seconds = timed(functools.partial(training.train_epoch, epoch, begun, keep))
+            train_seconds += begun_seconds
+            begun, begun_seconds = None, 0.0
+            checked, evaluate_seconds = Averages(math.nan, math.nan), 0.0
+            if valid is not None:
+                checked, evaluate_seconds = timed(functools.partial(training.evaluate, valid))
+            if epoch < len(known):
+                continue
+            tested = {}
+            if test is not None:
+                seen, test_seconds = timed(functools.partial(training.test, test))
+                tested = {"test_accuracy": seen.accuracy, "test_loss": seen.loss}
+                evaluate_seconds += test_seconds
+            measurement = kind(
+                budget=epoch + 1,
+                valid_accuracy=checked.accuracy,
+                valid_loss=checked.loss,
+                train_accuracy=result.accuracy,
+                train_loss=result.loss,
+                compile_seconds=compile_seconds,
+                train_seconds=train_seconds,
+                evaluate_seconds=evaluate_seconds,
+                **tested,
+            )
+            compile_seconds = 0.0
+            known.append(measurement)
+            if checkpoints:
+                checkpoints.save(epoch + 1, training.state, {"measurements": [m.fields() for m in known]})
         yield measurement
+
+
+def _keep(
+    training: Training,
+    checkpoints: Checkpoints | None,
+    epoch: int,
+    known: list[Measurement],
+    began: float,
+    under_way: UnderWay,
+) -> None:
+    """Keep an epoch that ``began`` then (`time.perf_counter`), where that is due."""
+    if checkpoints and checkpoints.due():
+        meta = {
+            "measurements": [m.fields() for m in known],
+            "steps": under_way.steps,
+            "sums": np.asarray(under_way.sums).tolist(),
+            "train_seconds": time.perf_counter() - began,
+        }
+        checkpoints.keep(epoch, training.state, meta, under_way.steps)

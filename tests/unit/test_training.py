@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ import pytest
 
 from nas.cache import cache_root
 from nas.data import load
+from nas.ending import Terminated, terminate
 from nas.errors import InputError
 from nas.nn.graph import Builder
 from nas.nn.layers import CellAverage, Dense, conv
@@ -611,6 +614,42 @@ def test_going_on_from_a_checkpoint_repeats_to_the_bit(digits, tmp_path, lost):
     assert [strip(m) for m in (*half, *rest)] == whole
     assert [m.budget for m in rest] == [3, 4]
     assert keeper.epochs() == [4]
+
+
+@pytest.mark.parametrize("stops", [(1, 8), pytest.param((7, 9, 16, 17, 18), marks=pytest.mark.slow)])
+def test_going_on_in_mid_epoch_repeats_to_the_bit(digits, tmp_path, request, stops):
+    """Each process is asked to end in the middle, at the end or between epochs, of 8 steps each."""
+    config = TrainingConfig(ema_decay=0.9, clip_norm=1.0, steps_per_epoch=8)
+    before = signal.signal(signal.SIGTERM, terminate)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+
+    def new():
+        return training_of(
+            digits, config=config, optimiser="adamw", dropout=0.2, epochs=3, augmentation="crop+flip"
+        )
+
+    whole = [strip(m) for m in train(new(), data_of(digits, "valid"), until=3)]
+    seen, steps = [], 0
+    for stop in (*stops, 99):
+        training = new()
+        step = training.runner.step
+
+        def counted(*given, step=step, stop=stop):
+            nonlocal steps
+            steps += 1
+            if steps == stop:
+                signal.raise_signal(signal.SIGTERM)
+            return step(*given)
+
+        training.runner.step = counted
+        keeper = Checkpoints(tmp_path, minutes=1e-6 if stop % 2 else math.inf)
+        units = train(training, data_of(digits, "valid"), until=3, checkpoints=keeper, measured=tuple(seen))
+        with pytest.raises(Terminated) if stop < 99 else contextlib.nullcontext():
+            seen.extend(units)
+        keeper.close()
+        assert len(keeper.epochs()) == 1
+    assert [strip(m) for m in seen] == whole
+    assert steps == 24, "steps were done twice"
 
 
 def test_a_checkpoint_ahead_of_the_record_gives_its_measurements(digits, tmp_path):
