@@ -123,7 +123,7 @@ class Averages(NamedTuple):
     accuracy: float
 
 
-def averages(sums: Array) -> Averages:
+def averages(sums: Array | np.ndarray) -> Averages:
     loss, correct, count = np.asarray(sums, np.float64).tolist()
     return Averages(loss / count, correct / count)
 

@@ -634,14 +634,14 @@ def test_going_on_in_mid_epoch_repeats_to_the_bit(digits, tmp_path, request, sto
         training = new()
         step = training.runner.step
 
-        def counted(*given, step=step, stop=stop):
+        def counted(*given, step: Any = step, stop: int = stop) -> Any:
             nonlocal steps
             steps += 1
             if steps == stop:
                 signal.raise_signal(signal.SIGTERM)
             return step(*given)
 
-        training.runner.step = counted
+        training.runner.step = counted  # pyright: ignore[reportAttributeAccessIssue]
         keeper = Checkpoints(tmp_path, minutes=1e-6 if stop % 2 else math.inf)
         units = train(training, data_of(digits, "valid"), until=3, checkpoints=keeper, measured=tuple(seen))
         with pytest.raises(Terminated) if stop < 99 else contextlib.nullcontext():
