@@ -386,6 +386,21 @@ def canonical_form(arch: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------------------------------------------- the space
 
 
+_BENCHMARKED = {"nesterov": True, "weight_decay": 5e-4}
+SEARCHES: dict[str, dict[str, Any]] = {
+    # Dong and Yang's scripts of the benchmark (configs/nas-benchmark/algos, scripts-search/NAS-Bench-201-algos).
+    "darts": _BENCHMARKED,
+    "darts_first": _BENCHMARKED,
+    "gdas": _BENCHMARKED,
+    "rsps": {**_BENCHMARKED, "candidates": 100},
+    # DrNAS's code for this space (201-space/train_search.py); SmoothDARTS's (nasbench201) has its other settings.
+    "drnas": {"learning_rate": 0.025, "learning_rate_min": 0.001, "alpha_learning_rate": 3e-4},
+    # No code of the authors for this space; it has 5 candidates, and no cells are added: the table has one depth.
+    "p_darts": {"stages": "5-3-2", "deeper": 0, "skip_dropout": "0"},
+}
+"""Settings of searches with shared weights that their authors' code has for this space."""
+
+
 def searched_by_supernet(space: SearchSpace) -> Supernet:
     """`Supernet` of the space: every edge has the operations that its choice has left."""
     skeleton = space.build
@@ -402,6 +417,7 @@ def searched_by_supernet(space: SearchSpace) -> Supernet:
         sizes=dataclasses.asdict(skeleton),
         cell=("cell", "edge_"),
         skip="skip_connect",
+        published=SEARCHES,
     )
 
 

@@ -31,6 +31,8 @@ class Supernet:
     architectures both.
     ``skip``: the value that is a skip connection; None: there is none.
     ``drops_skips``: whether ``build`` also takes ``skip_dropout``, which drops out elements of skip connections.
+    ``published``: by method (`nas.oneshot.settings.METHODS`), the settings that its authors' code has for this space
+    otherwise than for that of DARTS.
     """
 
     layout: Callable[..., Layout]
@@ -41,6 +43,7 @@ class Supernet:
     cells: Mapping[str, str]
     skip: Any = None
     drops_skips: bool = False
+    published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def supernet_of(
@@ -53,6 +56,7 @@ def supernet_of(
     cell: tuple[str, str] = ("network", ""),
     skip: Any = None,
     partial: bool = True,
+    published: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Supernet:
     """The supernet of ``space`` in which the choices of ``node_inputs`` are open, grouped by the node they lead into.
 
@@ -91,7 +95,9 @@ def supernet_of(
     def operations(arch: Mapping[str, Any]) -> dict[str, Any]:
         return {name: arch[name] for name in values}
 
-    return Supernet(layout, network, derive, operations, sizes or {}, dict([cell]), skip)
+    return Supernet(
+        layout, network, derive, operations, sizes or {}, dict([cell]), skip, published=published or {}
+    )
 
 
 def limit_skips(

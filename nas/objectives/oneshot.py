@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from nas.nn.supernet import Supernet
 from nas.objectives.base import TrialFailed, trial_folder
 from nas.objectives.train import Size, TrainObjective, TrainSetup, reason, size_of
 from nas.oneshot.search import SupernetSearch
-from nas.oneshot.settings import METHODS, Settings, names, settings_of
+from nas.oneshot.settings import Settings, check_needed, published, settings_of
 from nas.space import Architecture, Categorical, Range, SearchSpace, parse_assignments
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import TrainingFailed
@@ -105,18 +106,16 @@ def settings_space(method: str, supernet: Supernet, texts: tuple[str, ...], repe
     ``method``, several values being several searches, each repeated ``repetitions`` times from other seeds. Raises
     InputError.
     """
-    if method not in METHODS:
-        raise one_of("strategy", method, METHODS)
-    known = {name: getattr(Settings(), name) for name in names()} | dict(supernet.sizes)
-    choices: dict[str, tuple[Any, ...]] = {
-        name: (METHODS[method][0].get(name, default),) for name, default in known.items()
-    }
-    for name, to in parse_assignments(texts).items():
+    known = published(method, supernet)
+    choices: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in known.items()}
+    given = parse_assignments(texts)
+    for name, to in given.items():
         if name not in known:
             raise one_of("supernet", name, tuple(known))
         if isinstance(to, Range):
             raise InputError(f"supernet: {name} needs values, not a range")
         choices[name] = tuple(_read(name, text, known[name]) for text in to)
+    check_needed(choices, given)
     for name in supernet.sizes:
         for value in choices[name]:
             if value < 1:
@@ -139,6 +138,9 @@ def _read(name: str, text: Any, default: Any) -> Any:
         return str(text).lower() == "true"
     kind = type(default)
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise InputError(f"supernet: {name}={text} is not {kind.__name__}") from None
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"supernet: {name}={text} is not a finite number")
+    return value

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from nas.errors import one_of
 from nas.nn.layout import Layout
-from nas.oneshot.relaxation import Relaxation
+from nas.oneshot.relaxation import Levels, Relaxation
 from nas.training.network import Noise, Tree, apply_train
 from nas.training.programs import Batch, count_correct
 
@@ -40,8 +40,17 @@ class Rates(NamedTuple):
     unroll: ArrayLike = 0.025
     """xi of equation 6: the learning rate of the virtual step; published: the weights' own"""
     dropout: ArrayLike = 0.0
+    nesterov: ArrayLike = 0.0
+    """1: the weights' momentum is Nesterov's; 0: it is not"""
+    penalty: ArrayLike = 0.0
+    """of the relaxation's penalty in a step of the architecture"""
     progress: ArrayLike = 0.0
-    """share of the search that is done"""
+    temperature: ArrayLike = 1.0
+    radius: ArrayLike = 0.0
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(self.progress, self.temperature, self.radius)
 
 
 class State(NamedTuple):
@@ -202,6 +211,9 @@ class Problem(NamedTuple):
     layout: Layout
     relaxation: Relaxation
     order: str = "first"
+    alpha_scale: float = 1e-3
+    """of the alphas at first"""
+    perturbation_steps: int = 7
 
 
 def _keys(seed: ArrayLike) -> Array:
@@ -210,18 +222,18 @@ def _keys(seed: ArrayLike) -> Array:
 
 
 def architecture_mixing(problem: Problem, alphas: Array, seed: ArrayLike, rates: Rates) -> Array:
-    return problem.relaxation.relax(problem.layout, alphas, _keys(seed)[0], rates.progress)
+    return problem.relaxation.relax(problem.layout, alphas, _keys(seed)[0], rates.levels)
 
 
 def weights_mixing(problem: Problem, alphas: Array, seed: ArrayLike, rates: Rates) -> Array:
-    return problem.relaxation.relax(problem.layout, alphas, _keys(seed)[1], rates.progress)
+    return problem.relaxation.relax(problem.layout, alphas, _keys(seed)[1], rates.levels)
 
 
 def alpha_gradient(problem: Problem, alphas: Array, by_mixing: Array, seed: ArrayLike, rates: Rates) -> Array:
     """A gradient by the mixing drawn back through the relaxation, with the penalty's."""
     _, back = jax.vjp(lambda alphas: architecture_mixing(problem, alphas, seed, rates), alphas)
     penalty = jax.grad(lambda alphas: problem.relaxation.penalty(problem.layout, alphas))(alphas)
-    return back(by_mixing)[0] + penalty
+    return back(by_mixing)[0] + rates.penalty * penalty
 
 
 def architecture_optimiser(rates: Rates) -> optax.GradientTransformation:
@@ -234,13 +246,24 @@ def architecture_optimiser(rates: Rates) -> optax.GradientTransformation:
 
 
 def weights_optimiser(rates: Rates) -> optax.GradientTransformation:
-    """Momentum with L2 weight decay on all weights, gradients clipped by their norm."""
+    """Momentum, Nesterov's if wanted, with L2 weight decay on all weights, gradients clipped by their norm."""
     at: Any = rates
     return optax.chain(
         optax.clip_by_global_norm(at.clip_norm),
         optax.add_decayed_weights(at.weight_decay),
-        optax.sgd(at.learning_rate, at.momentum),
+        optax.chain(_momentum(at.momentum, at.nesterov), optax.scale_by_learning_rate(at.learning_rate)),
     )
+
+
+def _momentum(decay: ArrayLike, nesterov: ArrayLike) -> optax.GradientTransformation:
+    """`optax.trace`, whose ``nesterov`` may be traced: 0 or 1."""
+    trace = optax.trace(decay)  # type: ignore[arg-type]
+
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        traces, state = trace.update(updates, state, params)
+        return jax.tree.map(lambda g, t: t + nesterov * (g + decay * t - t), updates, traces), state
+
+    return optax.GradientTransformation(trace.init, update)
 
 
 def architecture_update(
@@ -287,7 +310,9 @@ def search_step(
             return of.by_mixing(at._replace(mixing=mixing))[1]
 
         key = _keys(seed)[2]
-        mixing = problem.relaxation.perturb(problem.layout, mixing, key, rates.progress, gradient)
+        mixing = problem.relaxation.perturb(
+            problem.layout, mixing, key, rates.levels, gradient, problem.perturbation_steps
+        )
     loss, gradient_of_weights = of.by_weights(at._replace(mixing=mixing))
     params, opt_state = run(weights_update)(state.params, state.opt_state, gradient_of_weights, rates)
     none = jnp.full((), jnp.nan, loss.loss.dtype)

@@ -156,8 +156,12 @@ def stopping(rule: Callable[[Sequence[Epoch]], int | None], epochs: Sequence[Epo
     return None
 
 
-STOPS: dict[str, Callable[[Sequence[Epoch]], int | None]] = {
-    "none": lambda epochs: None,
+def never(epochs: Sequence[Epoch]) -> int | None:
+    return None
+
+
+STOPS: dict[str, Callable[..., int | None]] = {
+    "none": never,
     "skips": stop_on_skips,
     "curvature": stop_on_curvature,
 }

@@ -86,8 +86,7 @@ class Search:
     def init(self, seed: int) -> State:
         variables = initialise(self.network, seed, self.shape.image_shape, self.shape.dtype)
         params = variables.pop("params")
-        layout, relaxation = self.problem.layout, self.problem.relaxation
-        alphas = initial(relaxation, layout, jax.random.key(seed))
+        alphas = initial(self.problem.layout, jax.random.key(seed), self.problem.alpha_scale)
         state = State(
             params,
             variables,

@@ -2,8 +2,8 @@
 
 A relaxation is a tuple of pure functions over a vector ``alphas`` float32 [layout.size] (see `nas.nn.layout`): the
 entries of a choice's values are its alphas, those of its edge weight, where the layout has them, its beta
-(Xu et al. 2020). ``progress`` in [0, 1] is the share of the search that is done; ``key`` a `jax.random.key`.
-All values but ``layout`` may be traced.
+(Xu et al. 2020). ``key`` is a `jax.random.key`, ``levels`` are numbers that a search changes as it goes. All values
+but ``layout`` may be traced. `docs/guide/oneshot_settings.md` holds each against its authors' code.
 """
 
 from __future__ import annotations
@@ -19,12 +19,24 @@ from jax.typing import ArrayLike
 
 from nas.nn.layout import Layout
 
-Relax = Callable[[Layout, Array, Array, ArrayLike], Array]
-"""``(layout, alphas, key, progress) -> mixing`` float32 [layout.size]; differentiable in ``alphas``."""
+
+class Levels(NamedTuple):
+    """What a relaxation is told of the step that it is in: traced numbers."""
+
+    progress: ArrayLike = 0.0
+    """share of the search that is done, from 0 to 1"""
+    temperature: ArrayLike = 1.0
+    """of the softmax of a draw (GDAS)"""
+    radius: ArrayLike = 0.0
+    """how far a mixing weight may be moved (SmoothDARTS)"""
+
+
+Relax = Callable[[Layout, Array, Array, Levels], Array]
+"""``(layout, alphas, key, levels) -> mixing`` float32 [layout.size]; differentiable in ``alphas``."""
 Gradient = Callable[[Array], Array]
 """The gradient of the loss of a training batch by the mixing, at a mixing."""
-Perturb = Callable[[Layout, Array, Array, ArrayLike, Gradient], Array]
-"""``(layout, mixing, key, progress, gradient) -> mixing`` for a step of the weights."""
+Perturb = Callable[[Layout, Array, Array, Levels, Gradient, int], Array]
+"""``(layout, mixing, key, levels, gradient, steps) -> mixing`` for a step of the weights."""
 
 
 def nothing(layout: Layout, alphas: Array) -> Array:
@@ -32,22 +44,21 @@ def nothing(layout: Layout, alphas: Array) -> Array:
 
 
 class Relaxation(NamedTuple):
-    """``expected`` is the mixing without noise, which derivation and records go by; ``penalty`` is added to the
-    loss of a step of the architecture; ``learns`` is false where there are no alphas to step. Where it ``samples``
-    the weights are those of single candidates, and no mixture is trained."""
+    """``expected`` is the mixing without noise, which derivation and records go by; ``penalty``, times the weight that
+    a search gives it, is added to the loss of a step of the architecture; ``learns`` is false where there are no
+    alphas to step. Where it ``samples`` the weights are those of single candidates, and no mixture is trained."""
 
     relax: Relax
     expected: Callable[[Layout, Array], Array]
     penalty: Callable[[Layout, Array], Array] = nothing
     perturb: Perturb | None = None
-    initial_scale: float = 1e-3
     learns: bool = True
     samples: bool = False
 
 
-def initial(relaxation: Relaxation, layout: Layout, key: Array) -> Array:
-    """Alphas to start from: normal, with the relaxation's scale (published: 1e-3)."""
-    return relaxation.initial_scale * jax.random.normal(key, (layout.size,))
+def initial(layout: Layout, key: Array, scale: float = 1e-3) -> Array:
+    """Alphas to start from: normal with standard deviation ``scale``."""
+    return scale * jax.random.normal(key, (layout.size,))
 
 
 # -------------------------------------------------------------------------------------------------- helpers
@@ -83,14 +94,10 @@ def _one_hot(scores: Array) -> Array:
     return jax.nn.one_hot(jnp.argmax(scores, -1), scores.shape[-1], dtype=scores.dtype)
 
 
-def _between(first: float, last: float, progress: ArrayLike) -> Array:
-    return first + (last - first) * jnp.asarray(progress, jnp.float32)
-
-
 # ---------------------------------------------------------------------------------------------- relaxations
 
 
-def softmax(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:
+def softmax(layout: Layout, alphas: Array, key: Array, levels: Levels) -> Array:
     """DARTS (Liu et al. 2019, equation 2)."""
     return softmax_expected(layout, alphas)
 
@@ -99,7 +106,7 @@ def softmax_expected(layout: Layout, alphas: Array) -> Array:
     return by_choice(layout, alphas, jax.nn.softmax)
 
 
-def sigmoid(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:
+def sigmoid(layout: Layout, alphas: Array, key: Array, levels: Levels) -> Array:
     """FairDARTS: candidates do not compete (Chu et al. 2020, equation 4)."""
     return sigmoid_expected(layout, alphas)
 
@@ -108,21 +115,15 @@ def sigmoid_expected(layout: Layout, alphas: Array) -> Array:
     return by_choice(layout, alphas, jax.nn.sigmoid)
 
 
-def zero_one_loss(layout: Layout, alphas: Array, weight: float = 10.0) -> Array:
-    """``-weight * mean((sigmoid(alpha) - 1/2)^2)``: away from the middle (Chu et al. 2020, equation 6)."""
-    return -weight * jnp.mean(jnp.square(jax.nn.sigmoid(alphas[: layout.candidates]) - 0.5))
+def zero_one_loss(layout: Layout, alphas: Array) -> Array:
+    """``-mean((sigmoid(alpha) - 1/2)^2)``: away from the middle (Chu et al. 2020, equation 6; their weight: 10)."""
+    return -jnp.mean(jnp.square(jax.nn.sigmoid(alphas[: layout.candidates]) - 0.5))
 
 
-def gumbel(
-    layout: Layout,
-    alphas: Array,
-    key: Array,
-    progress: ArrayLike,
-    temperatures: tuple[float, float] = (10, 0.1),
-) -> Array:
+def gumbel(layout: Layout, alphas: Array, key: Array, levels: Levels) -> Array:
     """GDAS: one candidate a choice, drawn by the Gumbel-max trick; gradients as of the softmax with that noise
-    at a temperature that falls linearly (Dong and Yang 2019, equations 4 to 7)."""
-    temperature = _between(*temperatures, progress)
+    at a temperature, which a search lets fall linearly (Dong and Yang 2019, equations 4 to 7)."""
+    temperature = jnp.asarray(levels.temperature, jnp.float32)
     noise = jax.random.gumbel(key, (layout.size,)).astype(alphas.dtype)
 
     def draw(both: Array) -> Array:
@@ -141,7 +142,7 @@ def _jointly(layout: Layout, alphas: Array, noise: Array, function: Callable[[Ar
     return _with_edges(layout, alphas, candidates) if layout.node_inputs else candidates
 
 
-def dirichlet(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:
+def dirichlet(layout: Layout, alphas: Array, key: Array, levels: Levels) -> Array:
     """DrNAS: weights from Dir(elu(alpha) + 1), gradients by implicit reparametrisation (Chen et al. 2021, 3.1)."""
     keys = iter(jax.random.split(key, len(layout.blocks)))
 
@@ -163,13 +164,14 @@ def dirichlet_expected(layout: Layout, alphas: Array) -> Array:
     return by_choice(layout, alphas, mean)
 
 
-def distance_to_one(layout: Layout, alphas: Array, weight: float = 1e-3) -> Array:
-    """The anchor of DrNAS: the concentrations' squared distance to 1 (Chen et al. 2021, section 3.2)."""
+def distance_to_one(layout: Layout, alphas: Array) -> Array:
+    """The anchor of DrNAS: the concentrations' distance to 1 (Chen et al. 2021, section 3.2; their code decays the
+    alphas instead, which are 0 where a concentration is 1)."""
     found = concentration(alphas[: layout.candidates]) - 1
-    return weight * jnp.sqrt(jnp.sum(jnp.square(found)) + 1e-12)
+    return jnp.sqrt(jnp.sum(jnp.square(found)) + 1e-12)
 
 
-def as_given(layout: Layout, alphas: Array, key: Array, progress: ArrayLike) -> Array:
+def as_given(layout: Layout, alphas: Array, key: Array, levels: Levels) -> Array:
     return alphas
 
 
@@ -180,12 +182,12 @@ def random_perturbation(
     layout: Layout,
     mixing: Array,
     key: Array,
-    progress: ArrayLike,
+    levels: Levels,
     gradient: Gradient,
-    radii: tuple[float, float] = (0.03, 0.3),
+    steps: int,
 ) -> Array:
-    """SDARTS-RS: uniform noise on the mixing, its radius growing linearly (Chen and Hsieh 2020, equation 6)."""
-    radius = _between(*radii, progress).astype(mixing.dtype)
+    """SDARTS-RS: uniform noise on the mixing within the radius, which grows (Chen and Hsieh 2020, equation 6)."""
+    radius = jnp.asarray(levels.radius, mixing.dtype)
     noise = jax.random.uniform(key, mixing.shape, mixing.dtype, -1, 1)
     return _in_simplex(layout, mixing + radius * noise, mixing)
 
@@ -194,17 +196,17 @@ def adversarial_perturbation(
     layout: Layout,
     mixing: Array,
     key: Array,
-    progress: ArrayLike,
+    levels: Levels,
     gradient: Gradient,
-    radii: tuple[float, float] = (0.03, 0.3),
-    steps: int = 7,
+    steps: int,
 ) -> Array:
-    """SDARTS-ADV: the mixing within the radius that has the largest loss, by projected gradient ascent of
-    ``steps`` steps of signs, each 2.5 / steps of it (Chen and Hsieh 2020, equation 7; Madry et al. 2018)."""
-    radius = _between(*radii, progress).astype(mixing.dtype)
-    moved = mixing
+    """SDARTS-ADV: a mixing within the radius that has a large loss, by projected gradient ascent of ``steps`` steps of
+    signs, each 2 / steps of it, from a random point (Chen and Hsieh 2020, equation 7, and their code; Madry et al.
+    2018)."""
+    radius = jnp.asarray(levels.radius, mixing.dtype)
+    moved = random_perturbation(layout, mixing, key, levels, gradient, steps)
     for _ in range(steps):
-        ahead = moved + 2.5 / steps * radius * jnp.sign(gradient(moved))
+        ahead = moved + 2 / steps * radius * jnp.sign(gradient(moved))
         moved = _in_simplex(layout, jnp.clip(ahead, mixing - radius, mixing + radius), mixing)
     return moved
 

@@ -20,7 +20,7 @@ from nas.nn.supernet import Supernet
 from nas.oneshot import monitor
 from nas.oneshot.bilevel import Metrics, Point, Problem, Rates, State
 from nas.oneshot.programs import Search
-from nas.oneshot.relaxation import RELAXATIONS, entropy, given
+from nas.oneshot.relaxation import RELAXATIONS, Levels, entropy, given
 from nas.oneshot.settings import Settings
 from nas.space import Architecture
 from nas.training import augment
@@ -42,8 +42,6 @@ CURVATURE_STEPS = 10  # of Lanczos: products with the second derivatives that an
 PROBED = 10  # architectures that a selection judges in each epoch but the last
 FIRST_BATCHES = 2  # of evaluation, by which a selection judges all; then the best FINALISTS by all images
 FINALISTS = 5
-POPULATION, PARENTS, MUTATED = 50, 10, 0.1  # Guo et al. 2020, section 3.4 and algorithm 1
-SKIP_DROPOUT_DECAY = 0.2  # an epoch: Chen et al. 2019, authors' code
 
 
 class _Stage(NamedTuple):
@@ -167,12 +165,14 @@ class SupernetSearch:
         sizes: dict[str, Any] = dict(self.sizes)
         if settings.deeper:
             sizes["cells"] += number * settings.deeper
-        if self.supernet.drops_skips and settings.skip_dropout:
+        if self.supernet.drops_skips and any(settings.skip_dropouts):
             sizes["skip_dropout"] = True
         problem = Problem(
             layout,
             given if settings.selection != "strongest" else RELAXATIONS[settings.relaxation],
             settings.order,
+            settings.alpha_scale,
+            settings.perturbation_steps,
         )
         size = min(self.config.evaluate_batch_size, len(self.valid.labels))
         shape = Shape(
@@ -225,10 +225,8 @@ class SupernetSearch:
             train, valid = (self._batch({name: of[k] for name, of in plan.items()}) for plan in plans)
             if settings.selection != "strongest":
                 state = state._replace(alphas=jnp.asarray(self._one_hot(stage, self._drawn(stage, rng))))
-            progress = (epoch + k / steps) / self.epochs
-            state, metrics = stage.search.step(
-                state, train, valid, rates._replace(progress=progress), seeds[k], learn=learns
-            )
+            at = rates._replace(**self._levels((epoch + k / steps) / self.epochs)._asdict())
+            state, metrics = stage.search.step(state, train, valid, at, seeds[k], learn=learns)
             sums = _tally(sums, metrics, np.float32(size))
         shown = averages(sums)
         if not math.isfinite(shown.loss):
@@ -239,11 +237,11 @@ class SupernetSearch:
         settings = self.settings
         fall = 0.5 * (1 + math.cos(math.pi * within))
         rate = settings.learning_rate_min + (settings.learning_rate - settings.learning_rate_min) * fall
-        stages = max(1, len(settings.kept))
-        dropout = 0.0
-        if stage.number:  # published: 0, 0.4, 0.7 in three stages
-            dropout = settings.skip_dropout * stage.number / (stages - 1)
-            dropout *= math.exp(-SKIP_DROPOUT_DECAY * (epoch - stage.first))
+        done, length = epoch - stage.first, stage.end - stage.first
+        if within < settings.warmup:
+            kept = (length - done - 1) / length
+        else:
+            kept = math.exp(-settings.skip_dropout_decay * (done - math.ceil(settings.warmup * length)))
         return Rates(
             learning_rate=rate,
             momentum=settings.momentum,
@@ -251,8 +249,21 @@ class SupernetSearch:
             clip_norm=settings.clip_norm,
             alpha_learning_rate=settings.alpha_learning_rate,
             alpha_weight_decay=settings.alpha_weight_decay,
+            alpha_b1=settings.alpha_b1,
+            alpha_b2=settings.alpha_b2,
             unroll=rate,
-            dropout=dropout,
+            dropout=settings.skip_dropouts[stage.number] * kept,
+            nesterov=float(settings.nesterov),
+            penalty=settings.penalty,
+        )
+
+    def _levels(self, progress: float) -> Levels:
+        """Temperature and radius go from one end to the other in straight lines."""
+        at = self.settings
+        return Levels(
+            progress,
+            at.temperature + (at.temperature_min - at.temperature) * progress,
+            at.radius_min + (at.radius - at.radius_min) * progress,
         )
 
     def _plan(self, rng: np.random.Generator, half: np.ndarray, steps: int) -> dict[str, np.ndarray]:
@@ -298,7 +309,7 @@ class SupernetSearch:
                 name: round(float(weight), 6) for name, weight in zip(names, edges, strict=True)
             }
         signs = [monitor.Epoch(m.skips, m.eigenvalue) for m in before] + [monitor.Epoch(skips, eigenvalue)]
-        counts = monitor.STOPS[self.settings.stop](signs)
+        counts = self.settings.stop_rule(signs)
         if counts is not None and counts < len(before):
             derived, skips = before[counts].derived, before[counts].skips
         return SupernetMeasurement(
@@ -386,8 +397,11 @@ class SupernetSearch:
         count = (
             self.settings.candidates if epoch + 1 == self.epochs else min(PROBED, self.settings.candidates)
         )
-        search = evolved if self.settings.selection == "evolution" else drawn
-        search(rng, stage.layout, judge, count)
+        if self.settings.selection == "evolution":
+            s = self.settings
+            evolved(rng, stage.layout, judge, count, s.population, s.parents, s.mutation)
+        else:
+            drawn(rng, stage.layout, judge, count)
         best = sorted(known, key=lambda arch: -known[arch])[:FINALISTS]
         return max(best, key=lambda arch: accuracy(arch, None)) if epoch + 1 == self.epochs else best[0]
 
@@ -399,12 +413,18 @@ def drawn(rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray]
 
 
 def evolved(
-    rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray], float], count: int
+    rng: np.random.Generator,
+    layout: Layout,
+    judge: Callable[[np.ndarray], float],
+    count: int,
+    population: int = 50,
+    parents: int = 10,
+    mutation: float = 0.1,
 ) -> None:
     """About ``count`` architectures: each generation half crossed, half mutated, from the best of all before.
 
-    Guo et al. 2020, algorithm 1: a population of 50, the 10 best of all are parents; a child of two takes each
-    choice from either, a mutant has each choice drawn anew with probability 0.1.
+    Guo et al. 2020, algorithm 1: the ``parents`` best of all have the next ``population``; a child of two takes each
+    choice from either, a mutant has each choice drawn anew with probability ``mutation``.
     """
     judged: list[tuple[float, int, np.ndarray]] = []
     blocks = [row for block in layout.blocks for row in block]
@@ -412,17 +432,17 @@ def evolved(
     def add(genes: np.ndarray) -> None:
         judged.append((judge(genes), -len(judged), genes))
 
-    for _ in range(min(POPULATION, count)):
+    for _ in range(min(population, count)):
         add(rng.random(layout.size))
     while len(judged) < count:
-        parents = [genes for *_, genes in sorted(judged, key=lambda of: of[:2], reverse=True)[:PARENTS]]
-        for k in range(min(POPULATION, count - len(judged))):
-            one, other = (parents[i] for i in rng.integers(0, len(parents), 2))
+        best = [genes for *_, genes in sorted(judged, key=lambda of: of[:2], reverse=True)[:parents]]
+        for k in range(min(population, count - len(judged))):
+            one, other = (best[i] for i in rng.integers(0, len(best), 2))
             genes = one.copy()
             for row in blocks:
                 if k % 2 and rng.random() < 0.5:
                     genes[row] = other[row]
-                elif not k % 2 and rng.random() < MUTATED:
+                elif not k % 2 and rng.random() < mutation:
                     genes[row] = rng.random(len(row))
             add(genes)
 

@@ -74,7 +74,7 @@ def mean_loss(network, params, mixing, state, batch):
 def architecture_gradient(order, relaxation, part, unroll):
     network, problem, state = problem_state(order, relaxation, part)
     train, valid = (wide(random_batch(k)) for k in (1, 2))
-    rates = Rates(unroll=unroll, progress=0.3)
+    rates = Rates(unroll=unroll, progress=0.3, penalty=0.1)
     mixing = jax.jit(functools.partial(bilevel.architecture_mixing, problem))(state.alphas, 7, rates)
     of = bilevel.derivatives(network)
 
@@ -90,7 +90,7 @@ def architecture_gradient(order, relaxation, part, unroll):
         if order != "first":
             gradient = jax.grad(lambda p: mean_loss(network, p, mixing, state, train))(weights)
             weights = jax.tree.map(lambda p, g: p - unroll * (0.9 * 0.1 + g + 3e-4 * p), weights, gradient)
-        penalty = problem.relaxation.penalty(problem.layout, alphas)
+        penalty = 0.1 * problem.relaxation.penalty(problem.layout, alphas)
         return mean_loss(network, weights, mixing, state, valid) + penalty
 
     return gradient(state, mixing), explicit, state.alphas
@@ -130,7 +130,8 @@ def test_architecture_gradients_in_float64(order, relaxation, part):
 def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_one_hot():
     with jax.enable_x64(True):
         network, problem, state = problem_state("first", "gumbel")
-        rates, valid = Rates(progress=0.5), wide(random_batch(2))
+        temperature = 5.05
+        rates, valid = Rates(temperature=temperature), wide(random_batch(2))
         mixing = bilevel.architecture_mixing(problem, state.alphas, 7, rates)
         np.testing.assert_allclose(np.sort(mixing), [0, 0, 1, 1], atol=1e-12)
         of = bilevel.derivatives(network)
@@ -138,7 +139,6 @@ def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_one_hot():
         _, by_mixing = jit(of.by_mixing)(at)
         found = bilevel.alpha_gradient(problem, state.alphas, by_mixing, 7, rates)
         noise = jax.random.gumbel(bilevel._keys(7)[0], (problem.layout.size,))
-        temperature = 10 + 0.5 * (0.1 - 10)
         rows = (state.alphas.reshape(2, 2), noise.reshape(2, 2), by_mixing.reshape(2, 2))
         for k, (alphas, drawn, slope) in enumerate(zip(*rows, strict=True)):
             soft = jax.nn.softmax((jax.nn.log_softmax(alphas) + drawn) / temperature)
@@ -160,7 +160,7 @@ def stepped(order, relaxation, one_program, steps=2):
     search = Search(network, Problem(layout, RELAXATIONS[relaxation], order), SHAPE, one_program)
     state = search.init(0)
     for k in range(steps):
-        rates = Rates(unroll=0.1, progress=0.5, alpha_learning_rate=0.1)
+        rates = Rates(unroll=0.1, temperature=5.0, radius=0.15, nesterov=1.0, alpha_learning_rate=0.1)
         state, metrics = search.step(state, random_batch(1), random_batch(2), rates, np.uint32(k))
     return state, metrics
 
@@ -280,6 +280,12 @@ def test_weights_follow_the_published_update():
     np.testing.assert_allclose(moved["kernel"], 0.5 + 30 * factor + 0.01 * 1, rtol=1e-5)
     np.testing.assert_allclose(moved["bias"], 0.5 + 40 * factor + 0.01 * 2, rtol=1e-5)
     np.testing.assert_allclose(found["bias"], 2 - 0.1 * (0.5 + 40 * factor + 0.02), rtol=1e-5)
+    # Nesterov's: the gradient and the momentum that is now.
+    opt_state = optax.tree.set(bilevel.weights_optimiser(rates).init(params), trace=trace)
+    ahead, opt_state = bilevel.weights_update(params, opt_state, gradient, rates._replace(nesterov=1.0))
+    step = 40 * factor + 0.02
+    np.testing.assert_allclose(ahead["bias"], 2 - 0.1 * (step + 0.5 * (0.5 + step)), rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.get(opt_state, "trace")["bias"], 0.5 + step, rtol=1e-5)
 
 
 @pytest.mark.parametrize("variant", [*RELAXATIONS, "partial", "progressive"])
@@ -302,6 +308,9 @@ def test_every_relaxation_finds_the_planted_operation(variant):
                 unroll=0.05,
                 alpha_learning_rate=0.05,
                 progress=k / steps,
+                temperature=10 + (0.1 - 10) * k / steps,
+                radius=0.03 + 0.27 * k / steps,
+                penalty={"sigmoid": 10.0, "dirichlet": 1e-3}.get(name, 0.0),
                 weight_decay=0.0,
             )
             state, _ = search.step(state, planted_batch(2 * k), planted_batch(2 * k + 1), rates, np.uint32(k))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,8 +17,10 @@ from nas.nn.supernet import supernet_of
 from nas.objectives import oneshot
 from nas.objectives.oneshot import settings_space
 from nas.oneshot import search as searching
+from nas.oneshot.monitor import Epoch
+from nas.oneshot.programs import Search
 from nas.oneshot.search import SupernetSearch
-from nas.oneshot.settings import METHODS, Settings, settings_of
+from nas.oneshot.settings import METHODS, Settings, published, settings_of
 from nas.record import Record, record_difference
 from nas.run import local
 from nas.space import Architecture, Categorical, SearchSpace
@@ -27,6 +30,7 @@ from nas.training.checkpoint import Checkpoints
 from nas.training.config import TrainingConfig
 from nas.training.loop import Data
 from nas.trial import SupernetMeasurement, measurement_of
+from search_spaces import nasbench201
 from tests.supernets import PLANTED, planted_network
 
 GOOD = Architecture({"op_1": "good", "op_2": "good"})
@@ -190,7 +194,7 @@ def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeyp
     space = settings_space("darts_plus", hook(SPACE), ("augmentation=none", "batch_size=32"), 1)
     derived = ["good", "noise", "other", "other"]
 
-    class Search(SupernetSearch):
+    class Scripted(SupernetSearch):
         def _look(self, stage, state, epoch, before):
             def derive(layout, weights, most_skips=None):
                 return Architecture({"op_1": derived[epoch], "op_2": derived[epoch]})
@@ -210,7 +214,7 @@ def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeyp
         def __call__(self, trial):
             plain = planted_search("darts_plus", epochs=4)
             fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-            yield from Search(**fields).run(trial.budget, measured=trial.measurements)
+            yield from Scripted(**fields).run(trial.budget, measured=trial.measurements)
 
     config = GridConfig(epochs=4, grid_shuffle=False)
 
@@ -231,7 +235,7 @@ def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeyp
     lines = (tmp_path / "a" / "trials.jsonl").read_text().splitlines(keepends=True)
     run(tmp_path / "b")
     (tmp_path / "b" / "trials.jsonl").write_text("".join(lines[:-1]))
-    monkeypatch.setattr(Search, "run", None)
+    monkeypatch.setattr(Scripted, "run", None)
     run(tmp_path / "b", resume=True)
     assert record_difference(tmp_path / "a", tmp_path / "b") is None
 
@@ -280,6 +284,25 @@ def test_settings_are_a_grid_of_searches():
         ("robust_darts", ("eigenvalue=false",), "supernet: stop=curvature needs eigenvalue=True"),
         ("rsps", ("stop=skips",), "supernet: stop=skips is for a search of one stage by alphas"),
         ("darts", ("augmentation=crop+blur",), "supernet: augmentation"),
+        ("darts", ("temperature=5",), "supernet: temperature is for relaxation=gumbel, not softmax"),
+        ("gdas", ("temperature=0",), "supernet: temperature=0.0 is not a finite number above 0"),
+        (
+            "sdarts_rs",
+            ("perturbation_steps=3",),
+            "supernet: perturbation_steps is for relaxation=adversarial",
+        ),
+        ("sdarts_adv", ("radius=-1",), "supernet: radius=-1.0 is not a finite number of at least 0"),
+        ("sdarts_adv", ("perturbation_steps=0",), "supernet: perturbation_steps=0 is below 1"),
+        ("sdarts_adv", ("radius=nan",), "supernet: radius=nan is not a finite number"),
+        ("darts_plus", ("stop_ratio=0.5",), "supernet: stop_ratio is for stop=curvature, not skips"),
+        ("rsps", ("population=9",), "supernet: population is for selection=evolution, not random"),
+        ("spos", ("mutation=1.5",), "supernet: mutation=1.5 is not from 0 to 1"),
+        (
+            "p_darts",
+            ("skip_dropout=0.1-0.4",),
+            "supernet: skip_dropout=0.1-0.4 is neither one share below 1 nor",
+        ),
+        ("darts", ("skip_dropout=some",), "supernet: skip_dropout=some is neither"),
     ],
 )
 def test_bad_settings_are_one_line(method, texts, says):
@@ -287,6 +310,72 @@ def test_bad_settings_are_one_line(method, texts, says):
         settings_space(method, hook(SPACE), texts, 1)
     assert str(error.value).startswith(says) or says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def levels_seen(search: SupernetSearch) -> list[Any]:
+    """The rates of every step of a whole search."""
+    seen: list[Any] = []
+    stepping = Search.step
+
+    def step(self, state, train, valid, rates, seed, **more):
+        seen.append(rates)
+        return stepping(self, state, train, valid, rates, seed, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Search, "step", step)
+        list(search.run(search.epochs))
+    return seen
+
+
+def test_what_a_relaxation_takes_reaches_it():
+    seen = levels_seen(
+        planted_search("gdas", epochs=2, temperature=4.0, temperature_min=2.0, radius=0.5, radius_min=0.1)
+    )
+    assert len(seen) == 20  # steps
+    done = np.arange(20) / 20
+    np.testing.assert_allclose([at.temperature for at in seen], 4 - 2 * done)
+    np.testing.assert_allclose([at.radius for at in seen], 0.1 + 0.4 * done)
+    changes = {"penalty": 3.0, "nesterov": True, "alpha_b1": 0.25, "alpha_b2": 0.75}
+    at = levels_seen(planted_search("fair_darts", epochs=1, **changes))[0]
+    assert (at.penalty, at.nesterov, at.alpha_b1, at.alpha_b2) == (3.0, 1.0, 0.25, 0.75)
+    stage = planted_search("sdarts_adv", perturbation_steps=2, alpha_scale=0.5)._stage(0, [])
+    assert stage.search.problem.perturbation_steps == 2
+    assert 0.1 < float(np.std(stage.initial.alphas)) < 2
+
+
+def test_dropout_of_skips_is_that_of_the_authors_code():
+    """In each stage's warm-up a straight line to nothing, then anew and exponentially (Chen et al. 2019)."""
+    search = planted_search("p_darts", epochs=10, skip_dropout="0.2-0.4", warmup=0.4, skip_dropout_decay=0.5)
+    found = [at.dropout for at in levels_seen(search)[::10]]
+    line, curve = [(5 - k - 1) / 5 for k in range(2)], [math.exp(-0.5 * k) for k in range(3)]
+    np.testing.assert_allclose(found, [p * of for p in (0.2, 0.4) for of in (*line, *curve)])
+
+
+def test_rules_stop_by_the_settings_numbers():
+    skips = [Epoch(k) for k in range(5)]
+    assert Settings(stop="skips", stop_skips=4).stop_rule(skips[:4]) is None
+    assert Settings(stop="skips", stop_skips=4).stop_rule(skips) == 3
+    rising = [Epoch(0, 1.0 + k) for k in range(5)]
+    soon = Settings(stop="curvature", stop_window=2, stop_start=1)
+    assert dataclasses.replace(soon, stop_ratio=0.1).stop_rule(rising) is None
+    assert dataclasses.replace(soon, stop_ratio=0.9).stop_rule(rising) == 2
+    assert Settings(stop="curvature", stop_window=2).stop_rule(rising) is None  # starts at 10
+
+
+def test_a_space_has_its_authors_settings():
+    supernet = oneshot.supernet_of(nasbench201.SPACE)
+    [drnas] = settings_space("drnas", supernet, (), 1).enumerate()
+    assert (drnas["alpha_learning_rate"], drnas["alpha_weight_decay"]) == (3e-4, 1e-3)
+    assert (drnas["learning_rate"], drnas["learning_rate_min"]) == (0.025, 0.001)
+    [elsewhere] = settings_space("drnas", hook(SPACE), (), 1).enumerate()
+    assert (elsewhere["alpha_learning_rate"], elsewhere["learning_rate"]) == (6e-4, 0.1)
+    [given] = settings_space("drnas", supernet, ("alpha_learning_rate=0.1",), 1).enumerate()
+    assert given["alpha_learning_rate"] == 0.1
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for method, settings in nasbench201.SEARCHES.items():
+        assert method in METHODS
+        assert set(settings) <= known
+        settings_of(published(method, supernet))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from nas.nn.count import count_macs
 from nas.nn.layout import Layout
 from nas.oneshot import monitor
 from nas.oneshot.monitor import Epoch
-from nas.oneshot.relaxation import RELAXATIONS, entropy
+from nas.oneshot.relaxation import RELAXATIONS, Levels, entropy
 from search_spaces import darts, nasbench201
 from tests.supernets import EDGE_WEIGHTS, EDGES, cell_layout, cell_network, chain_layout, chain_network
 
@@ -193,10 +193,10 @@ def test_with_one_hot_weights_a_supernet_is_the_derived_network(relaxation):
         alphas = jnp.where(jnp.asarray(mixing) > 0, 60.0, -60.0)
         of = RELAXATIONS[relaxation]
         if not of.learns:  # its own draw is one-hot, of another architecture
-            mixing = of.relax(layout, alphas, jax.random.key(4), 0.5)
+            mixing = of.relax(layout, alphas, jax.random.key(4), Levels(0.5))
             arch = layout.best(mixing)
         else:
-            mixing = of.relax(layout, alphas, jax.random.key(3), 0.5)
+            mixing = of.relax(layout, alphas, jax.random.key(3), Levels(0.5))
             assert layout.best(of.expected(layout, alphas)) == arch
         np.testing.assert_allclose(mixing, layout.one_hot(arch), atol=1e-6)
     discrete = darts.search_network(arch, 5, channels=4, cells=3)
@@ -227,7 +227,7 @@ def test_partial_channels_and_edge_weights():
     variables = initialised(network)
     params: Any = variables["params"]
     alphas = jax.random.normal(jax.random.key(0), (layout.size,))
-    mixing = RELAXATIONS["softmax"].relax(layout, alphas, jax.random.key(0), 0.0)
+    mixing = RELAXATIONS["softmax"].relax(layout, alphas, jax.random.key(0), Levels())
     betas = {name: alphas[layout.open(name).edge] for name in layout.names}
     betas = {
         name: np.exp(betas[name]) / sum(np.exp(betas[other]) for other in group)
@@ -339,8 +339,8 @@ def test_relaxations_draw_what_they_say():
     alphas = jnp.asarray([0.5, -1.0, 0.2, 2.0, 0.0])
     keys = jax.random.split(jax.random.key(0), 2000)
 
-    def mean(name, progress=0.0):
-        draw = jax.jit(lambda key: RELAXATIONS[name].relax(layout, alphas, key, progress))
+    def mean(name):
+        draw = jax.jit(lambda key: RELAXATIONS[name].relax(layout, alphas, key, Levels(temperature=10.0)))
         return np.asarray(jax.lax.map(draw, keys)).mean(0)
 
     for name in ("gumbel", "dirichlet"):
@@ -357,7 +357,7 @@ def test_the_gradient_of_dirichlet_draws_is_unbiased():
     alphas, slope = jnp.asarray([0.5, -0.5, 1.0]), jnp.asarray([1.0, -2.0, 0.5])
     of = RELAXATIONS["dirichlet"]
     keys = jax.random.split(jax.random.key(0), 3000)
-    drawn = jax.jit(lambda key: jax.grad(lambda a: slope @ of.relax(layout, a, key, 0.0))(alphas))
+    drawn = jax.jit(lambda key: jax.grad(lambda a: slope @ of.relax(layout, a, key, Levels()))(alphas))
     found = np.asarray(jax.jit(lambda keys: jax.lax.map(drawn, keys))(keys)).mean(0)
     expected = jax.grad(lambda a: slope @ of.expected(layout, a))(alphas)
     np.testing.assert_allclose(found, expected, atol=0.015)
@@ -365,16 +365,19 @@ def test_the_gradient_of_dirichlet_draws_is_unbiased():
 
 def test_perturbations_stay_near_and_raise_the_loss():
     layout = Layout.of({"a": ("x", "y", "z"), "b": ("x", "y", "z")})
-    mixing = RELAXATIONS["softmax"].relax(layout, jnp.arange(6.0) / 6, jax.random.key(0), 0)
+    mixing = RELAXATIONS["softmax"].relax(layout, jnp.arange(6.0) / 6, jax.random.key(0), Levels())
     slope = jnp.asarray([1.0, -2.0, 0.5, 3.0, 0.1, -1.0])
     moved = {}
     for name in ("perturbed", "adversarial"):
         perturb = RELAXATIONS[name].perturb
         assert perturb is not None
-        moved[name] = np.asarray(perturb(layout, mixing, jax.random.key(1), 0.0, lambda m: slope))
-    for found in moved.values():
+        for radius in (0.03, 0.2):
+            at = (layout, mixing, jax.random.key(1), Levels(radius=radius), lambda m: slope, 7)
+            moved[name, radius] = np.asarray(perturb(*at))
+    for (_, radius), found in moved.items():
         np.testing.assert_allclose(found.reshape(2, 3).sum(1), 1, rtol=1e-5)
-        assert 0 < np.abs(found - mixing).max() < 0.06
+        assert 0.4 * radius < np.abs(found - mixing).max() < 2 * radius
+    moved = {name: of for (name, radius), of in moved.items() if radius == 0.03}
     assert slope @ moved["adversarial"] > slope @ mixing + 0.05
     assert slope @ moved["adversarial"] > slope @ moved["perturbed"]
 
