@@ -33,6 +33,7 @@ PARTS = {
     "nas.space": (1.1, 6, "architectures, spaces"),
     "nas.cache": (4.0, 6, "what is kept on disk"),
     "nas.cpu": (4.9, 6, "fast beneath JAX"),
+    "nas.own_file": (3.2, 6, "users' own files"),
     "nas.errors": (2.4, 7, "errors in one line"),
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas.errors import InputError, one_of
+from nas.own_file import named_in_file
 
 if TYPE_CHECKING:
     from nas.record import Run
@@ -45,7 +46,7 @@ def chosen(text: str, space_file: str | None = None) -> Chosen:
         return Chosen(*find_architecture(text), None)
     found = read_run(text)
     space, name = recorded_space(found.config, space_file), str(found.config.get("space"))
-    if space is None and name.endswith(".py"):
+    if space is None and named_in_file(name) is not None:
         raise InputError(f"{text}: its space is the file {name}; name it with --space for it to be run")
     if space is None:
         from search_spaces import SPACES
@@ -64,11 +65,11 @@ def recorded_space(config: Mapping[str, Any], space_file: str | None = None) -> 
     from search_spaces import SPACES, spaces_with
 
     name = str(config.get("space"))
-    if not name.endswith(".py"):
+    if named_in_file(name) is None:
         return SPACES.get(name)
     if space_file is None:
         return None
-    if not space_file.endswith(".py"):
+    if named_in_file(space_file) is None:
         raise InputError(f"space: {space_file!r} is not the name of a Python file")
     return spaces_with(space_file)[space_file]
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from nas.errors import InputError, one_of
+from nas.own_file import named_in_file
 from nas.run.command_line import flat_hints
-from nas.run.methods import with_option
+from nas.run.methods import search_named, with_option
 from nas.strategies import StrategyConfig, StrategyRecord, combined_config
 
 
@@ -32,12 +33,12 @@ def strategy_options(
     """
     names = tuple(name.partition("+")[0] for name in values_of(argv, option)) or tuple(default)
     for name in names:
-        if name not in known:
+        if name not in known and named_in_file(name) is None:
             raise one_of("strategy", name, known)
-    plan = without(combined_config(known[name] for name in names), hidden)
+    plan = without(combined_config(search_named(name) for name in names), hidden)
     own = {field.name for field in dataclasses.fields(plan)}
     check_options(argv, names, own | set(flat_hints(base)))
-    help_text = f"{about} {', '.join(known)}"
+    help_text = f"{about} {', '.join(known)}, or FILE.py:NAME"
     hint = get_type_hints(base)[option]
     named = (option, Annotated[hint, tyro.conf.arg(help=help_text)], field_of(base, option))
     return with_plan(base, plan, named)

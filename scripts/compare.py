@@ -19,6 +19,7 @@ from _strategies import strategy_options, values_of
 
 from _cli import cells, operations, print_table
 from nas.errors import InputError
+from nas.own_file import named_in_file
 from nas.record import is_run
 from nas.run.command_line import config_meant, run
 from nas.run.methods import SEARCHES
@@ -144,7 +145,7 @@ def compare_trainings(config: Config) -> None:
         raise InputError(f"strategies: {' '.join(config.strategies) or 'none'}: each is to be named once")
     if not 1 <= config.seeds <= MOST_SEEDS:
         raise InputError(f"seeds: {config.seeds} is not from 1 to {MOST_SEEDS}")
-    dataset = options.data.dataset.replace("/", "_")
+    dataset = options.data.label
     out = config.out or Path("runs") / f"compare-{Path(options.space).stem}-{dataset}"
     if not config.resume and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
@@ -163,7 +164,7 @@ def compare_trainings(config: Config) -> None:
                 tested = [final for run in runs for final in run.finals]
                 runs.append(search(one, strategy, folder, spaces, resume=resume, tested=tested))
     print_table(runs)
-    named = {"space_file": options.space if options.space.endswith(".py") else None}
+    named = {"space_file": options.space if named_in_file(options.space) else None}
     drawn = {"operations": functools.partial(operations, **named), "cells": functools.partial(cells, **named)}
     for path in write_report([out], out, **drawn).files:
         print(path)

@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     )
     spaces = spaces_with(config.space)
     space = narrowed(options, spaces)
-    name = config.name or f"{Path(config.space).stem}-{config.data.dataset}".replace("/", "_")
+    name = config.name or f"{Path(config.space).stem}-{config.data.label}".replace("/", "_")
     out = config.out or Path("runs") / f"table-{name}"
     setup = TrainSetup(
         space, config.data, config.training, epochs=config.epochs, defaults=hyper_defaults(options, space)

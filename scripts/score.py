@@ -67,7 +67,7 @@ def main(config: Config) -> None:
         raise InputError(f"architectures: {config.architectures} is more than the {size} of {space.name}")
     draws = (sample_architecture(space, config.seed, i) for i in range(MOST_DRAWS * config.architectures))
     archs = list(itertools.islice(dict.fromkeys(draws), config.architectures))
-    name = f"scores-{Path(config.space).stem}-{config.data.dataset}-{config.seed}"
+    name = f"scores-{Path(config.space).stem}-{config.data.label}-{config.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
     settings = dataclasses.asdict(config) | {"scores": names, "space": config.space}
     for aside in ("out", "resume", "architectures"):

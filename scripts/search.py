@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     if config.describe:
         print(narrowed(options, spaces).describe())
         return
-    name = f"{Path(options.space).stem}-{options.data.dataset}-{config.strategy}-{options.plan.seed}"
+    name = f"{Path(options.space).stem}-{options.data.label}-{config.strategy}-{options.plan.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
     result = search(options, config.strategy, out, spaces, resume=config.resume)
     print_table([result])

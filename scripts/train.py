@@ -44,7 +44,7 @@ def main(config: Config) -> None:
 
     found = chosen(config.arch, config.space)
     name = config.arch if found.named else found.space.name
-    dataset = config.data.dataset.replace("/", "_")
+    dataset = config.data.label
     out = config.out or Path("runs") / f"train-{name}-{dataset}"
     if config.seeds > MOST_SEEDS:
         raise InputError(f"seeds: {config.seeds} is above {MOST_SEEDS}")

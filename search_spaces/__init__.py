@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from nas.errors import InputError
-from nas.space import FILE_MODULE, SearchSpace
+from nas.own_file import load_file, named_in_file
+from nas.space import SearchSpace
 from search_spaces import (
     alexnet,
     autoencoder,
@@ -49,28 +47,18 @@ SPACES: dict[str, SearchSpace] = {family.SPACE.name: family.SPACE for family in 
 
 
 def spaces_with(name: str) -> Mapping[str, SearchSpace]:
-    """``SPACES``; where ``name`` is a Python file, with the space that is its ``SPACE`` under that name.
+    """``SPACES``; where ``name`` is a Python file, or a name in one, with that space under that name.
 
-    Raises InputError where the file is not there, does not run, or has no such space.
+    ``my.py`` means what the file calls ``SPACE``, ``my.py:tiny`` what it calls ``tiny``. Raises InputError where the
+    file is not there, does not run, or has no such space.
     """
-    if not name.endswith(".py"):
+    named = named_in_file(name)
+    if named is None:
         return SPACES
-    path = Path(name)
-    if not path.is_file():
-        raise InputError(f"space: no file {name}")
-    module_name = f"{FILE_MODULE}{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None  # it ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(f"space: {name} does not run: {type(error).__name__}: {error}") from error
-    space = getattr(module, "SPACE", None)
+    module = load_file(named.file, "space")
+    space = getattr(module, named.name or "SPACE", None)
     if not isinstance(space, SearchSpace):
-        raise InputError(f"space: {name} has no SPACE that is a SearchSpace")
+        others = [other for other, value in vars(module).items() if isinstance(value, SearchSpace)]
+        hint = f"; say one of {', '.join(f'{named.file}:{other}' for other in others)}" if others else ""
+        raise InputError(f"space: {named.file} has no {named.name or 'SPACE'} that is a SearchSpace{hint}")
     return {**SPACES, name: space}

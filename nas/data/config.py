@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.data.dataset import Dataset
 from nas.data.loading import load
+from nas.data.own_sets import own_set
 from nas.errors import InputError
 
 
@@ -15,7 +16,8 @@ class DataConfig:
     """Which images, split how: the arguments of `nas.data.load`."""
 
     dataset: str = "mnist5k"
-    """mnist5k, digits, a set of nas/data/generated.py, or any TFDS image-classification set by its TFDS name"""
+    """mnist5k, digits, a set of nas/data/generated.py, any TFDS image-classification set by its TFDS name, a folder
+    of class folders with PNG or JPEG files (flowers/), or a file of images and labels (my.npz)"""
     split_seed: int = 0
     """what images go where; independent of --seed, so that searches from several seeds are comparable"""
     valid_fraction: float = 0.1
@@ -46,3 +48,19 @@ class DataConfig:
 
     def load(self) -> Dataset:
         return load(**self.arguments())
+
+    @property
+    def own(self) -> bool:
+        """Whether the set is a folder or a file of the user's."""
+        return own_set(self.dataset) is not None
+
+    @property
+    def label(self) -> str:
+        """The set's name as part of a folder's name."""
+        path = own_set(self.dataset)
+        return (path.stem if path is not None else self.dataset).replace("/", "_")
+
+    def placed(self) -> DataConfig:
+        """The same for a process with another working directory."""
+        path = own_set(self.dataset)
+        return self if path is None else dataclasses.replace(self, dataset=str(path))

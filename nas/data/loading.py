@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nas.cache import cache_folder
+from nas.data import own_sets
 from nas.data.cache import Entry, Writer, cached
 from nas.data.dataset import Dataset, Split
 from nas.data.decoding import decode
@@ -38,7 +39,8 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """Train and validation images of ``name``: an embedded or generated set, or ``set[/config][:version]`` of TFDS.
+    """Train and validation images of ``name``: an embedded or generated set, ``set[/config][:version]`` of TFDS, a
+    folder of class folders of images, or an ``.npz`` file (`nas.data.own_sets`).
 
     The first call decodes the set into the cache (``cache_dir``, else ``NAS_CACHE_DIR``, else
     ``~/.cache/nas``); later ones, in any process, map it into memory. The splits are stratified by class and
@@ -152,6 +154,11 @@ def _pool(
             identity += f"-{source_key}"
             source = functools.partial(cached, root / source_key, build)
         read = functools.partial(_generated, name, source, image_size)
+    elif own := own_sets.own_set(name):
+        own_sets.check(own)
+        version = identity = f"own-{own_sets.identity(own)}"
+        read = functools.partial(own_sets.read, own, image_size)
+        name = own.stem.replace(" ", "_")
     else:
         located = locate(name, data_dir)
         version, identity = located.version, f"{located.version}-{located.fingerprint}"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from nas.data.config import DataConfig
@@ -19,8 +16,9 @@ from nas.nn.bridge import build
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter, MeterSetup
 from nas.objectives.score import Scorer
+from nas.own_file import value_named
 from nas.proxies import PROXIES
-from nas.space import FILE_MODULE, Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace
 from nas.training.network import Outline, outline
 
 TRAINED: dict[str, int] = {ACCURACY: 1, "valid_loss": -1}
@@ -53,23 +51,9 @@ def is_function(name: str) -> bool:
 
 def function_of(name: str, place: str = "objective") -> Function:
     """The function ``FILE.py:FUNCTION``, which takes an architecture. Raises InputError."""
-    file, _, called = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"{place}: no file {file}")
-    module_name = f"{FILE_MODULE}{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None  # it ends in .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{place}: {file} does not run: {type(error).__name__}: {error}") from error
-    function: Any = getattr(module, called, None)
-    if function is None or not callable(function):
-        raise InputError(f"{place}: {file} has no function {called}")
+    function = value_named(name, place)
+    if not callable(function):
+        raise InputError(f"{place}: {name} is a {type(function).__name__}, not a function")
     return cast(Function, function)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from nas.data.config import DataConfig
 from nas.errors import InputError, one_of
 from nas.objectives.base import TrialFailed
 from nas.objectives.train import build
-from nas.proxies import PROXIES, Probe, ScoreError, batches_of, initial_variables
+from nas.proxies import PROXIES, Probe, Proxy, ScoreError, batches_of, initial_variables
 from nas.proxies.passes import Size
 from nas.space import Architecture, SearchSpace
 from nas.trial import ScoreMeasurement, Trial
@@ -49,17 +49,19 @@ class Scorer:
         seed: int = 0,
         batch_size: int = 32,
         batches: int | None = None,
+        proxies: Mapping[str, Proxy] = PROXIES,
     ) -> None:
         for name in names:
-            check_score(name)
+            check_score(name, known=proxies)
         if batch_size < 2:
             raise InputError(f"score: batch_size={batch_size} is less than 2")
-        needed = max((PROXIES[name].batches for name in names), default=0)
+        needed = max((proxies[name].batches for name in names), default=0)
         count = needed if batches is None else batches
         if count < needed:
             raise InputError(f"score: batches={count} is less than the {needed} that {', '.join(names)} need")
         cpu.native_status()  # built, where nobody has, before any time is taken
         self.space, self.names, self.seed = space, tuple(names), seed
+        self.proxies = proxies
         self.batch_size = batch_size
         self.dataset = data.load()
         self.batches = batches_of(self.dataset, count, batch_size)
@@ -78,31 +80,38 @@ class Scorer:
             start = time.perf_counter()
             try:
                 probe = probe or self.probe(arch)
-                value, error = PROXIES[name].score(probe), ""
+                value, error = self.proxies[name].score(probe), ""
             except (ScoreError, InputError, jax.errors.JaxRuntimeError) as problem:
                 value, error = np.nan, " ".join(str(problem).split())
             found[name] = Scored(float(value), time.perf_counter() - start, error)
         return found
 
 
-def check_score(name: str, place: str = "score", *others: str) -> None:
+def check_score(name: str, place: str = "score", *others: str, known: Mapping[str, Proxy] = PROXIES) -> None:
     """Raises InputError where there is no such score; ``others`` would have been right at that place too."""
-    if name not in PROXIES:
-        raise one_of(place, name, (*others, *PROXIES))
+    if name not in known:
+        raise one_of(place, name, (*others, *known))
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSetup:
-    """What a worker needs to score architectures by one score: settings, no data. Raises InputError."""
+    """What a worker needs to score architectures by one score: settings, no data. Raises InputError.
+
+    ``proxy`` is the score, unless it is that of `PROXIES`; it goes with the setup, for a worker does not know what
+    a program has added there.
+    """
 
     space: SearchSpace
     data: DataConfig
     score: str
     seed: int = 0
     batch_size: int = 32
+    proxy: Proxy | None = None
 
     def __post_init__(self) -> None:
-        check_score(self.score)
+        if self.proxy is None:
+            check_score(self.score)
+            object.__setattr__(self, "proxy", PROXIES[self.score])
 
     def __call__(self, checkpoints: Path | None = None) -> ScoreObjective:
         """The objective; it keeps no checkpoints."""
@@ -118,8 +127,15 @@ class ScoreObjective:
 
     def __init__(self, setup: ScoreSetup) -> None:
         self.setup = setup
+        assert setup.proxy is not None
+        self._proxy = setup.proxy
         self._scorer = Scorer(
-            setup.space, setup.data, [setup.score], seed=setup.seed, batch_size=setup.batch_size
+            setup.space,
+            setup.data,
+            [setup.score],
+            seed=setup.seed,
+            batch_size=setup.batch_size,
+            proxies={setup.score: self._proxy},
         )
 
     def __call__(self, trial: Trial) -> Iterator[ScoreMeasurement]:
@@ -134,7 +150,7 @@ class ScoreObjective:
     def signed(self, arch: Architecture) -> Scored:
         """The score with its sign turned so that higher is better."""
         found = self._scorer(arch)[self.setup.score]
-        return found._replace(value=PROXIES[self.setup.score].sign * found.value)
+        return found._replace(value=self._proxy.sign * found.value)
 
     def describe(self, trial: Trial) -> Size:
         return self._scorer.probe(trial.arch).cut.size

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from matplotlib.figure import Figure
 
 from nas.errors import InputError
+from nas.own_file import named_in_file
 from nas.record import Run, find_runs, read_run
 from nas.record.comparison import read_comparison
 from nas.report import plots, result_table, scaling_plots, standings, supernet_plots
@@ -96,7 +97,7 @@ def _left_out(shown: Iterable[_ShownSearch], operations: Operations | None) -> I
             continue
         space = str(search.run.config.get("space"))
         reason = "is a file, which a report runs only when it is named again (--space)"
-        if not space.endswith(".py"):
+        if named_in_file(space) is None:
             reason = "is not known here, or has changed"
         yield (
             f"{result_table.run_name(search.group, search.run)}: the names of its operations and the drawing of its "

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from nas.errors import one_of
 from nas.oneshot.settings import METHODS
+from nas.own_file import named_in_file, value_named
+from nas.run.own_strategy import record_of
 from nas.space import SearchSpace
 from nas.strategies import STRATEGIES, PlannedBudget, Strategy, StrategyConfig, StrategyRecord
 from nas.strategies.grid import GridConfig, grid
@@ -48,11 +50,19 @@ SEARCHES: Mapping[str, StrategyRecord] = ChainMap(ONESHOT, STRATEGIES)
 """Both, as they are when asked: what is added to `STRATEGIES` later is there too."""
 
 
-def search_named(name: str) -> StrategyRecord:
-    """Raises InputError where there is none."""
-    if name not in SEARCHES:
-        raise one_of("strategy", name, SEARCHES)
-    return SEARCHES[name]
+GIVEN: dict[str, StrategyRecord] = {}
+"""Strategies that a program has given `nas.search` as values, by the names that their records have."""
+
+
+def search_named(name: str, place: str = "strategy") -> StrategyRecord:
+    """The strategy ``name``, or what a file defines, ``my.py:MyStrategy``. Raises InputError where there is none."""
+    if name in SEARCHES:
+        return SEARCHES[name]
+    if name in GIVEN:
+        return GIVEN[name]
+    if named_in_file(name) is None:
+        raise one_of(place, name, SEARCHES)
+    return record_of(value_named(name, place), name)
 
 
 def options_of(record: StrategyRecord) -> tuple[str, ...]:

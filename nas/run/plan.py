@@ -9,11 +9,12 @@ from nas.errors import InputError, one_of
 from nas.goals import LATENCY, TRAIN, Goals, parse_goals
 from nas.objectives.latency import device_of
 from nas.objectives.oneshot import SupernetSetup
+from nas.objectives.own import OBJECTIVES, Function, OwnSetup, own_named, yields
 from nas.objectives.quantities import TRAINED, QuantitiesSetup, sign_of
 from nas.objectives.score import ScoreSetup, check_score
 from nas.objectives.several import SeveralSetup
 from nas.objectives.train import TrainSetup
-from nas.proxies import PROXIES
+from nas.proxies import PROXIES, Proxy
 from nas.run.filtering import Filter
 from nas.run.methods import search_named
 from nas.run.options import SearchOptions, hyper_defaults, local_accelerators, narrowed
@@ -39,7 +40,7 @@ class Plan:
     record: StrategyRecord
     space: SearchSpace
     config: StrategyConfig
-    setup: TrainSetup | SupernetSetup | ScoreSetup | SeveralSetup
+    setup: TrainSetup | SupernetSetup | ScoreSetup | SeveralSetup | OwnSetup
     final_setup: TrainSetup | SupernetSetup
     final_epochs: int
     planned_epochs: float
@@ -64,7 +65,8 @@ def plan(options: SearchOptions, strategy: str, spaces: Mapping[str, SearchSpace
     if goals is not None:
         check_goals(options, strategy, goals)
         trains = any(name in TRAINED for name in goals.names)
-    if not trains:  # a score takes one unit of budget
+    own = None if goals is not None else own_objective(options)
+    if not trains and (own is None or not yields(own)):  # a score, or one number, takes one unit of budget
         config = dataclasses.replace(config, epochs=1)
     if record.shares_weights and total_epochs is not None:  # an equal share for each search
         searches = int(planned(record, config, space))
@@ -73,7 +75,7 @@ def plan(options: SearchOptions, strategy: str, spaces: Mapping[str, SearchSpace
     config, planned_epochs, note = filled_in(strategy, config, space, total_epochs)
     train = TrainSetup(
         space,
-        options.data,
+        options.data.placed(),
         options.training,
         epochs=config.epochs,
         defaults=hyper_defaults(options, space),
@@ -82,9 +84,11 @@ def plan(options: SearchOptions, strategy: str, spaces: Mapping[str, SearchSpace
     training_free = None
     if options.filter is not None:
         training_free = Filter(score_setup(options, space, options.filter), options.filter_candidates)
-    setup: TrainSetup | SupernetSetup | ScoreSetup | SeveralSetup = final_setup
+    setup: TrainSetup | SupernetSetup | ScoreSetup | SeveralSetup | OwnSetup = final_setup
     if goals is not None:
         setup = several_setup(options, train, goals)
+    elif own is not None:
+        setup = OwnSetup(options.objective[0], own, train)
     elif not trains:
         setup = score_setup(options, space, options.objective[0])
     return Plan(
@@ -163,12 +167,13 @@ def check_strategies(names: Iterable[str]) -> None:
 
 
 def goals_of(options: SearchOptions) -> Goals | None:
-    """What a search is after; None where that is the validation accuracy alone, or one training-free score.
+    """What a search is after; None where that is the validation accuracy, a score or an own objective alone.
 
     Raises InputError.
     """
     alone = len(options.objective) == 1 and not options.constraint
-    if alone and options.objective[0] in (TRAIN, *PROXIES):
+    name = options.objective[0] if alone else ""
+    if alone and (name in (TRAIN, *PROXIES) or own_named(name) is not None):
         return None
     return parse_goals(options.objective, options.constraint, sign_of)
 
@@ -204,7 +209,7 @@ def several_setup(options: SearchOptions, train: TrainSetup, goals: Goals) -> Se
     """How a trial is measured by several objectives, or under constraints."""
     quantities = QuantitiesSetup(
         train.space,
-        options.data,
+        options.data.placed(),
         tuple(name for name in goals.names if name not in TRAINED),
         options.latency,
         options.plan.seed,
@@ -219,13 +224,28 @@ def check_scores(options: SearchOptions, strategy: str, goals: Goals | None = No
     for name, score in (("objective", objective), ("filter", options.filter)):
         if score is None or (name, score) == ("objective", TRAIN):
             continue
-        check_score(score, name, *([TRAIN] if name == "objective" else []))
+        own = own_named(score, name)
+        if own is None:
+            check_score(score, name, *([TRAIN, *OBJECTIVES] if name == "objective" else []))
+        elif name == "filter" and not isinstance(own, Proxy):
+            raise InputError(
+                f"filter: {score} is no training-free score: a function of probe, or a nas.proxies.Proxy"
+            )
         if search_named(strategy).shares_weights:
             raise InputError(
                 f"{name}: {score}: {strategy} trains shared weights and ranks no single networks"
             )
 
 
+def own_objective(options: SearchOptions) -> Function | None:
+    """The user's own objective, None where it is one of this code or a training-free score. Raises InputError."""
+    own = own_named(options.objective[0])
+    return None if isinstance(own, Proxy) else own
+
+
 def score_setup(options: SearchOptions, space: SearchSpace, score: str) -> ScoreSetup:
     """How the options have networks scored."""
-    return ScoreSetup(space, options.data, score, options.plan.seed, options.score_batch_size)
+    own = own_named(score)
+    proxy = PROXIES[score] if own is None else own
+    assert isinstance(proxy, Proxy)  # `check_scores` says so
+    return ScoreSetup(space, options.data.placed(), score, options.plan.seed, options.score_batch_size, proxy)

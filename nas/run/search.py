@@ -14,6 +14,7 @@ from typing import Any
 
 from nas import cpu
 from nas.objectives.oneshot import SupernetSetup
+from nas.objectives.own import OwnObjective, OwnSetup
 from nas.objectives.score import ScoreObjective
 from nas.objectives.several import SeveralSetup
 from nas.objectives.train import FinalJob, TrainSetup, check_devices
@@ -78,7 +79,7 @@ def _search(
     searcher = planned.strategy()
     # What is wrong with the data is said now; and data and native kernels are there for the workers.
     view.stage(f"loading {options.data.dataset} and the native kernels")
-    options.data.load()
+    images = options.data.load()
     cpu.native_status()
     config = flat(
         options,
@@ -87,6 +88,8 @@ def _search(
         final_epochs=planned.final_epochs,
         **({} if planned.note is None else {"note": planned.note}),
         **several.told(options, planned),
+        # A folder or file of the user's may change: a run goes on with the images that it began with.
+        **({"dataset_checksum": images.checksum} if options.data.own else {}),
     )
     with contextlib.ExitStack() as stack:
         # What is wrong with the engine is said before anything is written.
@@ -141,7 +144,7 @@ def _in_this_process(
             on_event=view,
             choosing_seconds=score.take_seconds,
         )
-    trainer = planned.final_setup(None) if isinstance(objective, ScoreObjective) else objective
+    trainer = planned.final_setup(None) if isinstance(objective, ScoreObjective | OwnObjective) else objective
     yield lambda jobs: (trainer.final(*job) for job in jobs)
 
 
@@ -185,7 +188,7 @@ def _over_chips(planned: Plan, chips: int) -> Plan:
     """With workers that have several accelerators, batches are split over all of them; ``--devices`` says otherwise."""
 
     def over(setup: Any) -> Any:
-        if isinstance(setup, SupernetSetup | SeveralSetup):
+        if isinstance(setup, SupernetSetup | SeveralSetup | OwnSetup):
             return dataclasses.replace(setup, train=over(setup.train))
         if isinstance(setup, TrainSetup) and setup.training.devices == 1:
             return dataclasses.replace(setup, training=dataclasses.replace(setup.training, devices=0))
@@ -209,7 +212,7 @@ def _final_trainings(
         archs = [trial.arch for trial in spread(run.front, options.front)]
     else:
         archs = [run.best.chosen] if run.best is not None else []
-    if not archs:
+    if not archs or planned.space.build is None:  # an own objective may need no network
         return
     have = {(final.arch, final.seed) for final in record.finals}
     jobs = [

@@ -14,10 +14,9 @@ from nas.space.encoding import PathEncoding, path_encoding
 from nas.space.sampling import Key
 from nas.space.space import SearchSpace
 from nas.space.subspaces import Range, parse_assignments
-from nas.space.text import FILE_MODULE, parse_architecture
+from nas.space.text import parse_architecture
 
 __all__ = [
-    "FILE_MODULE",
     "Architecture",
     "Categorical",
     "Cell",

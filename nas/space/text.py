@@ -15,9 +15,6 @@ from nas.space.messages import clip, text_of
 from nas.space.subspaces import AnySpace, discretise
 from nas.space.validation import canonical, read_value
 
-FILE_MODULE = "space_in_file_"
-"""How the names of modules made from users' own space files begin."""
-
 
 def to_string(space: Definition, arch: Mapping[str, Any]) -> str:
     """See `SearchSpace.to_string`."""

@@ -20,9 +20,10 @@ from ray.experimental import internal_kv  # of the whole cluster, which may shar
 
 from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed
+from nas.own_file import FILE_MODULE
 from nas.run.driver import describe_error, evaluate, one_line
 from nas.run.tune.cluster import local_cores
-from nas.space import FILE_MODULE, Architecture
+from nas.space import Architecture
 from nas.trial import Trial, measurement_of
 
 WAIT_SECONDS = 0.1  # between two looks of an idle worker
