@@ -186,7 +186,8 @@ def _common_shape(files: list[Path], path: Path, image_size: int | None) -> tupl
     grey = True
     for file in files:
         with _opened(file) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations that exchange width and height
+            # Orientations that exchange width and height.
+            turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
             sizes.setdefault(image.size[::-1] if turned else image.size, file)
             grey = grey and image.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
     if image_size is not None:
@@ -216,7 +217,7 @@ def _decoded(file: Path, channels: int, image_size: int | None) -> np.ndarray:
 
     with _opened(file) as image:
         try:
-            image = ImageOps.exif_transpose(image)
+            image = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
             if image.mode.startswith("I"):  # 16 bits a pixel
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
             pixels = np.asarray(image.convert(MODES[channels]))
