@@ -188,7 +188,8 @@ def _common_shape(files: list[Path], path: Path, image_size: int | None) -> tupl
         with _opened(file) as image:
             # Orientations that exchange width and height.
             turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
-            sizes.setdefault(image.size[::-1] if turned else image.size, file)
+            width, height = image.size
+            sizes.setdefault((height, width) if turned else (width, height), file)
             grey = grey and image.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
     if image_size is not None:
         return image_size, image_size, 1 if grey else 3
