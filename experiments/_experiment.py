@@ -1,4 +1,4 @@
-"""What the experiment files share: claim, scales, command line, output folder, training, tables and axes."""
+"""What the experiment files share: scales, command line, output folder, result, training, tables and axes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from _ledger import Claim, Number, difference, exactly, leave_result, of_images
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,6 +18,7 @@ from nas.errors import InputError
 from nas.record import Run, is_run
 from nas.report.plots import save
 from nas.report.result_table import NO_VALUE
+from nas.report.statistics.intervals import Interval, mean_interval
 from nas.run.command_line import run
 from nas.run.training import train_to_end
 from nas.space import Architecture, SearchSpace
@@ -26,8 +28,15 @@ __all__ = [
     "NO_VALUE",
     "Claim",
     "ExperimentConfig",
+    "Interval",
+    "Number",
     "describe_images",
+    "difference",
+    "exactly",
+    "leave_result",
     "mean_and_deviation",
+    "mean_interval",
+    "of_images",
     "recorded_training",
     "result_folder",
     "resumes",
@@ -36,22 +45,6 @@ __all__ = [
     "whole_numbers",
     "write_results",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """What a paper says, and what this code got: the head of an experiment file."""
-
-    paper: str
-    """authors, title, venue, year"""
-    where: str
-    """table or figure"""
-    says: str
-    """the numbers claimed"""
-    hardware_hours: str
-    """what the paper took, on what"""
-    here: str
-    """what this code got, with the command, the hardware and the time; "not run" where it was not"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +101,21 @@ def recorded_training(
     return done
 
 
-def write_results(out: Path, text: str, figures: Mapping[str, Figure], others: Sequence[str] = ()) -> None:
+def write_results(
+    out: Path,
+    text: str,
+    figures: Mapping[str, Figure],
+    others: Sequence[str] = (),
+    *,
+    config: ExperimentConfig,
+    claim: Claim,
+    numbers: Mapping[str, Interval],
+    seeds: int,
+) -> None:
     """``text`` as table.md and the figures by file name, in ``out``; prints the text and every file's path.
 
-    ``others`` are files of results that are there already.
+    ``others`` are files of results that are there already. ``numbers`` measured for the ``claim`` of the experiment
+    that calls this, over so many ``seeds``, go to result.json (`_ledger.leave_result`).
     """
     (out / "table.md").write_text(text + "\n")
     for name, figure in figures.items():
@@ -119,6 +123,7 @@ def write_results(out: Path, text: str, figures: Mapping[str, Figure], others: S
     print(text)
     for name in (*others, "table.md", *figures):
         print(out / name)
+    leave_result(out, claim, config.scale, numbers, seeds=seeds, resumed=config.resume)
 
 
 # --------------------------------------------------------------------------------------------- texts and axes

@@ -344,8 +344,11 @@ class HiddenLayerObjective:
                 (params, averages), seconds = timed(functools.partial(after, params, k - 1))
                 loss, accuracy, valid_loss, valid_accuracy = np.asarray(averages, np.float64).tolist()
                 if not math.isfinite(loss + valid_loss):
-                    spent = {"compile_seconds": compile_seconds, "train_seconds": seconds}
-                    raise TrialFailed(f"the loss is not a number after {k} epochs", **spent)
+                    raise TrialFailed(
+                        f"the loss is not a number after {k} epochs",
+                        compile_seconds=compile_seconds,
+                        train_seconds=seconds,
+                    )
                 if valid_accuracy > self._best[arch, seed].valid_accuracy:
                     self._best[arch, seed] = Best(k, params, valid_accuracy, valid_loss)
                 yield Measurement(k, valid_accuracy, valid_loss, accuracy, loss, compile_seconds, seconds)

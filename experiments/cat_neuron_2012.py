@@ -36,7 +36,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _experiment import Claim, ExperimentConfig, recorded_training, result_folder, run, write_results
+from _experiment import (
+    Claim,
+    ExperimentConfig,
+    Interval,
+    Number,
+    recorded_training,
+    result_folder,
+    run,
+    write_results,
+)
 from jax import Array
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
@@ -51,15 +60,21 @@ from nas.training.config import TrainingConfig
 from search_spaces.autoencoder import NAMED, SPACE
 
 CLAIM = Claim(
+    experiment="cat_neuron_2012",
     paper="Le, Ranzato, Monga, Devin, Chen, Corrado, Dean, Ng: Building high-level features using large scale "
     "unsupervised learning, ICML 2012",
     where="section 4",
     says="without labels, the best single neuron tells faces from distractors with 81.7 % accuracy (base rate "
     "64.8 %) and cats with 74.8 %; networks with random weights and linear filters do worse",
     hardware_hours="1,000 machines (16,000 cores), 3 days: 10 million 200x200 images of videos, 1 billion weights",
-    here="--scale cpu (CIFAR-10, 25 epochs of 30,000 images, one seed): mean over classes of the best neuron's "
+    past="--scale cpu (CIFAR-10, 25 epochs of 30,000 images, one seed): mean over classes of the best neuron's "
     "balanced accuracy 59.8 % learned, 57.3 % with random weights, 66.6 % for the best linear filter; cat 54.9, 54.7 "
     "and 59.5 %; two AVX-512 cores shared with other work, 9 minutes. --scale paper: not run",
+    numbers=(
+        Number("cat", "best single neuron for cats, balanced accuracy, %", 74.8, 1),
+        Number("over_random", "mean of the classes: learned less random weights, points", side="above"),
+        Number("over_linear", "mean of the classes: learned less linear filters, points", side="above"),
+    ),
 )
 
 THRESHOLDS = 20  # a neuron, equally spaced between its smallest and largest response (section 4.2)
@@ -175,7 +190,34 @@ def main(config: Config) -> None:
         for name, value in zip(dataset.class_names, reading.accuracy[:, 0], strict=False)
     ]
     figure = draw(pixels[rest], labels[rest], learned[rest], found[0], stimuli, titles)
-    write_results(out, text, {"neurons.png": figure}, ["table.json"])
+    write_results(
+        out,
+        text,
+        {"neurons.png": figure},
+        ["table.json"],
+        config=config,
+        claim=CLAIM,
+        numbers=numbers(reading, dataset.class_names),
+        seeds=1,
+    )
+
+
+def numbers(reading: Reading, class_names: Sequence[str]) -> dict[str, Interval]:
+    """Of one training; intervals over resamples of the reported images."""
+
+    def of(value: np.ndarray, drawn: np.ndarray) -> Interval:
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        return Interval(100 * float(value), 100 * float(low), 100 * float(high), 1)
+
+    value, drawn = reading.accuracy, reading.resampled
+    found = {
+        f"over_{name}": of(value[-1, 0] - value[-1, k], drawn[:, -1, 0] - drawn[:, -1, k])
+        for k, name in ((1, "random"), (2, "linear"))
+    }
+    if "cat" in class_names:
+        row = list(class_names).index("cat")
+        found["cat"] = of(value[row, 0], drawn[:, row, 0])
+    return found
 
 
 def trained(out: Path, like: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from _experiment import Claim, ExperimentConfig, result_folder, run
+from _experiment import Claim, ExperimentConfig, Interval, Number, exactly, leave_result, result_folder, run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
@@ -26,11 +26,28 @@ from nas.nn.layers import conv2d
 from nas.report.plots import save
 
 CLAIM = Claim(
+    experiment="filter_gallery",
     paper="no paper: the filters of the lecture, as in textbooks of image processing",
     where="the gallery of filters",
     says="weights that sum to 0 leave edges alone and make flat areas black; those that sum to 1 keep flat areas",
     hardware_hours="none",
-    here="gallery.png as described, from `python experiments/filter_gallery.py`: 5 s of one CPU core",
+    past="gallery.png as described, from `python experiments/filter_gallery.py`: 5 s of one CPU core",
+    numbers=(
+        Number(
+            "edges_flat",
+            "largest output of the edge filters on a flat image of 1",
+            0.0,
+            6,
+            comparable=("cpu", "paper"),
+        ),
+        Number(
+            "blur_flat",
+            "smallest output of the box blur on a flat image of 1",
+            1.0,
+            6,
+            comparable=("cpu", "paper"),
+        ),
+    ),
 )
 
 
@@ -81,6 +98,14 @@ def main(config: Config) -> None:
         raise InputError(f"{out}: is not a folder") from None
     save(draw(image, responses(image)), out / "gallery.png")
     print(out / "gallery.png")
+    leave_result(out, CLAIM, config.scale, numbers(), seeds=1, resumed=config.resume)
+
+
+def numbers() -> dict[str, Interval]:
+    """What the filters make of a flat image of 1."""
+    flat = responses(np.ones((8, 8, 1), np.float32))
+    edges = max(float(np.abs(of).max()) for name, of in flat.items() if name.startswith("edges"))
+    return {"edges_flat": exactly(edges), "blur_flat": exactly(float(flat["box blur"].min()))}
 
 
 def read(source: str, data_dir: str | None, longest: int) -> np.ndarray:

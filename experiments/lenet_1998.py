@@ -21,12 +21,17 @@ every epoch instead of 540,000 fixed ones.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from _experiment import (
     NO_VALUE,
     Claim,
     ExperimentConfig,
+    Interval,
+    Number,
+    difference,
+    of_images,
     recorded_training,
     result_folder,
     run,
@@ -36,19 +41,26 @@ from _experiment import (
 )
 from matplotlib.figure import Figure
 
+from nas.data import load_test
 from nas.data.config import DataConfig
 from nas.record import Run
 from nas.trial import MeasurementWithTest
 from search_spaces.lenet import NAMED, SPACE, connections
 
 CLAIM = Claim(
+    experiment="lenet_1998",
     paper="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, "
     "Proceedings of the IEEE 86(11), 1998",
     where="section III.B, figures 5 and 9",
     says="MNIST test error of LeNet-5 after 20 passes: 0.95 %; 0.8 % with distorted training images",
     hardware_hours="two to three days for 20 passes on one processor of a Silicon Graphics Origin 2000",
-    here="--scale cpu (20 epochs, one seed): LeNet-5 0.99 %, on moved images 1.20 %, the dense form on moved images "
+    past="--scale cpu (20 epochs, one seed): LeNet-5 0.99 %, on moved images 1.20 %, the dense form on moved images "
     "0.57 %; two AVX-512 cores shared with other work, 9 minutes. --scale paper: not run",
+    numbers=(
+        Number("lenet5", "LeNet-5, MNIST test error, %", 0.95),
+        Number("moved", "LeNet-5 on distorted images, MNIST test error, %", 0.8, 1),
+        Number("moved_gain", "distorted less plain images, points", side="below"),
+    ),
 )
 
 
@@ -118,7 +130,21 @@ def main(config: Config) -> None:
             test_curve=True,
         )
         trained.append((network, done))
-    write_results(out, table(trained), {"curves.png": draw(trained)})
+    write_results(
+        out,
+        table(trained),
+        {"curves.png": draw(trained)},
+        config=config,
+        claim=CLAIM,
+        numbers=numbers(trained, len(load_test(**scale.data.arguments()).labels)),
+        seeds=1,
+    )
+
+
+def numbers(trained: Sequence[tuple[Network, Run]], test_images: int) -> dict[str, Interval]:
+    """Test errors of one training each."""
+    plain, moved = (of_images(float(errors(done, "test")[-1]) / 100, test_images) for _, done in trained[:2])
+    return {"lenet5": plain, "moved": moved, "moved_gain": difference(moved, plain)}
 
 
 def errors(done: Run, of: str) -> np.ndarray:

@@ -17,13 +17,17 @@ deviation; weight decay leaves biases and normalisation alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from _experiment import (
     NO_VALUE,
     Claim,
     ExperimentConfig,
+    Interval,
+    Number,
+    difference,
+    of_images,
     recorded_training,
     result_folder,
     run,
@@ -34,6 +38,7 @@ from _experiment import (
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas.data import load_test
 from nas.data.config import DataConfig
 from nas.record import Run
 from nas.space import Architecture
@@ -41,13 +46,20 @@ from nas.trial import MeasurementWithTest
 from search_spaces.resnet import NAMED, SPACE
 
 CLAIM = Claim(
+    experiment="resnet_2015",
     paper="He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016 (arXiv 1512.03385, 2015)",
     where="figure 6 and table 6",
     says="CIFAR-10 test error of ResNet-20 and ResNet-56: 8.75 % and 6.97 %; of the plain networks with as many "
     "layers, shown as curves only, the deeper one's training and test errors are the larger ones",
     hardware_hours="64,000 steps of 128 images on two GPUs; hours not stated",
-    here="--scale cpu (width 8, 8 epochs, one seed): test errors plain 26.97 % (20 layers) and 70.91 % (56), residual "
+    past="--scale cpu (width 8, 8 epochs, one seed): test errors plain 26.97 % (20 layers) and 70.91 % (56), residual "
     "23.91 % and 31.22 %; two AVX-512 cores shared with other work, 38 minutes. --scale paper: not run",
+    numbers=(
+        Number("residual_20", "ResNet-20, CIFAR-10 test error, %", 8.75),
+        Number("residual_56", "ResNet-56, CIFAR-10 test error, %", 6.97),
+        Number("plain_depth", "plain networks: 56 layers less 20, test error, points", side="above"),
+        Number("residual_depth", "residual networks: 56 layers less 20, test error, points", side="below"),
+    ),
 )
 PAPER = {("residual", 20): 8.75, ("residual", 56): 6.97}  # test error, %; table 6
 
@@ -122,7 +134,31 @@ def main(config: Config) -> None:
                 test_curve=True,
             )
             networks.append(Network(connections, layers, done))
-    write_results(out, table(networks), {"curves.png": draw(networks)})
+    write_results(
+        out,
+        table(networks),
+        {"curves.png": draw(networks)},
+        config=config,
+        claim=CLAIM,
+        numbers=numbers(networks, len(load_test(**scale.data.arguments()).labels)),
+        seeds=1,
+    )
+
+
+def numbers(networks: Sequence[Network], test_images: int) -> dict[str, Interval]:
+    """Test errors of one training each, and what the deeper network of a pair has more."""
+    found = {
+        (one.connections, one.layers): of_images(float(one.errors("test")[-1]) / 100, test_images)
+        for one in networks
+    }
+    depths = sorted({layers for _, layers in found})
+    named = {f"residual_{layers}": found["residual", layers] for layers in depths if layers in (20, 56)}
+    if depths != [20, 56]:
+        return named
+    for connections in ("plain", "residual"):
+        shallow, deep = (found[connections, layers] for layers in depths)
+        named[f"{connections}_depth"] = difference(deep, shallow)
+    return named
 
 
 def table(networks: list[Network]) -> str:
