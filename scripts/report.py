@@ -4,6 +4,7 @@
     python scripts/report.py runs/a runs/b --out report
     python scripts/report.py runs/tables           a comparison over a table (compare.py --objective table), also one
                                                    by the number of simulated workers
+    python scripts/report.py runs/c10 --watch      the page of a running search, in a browser, until Ctrl-C
 
 Prints the table and writes it as Markdown, CSV and LaTeX, the plots as PNG, and report.html with all of it.
 """
@@ -30,6 +31,10 @@ class Config:
     """Where tables and plots go; by default the first folder given."""
     space: str | None = None
     """The file of the runs' space, for what is drawn with its help; what a record names is not run."""
+    watch: bool = False
+    """serve the page on this machine and make it anew while the search runs; writes nothing, ends with Ctrl-C"""
+    port: int = 0
+    """where --watch serves; 0: any free one"""
 
 
 def main(config: Config) -> None:
@@ -40,6 +45,9 @@ def main(config: Config) -> None:
 
     if "" in config.runs:  # as a path it would be the folder this runs in
         raise InputError("runs: '' names no folder")
+    if config.watch:
+        watch(config)
+        return
     compared = [folder for folder in config.runs if is_comparison(folder) or worker_folders(folder)]
     if not compared:
         report = write_report(
@@ -59,6 +67,24 @@ def main(config: Config) -> None:
     print()
     for path in report.files:
         print(path)
+
+
+def watch(config: Config) -> None:
+    """Serve the page until Ctrl-C."""
+    from nas.errors import InputError
+    from nas.record.comparison import is_comparison, worker_folders
+    from nas.report.watching import Watch, server
+
+    if not config.runs:
+        raise InputError("report: no run folder given")
+    if any(is_comparison(folder) or worker_folders(folder) for folder in config.runs):
+        raise InputError("watch: a comparison over a table is over in a minute; report on it without --watch")
+    with server(Watch(config.runs), config.port) as serving:
+        print(f"http://127.0.0.1:{serving.server_port}/ (Ctrl-C ends)", flush=True)
+        try:
+            serving.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            print("no longer watched", flush=True)
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
 
 
 def importance_figure(attribution: Attribution, most: int = 15) -> Figure | None:
-    """Bars of the variance that each choice explains, and ticks where chance alone may reach.
+    """Bars of the variance that each choice explains, what 90 % of the trees say, and ticks where chance may reach.
 
     The ``most`` largest are shown. None where no choice varied.
     """
@@ -209,7 +209,10 @@ def importance_figure(attribution: Attribution, most: int = 15) -> Figure | None
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = _canvas(height=1.1 + 0.25 * len(shown))
         places = np.arange(len(shown))
-        axes.barh(places, [100 * choice.share for choice in shown], height=0.65, color="#0072B2")
+        shares = np.asarray([100 * choice.share for choice in shown])
+        spread = np.abs(np.asarray([(100 * choice.low, 100 * choice.high) for choice in shown]).T - shares)
+        axes.barh(places, shares, height=0.65, color="#0072B2")
+        axes.errorbar(shares, places, xerr=spread, fmt="none", ecolor="0.25", elinewidth=1.0, capsize=2.0)
         axes.plot(
             [100 * choice.chance_share for choice in shown],
             places,
@@ -225,7 +228,8 @@ def importance_figure(attribution: Attribution, most: int = 15) -> Figure | None
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("variance of validation accuracy explained by the choice alone (%)")
-        _remark(axes, f"{attribution.trials} trials at budget {attribution.budget}")
+        few = "" if attribution.warning is None else ": too few to rely on"
+        _remark(axes, f"{attribution.trials} trials at budget {attribution.budget}{few}")
         _legend(axes)
         return figure
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
-import html
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +15,10 @@ from nas.errors import InputError
 from nas.own_file import named_in_file
 from nas.record import Run, find_runs, read_run
 from nas.record.comparison import read_comparison
-from nas.report import plots, result_table, scaling_plots, standings, supernet_plots
-from nas.report.statistics import which_choices_mattered
+from nas.report import page, plots, result_table, standings, supernet_plots
+from nas.report.page_data import page_data
+from nas.report.pairs import pair_cells
+from nas.report.statistics import Attribution, which_choices_mattered
 from nas.report.supernet_plots import Operations, SupernetSearch
 from nas.space import Architecture, Cell
 
@@ -68,26 +67,53 @@ def write_report(
     """
     if not paths:
         raise InputError("report: no run folder given")
-    runs = [read_run(folder) for folder in find_runs(paths)]
-    groups = result_table.group_runs(runs)
-    rows = result_table.comparison(runs)
-    searches = _searches(runs, groups)
-    notes = (*result_table.notes(runs), *_left_out(searches, operations))
-    markdown = result_table.to_markdown(rows)
-    figures = _figures(groups)
+    content = _content(paths)
+    searches = _searches(content.groups)
+    notes = (*content.notes, *_left_out(searches, operations))
+    content = dataclasses.replace(content, notes=notes)
+    markdown = result_table.to_markdown(content.rows)
+    figures = _figures(content)
 
     folder = Path(paths[0] if out is None else out)
     texts = {
         "table.md": f"{markdown}\n{_listed(notes)}",
-        "table.csv": result_table.to_csv(rows),
-        "table.tex": result_table.to_latex(rows),
+        "table.csv": result_table.to_csv(content.rows),
+        "table.tex": result_table.to_latex(content.rows),
     }
 
-    def page(gallery: str, save_figure: SaveFigure) -> str:
+    def whole(gallery: str, save_figure: SaveFigure) -> str:
         sections = [_search_section(shown, save_figure, operations, cells) for shown in searches]
-        return _page(rows, notes, groups, gallery, "".join(sections))
+        return content.html(gallery, "".join(sections))
 
-    return Report(markdown, notes, _written(folder, texts, figures, page))
+    return Report(markdown, notes, _written(folder, texts, figures, whole))
+
+
+def live_page(paths: Sequence[str | Path]) -> str:
+    """The page of `write_report` without its pictures, in a second: what `report.py --watch` serves."""
+    return _content(paths).html("", "", watched=True)
+
+
+def _content(paths: Sequence[str | Path]) -> _Content:
+    """Raises InputError: no run there, a damaged record, one search twice."""
+    runs = [read_run(folder) for folder in find_runs(paths)]
+    trials = [trial for run in runs for trial in run.trials.values()]
+    # A search with shared weights is a trial of its settings: no point of the same space as networks are.
+    settings = [
+        trial.replace(arch=trial.arch.without(supernet_plots.REPETITION))
+        for trial in trials
+        if trial.chosen != trial.arch
+    ]
+    groups = result_table.group_runs(runs)
+    return _Content(
+        groups,
+        result_table.comparison(runs),
+        result_table.notes(runs),
+        pair_cells(groups),
+        {
+            CHOICES: which_choices_mattered(trial for trial in trials if trial.chosen == trial.arch),
+            SETTINGS: which_choices_mattered(settings),
+        },
+    )
 
 
 def _left_out(shown: Iterable[_ShownSearch], operations: Operations | None) -> Iterator[str]:
@@ -121,7 +147,7 @@ def _search_section(
 
         draw = functools.partial(draw_cells, drawn, title=search.title)
         pictures["supernet_cells"] = save_figure(f"supernet_cells_{shown.name}", draw)
-    return _section(shown, _gallery(pictures))
+    return _section(shown, page.gallery(pictures))
 
 
 def write_comparison(folder: str | Path, out: str | Path | None = None) -> Report:
@@ -157,29 +183,29 @@ def write_comparison(folder: str | Path, out: str | Path | None = None) -> Repor
         "tests.md": result_table.markdown(paired),
     }
 
-    def page(gallery: str, save_figure: SaveFigure) -> str:
+    def whole(gallery: str, save_figure: SaveFigure) -> str:
         title = f"Architecture search over table {comparison.config['table']}: {comparison.config['valid']}"
-        tests = _table(*_head_and_body(paired), text={1})
-        return _html(
+        tests = page.table(paired, text={1})
+        return page.document(
             title,
-            f"{_table(*_head_and_body(lines))}\n{_items(notes)}\n{gallery}\n"
+            f"{page.table(lines)}\n{page.items(notes)}\n{gallery}\n"
             f"<h2>Paired tests of the test accuracies from equal seeds (Wilcoxon, Holm)</h2>\n{tests}\n"
             f"<h2>Configuration and environment</h2>\n"
-            f"{_json_details('comparison', comparison.config, comparison.env)}",
+            f"{page.json_details('comparison', comparison.config, comparison.env)}",
         )
 
-    return Report(markdown, notes, _written(Path(folder if out is None else out), texts, figures, page))
+    return Report(markdown, notes, _written(Path(folder if out is None else out), texts, figures, whole))
 
 
 def _written(
     folder: Path,
     texts: Mapping[str, str],
     figures: Mapping[str, Figure | None],
-    page: Callable[[str, SaveFigure], str],
+    whole: Callable[[str, SaveFigure], str],
 ) -> tuple[Path, ...]:
     """The files of a report: texts, figures, and ``report.html``. Raises InputError.
 
-    ``page`` makes the HTML page of the figures' HTML; it may save further figures with the function it is given.
+    ``whole`` makes the HTML page of the figures' HTML; it may save further figures with the function it is given.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +227,7 @@ def _written(
             return path.read_bytes()
 
         pictures = {name: save_figure(name, figure) for name, figure in figures.items()}
-        written.append(_write(folder / "report.html", page(_gallery(pictures), save_figure)))
+        written.append(_write(folder / "report.html", whole(page.gallery(pictures), save_figure)))
     except OSError as error:
         raise InputError(f"{folder}: cannot write the report ({error.strerror or error})") from error
     return tuple(written)
@@ -211,73 +237,20 @@ def _listed(notes: Iterable[str]) -> str:
     return "".join(f"- {note}\n" for note in notes)
 
 
-CAPTIONS: Mapping[str, str] = {
-    "anytime_epochs": (
-        "Best validation accuracy so far over the epochs that the search has trained, all trials together. "
-        "Every epoch of a trial counts here, in the table its last one. The axis is spaced by the logarithm "
-        "of the error."
-    ),
-    "anytime_seconds": "The same over the seconds spent compiling, training and evaluating, on all workers.",
-    "accuracy_over_params": (
-        "Validation accuracy of every trial at its last measurement over its number of parameters; "
-        "above the line there is no trial with as few parameters or fewer."
-    ),
-    "which_choices_mattered": (
-        "Variance of validation accuracy explained by each choice alone, among the trials in which it is "
-        "active, all compared at one budget. Interactions are not seen, and a search that adapts hides what "
-        "keeps bad regions bad; a bar that ends left of its tick may be chance."
-    ),
-    "which_settings_mattered": "The same for the settings of the searches with shared weights.",
-    "supernet_learning": (
-        "Searches with shared weights: loss and accuracy of the supernet on its training batches and on "
-        "validation images, over the epochs of the search."
-    ),
-    "supernet_signs": (
-        "Searches with shared weights: how undecided the mixture is (1: all values alike), skip connections "
-        "in the architecture that the search would end with (in its normal cell where it has several), and the "
-        "dominant eigenvalue of the validation loss's second derivatives by the architecture parameters. Many skip "
-        "connections and a growing eigenvalue are the signs of a collapse."
-    ),
-    "supernet_weights": (
-        "Weight of each value of each open choice in the mixture, without noise. Thick: the values that the "
-        "architecture derived at the end has, none on an edge that it leaves out."
-    ),
-    "supernet_derived": "The architecture that the search would have ended with after each epoch.",
-    "supernet_cells": "The cells of the architecture that the search ended with.",
-    "regret": (
-        "How much better than the incumbent the best architecture of the space is, in test accuracy, over the "
-        "simulated cost of the search; the incumbent is the best by validation so far. Interquartile mean."
-    ),
-    "profiles": "Performance profiles: the part of the searches whose last incumbent has less test regret than τ.",
-    "ranks": (
-        "Critical-difference diagram: mean ranks of the strategies over seeds; bars join strategies that "
-        "Nemenyi's test does not tell apart."
-    ),
-    "improvement": (
-        "Probability that a search of the row's strategy ends better than one of the column's, equal ones half; "
-        "grey where the 95 % interval holds one half."
-    ),
-    **scaling_plots.CAPTIONS,
-}
+CHOICES, SETTINGS = "Choices", "Settings of the searches with shared weights"  # whose importance is shown
 SEARCH_FIGURES = ("supernet_weights", "supernet_derived", "supernet_cells")
 
 
-def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, Figure | None]:
-    trials = [trial for runs in groups.values() for run in runs for trial in run.trials.values()]
-    # A search with shared weights is a trial of its settings: no point of the same space as networks are.
-    mattered = which_choices_mattered(trial for trial in trials if trial.chosen == trial.arch)
-    settings = which_choices_mattered(
-        trial.replace(arch=trial.arch.without(supernet_plots.REPETITION))
-        for trial in trials
-        if trial.chosen != trial.arch
-    )
+def _figures(content: _Content) -> dict[str, Figure | None]:
+    groups, mattered = content.groups, content.mattered
     searches = supernet_plots.searches(groups)
+    bars = {title: of and plots.importance_figure(of) for title, of in mattered.items()}
     return {
         "anytime_epochs": plots.anytime_figure(groups, "epochs"),
         "anytime_seconds": plots.anytime_figure(groups, "seconds"),
         "accuracy_over_params": plots.pareto_figure(groups),
-        "which_choices_mattered": None if mattered is None else plots.importance_figure(mattered),
-        "which_settings_mattered": None if settings is None else plots.importance_figure(settings),
+        "which_choices_mattered": bars[CHOICES],
+        "which_settings_mattered": bars[SETTINGS],
         "supernet_learning": supernet_plots.learning_figure(searches),
         "supernet_signs": supernet_plots.signs_figure(searches),
     }
@@ -292,8 +265,9 @@ class _ShownSearch(NamedTuple):
     left_out: int  # searches of the run that are not shown
 
 
-def _searches(runs: Sequence[Run], groups: Mapping[str, Sequence[Run]]) -> list[_ShownSearch]:
+def _searches(groups: Mapping[str, Sequence[Run]]) -> list[_ShownSearch]:
     """The best `MOST_SEARCHES` of each run, best first."""
+    runs = [run for of in groups.values() for run in of]
     found: dict[Path, list[SupernetSearch]] = {}
     for search in supernet_plots.searches(groups):
         found.setdefault(search.run.folder, []).append(search)
@@ -332,9 +306,9 @@ def _section(shown: _ShownSearch, gallery: str) -> str:
         )
     more = f"<p>{shown.left_out} more trials of this run are in its record.</p>" if shown.left_out > 0 else ""
     return (
-        f"<details{' open' if shown.first else ''}><summary>{_escape(told)}</summary>\n"
-        f"<p>{_escape('; '.join(signs))}. Derived: <code>{_escape(derived)}</code></p>\n"
-        f"{gallery}{_table(['Epoch', 'Derived, and what changed'], body, text={1})}\n"
+        f"<details{' open' if shown.first else ''}><summary>{page.escape(told)}</summary>\n"
+        f"<p>{page.escape('; '.join(signs))}. Derived: <code>{page.escape(derived)}</code></p>\n"
+        f"{gallery}{page.table([['Epoch', 'Derived, and what changed'], *body], text={1})}\n"
         f"{more if shown.first else ''}</details>\n"
     )
 
@@ -344,33 +318,43 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-_CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
-body { max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; }
-thead th { white-space: normal; vertical-align: bottom; }
-td:first-child { white-space: normal; min-width: 9rem; }
-th:first-child, td:first-child, td.text { text-align: left; }
-td.text { white-space: normal; overflow-wrap: anywhere; min-width: 20rem; }
-thead th { border-bottom: 1.5px solid #222; } tbody tr + tr td { border-top: 1px solid #ddd; }
-figure { margin: 1.2rem 0; } img { max-width: 100%; width: 44rem; }
-figcaption, li { max-width: 44rem; color: #444; }
-code { font-size: 0.85em; } pre { overflow-x: auto; background: #f6f6f6; padding: 0.8rem; font-size: 0.8rem; }
-"""
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """What the page of some runs shows beside its pictures."""
+
+    groups: Mapping[str, Sequence[Run]]
+    rows: Sequence[result_table.Row]
+    notes: Sequence[str]
+    pairs: Sequence[Sequence[str]]
+    mattered: Mapping[str, Attribution | None]
+
+    def html(self, gallery: str, searches: str, *, watched: bool = False) -> str:
+        named = [(label, run) for label, runs in self.groups.items() for run in runs]
+        best = [["Run", "Trial", "Architecture"], *(_best_cells(label, run) for label, run in named)]
+        parts = {
+            "": f"{page.table(result_table.cells(self.rows))}\n{page.items(self.notes)}\n",
+            "Compared by pair": page.table(self.pairs, text={1}) if len(self.pairs) > 1 else "",
+            "charts": "".join(page.chart(kind, *told) for kind, told in page.CHARTS.items()),
+            "Best architectures": page.table(best, text={2}),
+            "Searches with shared weights": searches,
+            "Runs": page.table(_runs_table(named)),
+            "Pictures": page.folded("The plots as pictures, as they lie beside this page", gallery)
+            if gallery
+            else "",
+            "Configuration and environment": "".join(
+                page.json_details(result_table.run_name(label, run), run.config, run.env)
+                for label, run in named
+            ),
+        }
+        body = "".join(
+            text if title in ("", "charts") else f"<h2>{page.escape(title)}</h2>\n{text}\n"
+            for title, text in parts.items()
+            if text
+        )
+        return page.document(_title(named), body, page_data(self.groups, self.mattered), watched=watched)
 
 
-def _page(
-    rows: Sequence[result_table.Row],
-    notes: Iterable[str],
-    groups: Mapping[str, Sequence[Run]],
-    gallery: str,
-    searches: str,
-) -> str:
-    head, *body = result_table.cells(rows)
-    named = [(label, run) for label, runs in groups.items() for run in runs]
+def _title(named: Iterable[tuple[str, Run]]) -> str:
     subject = ", ".join(
         dict.fromkeys(
             f"{run.config['space']} on {run.config['dataset']}"
@@ -378,61 +362,10 @@ def _page(
             if "space" in run.config and "dataset" in run.config
         )
     )
-    title = f"Architecture search: {subject}" if subject else "Architecture search"
-    if searches:
-        searches = f"<h2>Searches with shared weights</h2>\n{searches}"
-    return _html(
-        title,
-        f"""{_table(head, body)}
-{_items(notes)}
-{gallery}
-{searches}<h2>Runs</h2>
-{_table(*_runs_table(named))}
-<h2>Best architectures</h2>
-{_table(["Run", "Trial", "Architecture"], [_best_cells(label, run) for label, run in named], text={2})}
-<h2>Configuration and environment</h2>
-{"".join(_settings(label, run) for label, run in named)}""",
-    )
+    return f"Architecture search: {subject}" if subject else "Architecture search"
 
 
-def _html(title: str, body: str) -> str:
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_escape(title)}</title>
-<style>{_CSS}</style>
-</head>
-<body>
-<h1>{_escape(title)}</h1>
-{body}
-</body>
-</html>
-"""
-
-
-def _items(notes: Iterable[str]) -> str:
-    listed = "".join(f"<li>{_escape(note)}</li>" for note in notes)
-    return f"<ul>\n{listed}\n</ul>"
-
-
-def _gallery(pictures: Mapping[str, bytes | None]) -> str:
-    """The figures as HTML, each with its text of `CAPTIONS`; None is left out."""
-    return "".join(
-        f'<figure><img alt="{_escape(CAPTIONS[name])}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{_escape(CAPTIONS[name])}</figcaption></figure>\n"
-        for name, data in pictures.items()
-        if data is not None
-    )
-
-
-def _head_and_body(lines: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    return lines[0], lines[1:]
-
-
-def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[str]]]:
+def _runs_table(named: Iterable[tuple[str, Run]]) -> list[list[str]]:
     head = ["Run", "Trials", "Failed", "Epochs", "Best valid. %", "Test %", "All s", "Wall s", "State"]
     body = []
     for label, run in named:
@@ -452,7 +385,7 @@ def _runs_table(named: Iterable[tuple[str, Run]]) -> tuple[list[str], list[list[
         ]
         state = "complete" if run.done else "incomplete"
         body.append([result_table.run_name(label, run), *counts, *accuracies, *seconds, state])
-    return head, body
+    return [head, *body]
 
 
 def _best_cells(label: str, run: Run) -> list[str]:
@@ -468,34 +401,3 @@ def _best_cells(label: str, run: Run) -> list[str]:
 def _architecture_text(run: Run, arch: Architecture) -> str:
     """``space:architecture`` as the scripts take it, the architecture as JSON."""
     return f"{run.config.get('space', '')}:{arch.to_json()}"
-
-
-def _settings(label: str, run: Run) -> str:
-    return _json_details(result_table.run_name(label, run), run.config, run.env)
-
-
-def _json_details(summary: str, config: Mapping[str, Any], env: Mapping[str, Any]) -> str:
-    text = json.dumps({"config": dict(config), "environment": dict(env)}, indent=2, ensure_ascii=False)
-    return f"<details><summary>{_escape(summary)}</summary><pre>{_escape(text)}</pre></details>\n"
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]], text: Iterable[int] = ()) -> str:
-    """An HTML table; the columns numbered in ``text`` are words: they wrap and are aligned left."""
-    words = set(text)
-    titles = "".join(f"<th>{_escape(cell)}</th>" for cell in head)
-    lines = "\n".join(
-        "<tr>"
-        + "".join(
-            f'<td class="text">{_escape(cell)}</td>' if column in words else f"<td>{_escape(cell)}</td>"
-            for column, cell in enumerate(cells)
-        )
-        + "</tr>"
-        for cells in body
-    )
-    return (
-        f'<div class="wide"><table><thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
-    )
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)

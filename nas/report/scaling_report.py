@@ -6,16 +6,11 @@ from pathlib import Path
 
 from nas.errors import InputError
 from nas.record.comparison import read_workers
-from nas.report import result_table, scaling, scaling_plots
+from nas.report import page, result_table, scaling, scaling_plots
 from nas.report.report import (
     Report,
     SaveFigure,
-    _head_and_body,
-    _html,
-    _items,
-    _json_details,
     _listed,
-    _table,
     _written,
 )
 
@@ -52,12 +47,12 @@ def write_workers(folder: str | Path, out: str | Path | None = None) -> Report:
     }
     config = comparisons[-1].config
 
-    def page(gallery: str, save_figure: SaveFigure) -> str:
-        details = (_json_details(one.folder.name, one.config, one.env) for one in comparisons)
-        return _html(
+    def whole(gallery: str, save_figure: SaveFigure) -> str:
+        details = (page.json_details(one.folder.name, one.config, one.env) for one in comparisons)
+        return page.document(
             f"Architecture search on simulated workers over table {config['table']}: {config['valid']}",
-            f"{_table(*_head_and_body(lines))}\n{_items(notes)}\n{gallery}\n"
+            f"{page.table(lines)}\n{page.items(notes)}\n{gallery}\n"
             f"<h2>Configuration and environment</h2>\n{''.join(details)}",
         )
 
-    return Report(markdown, notes, _written(Path(folder if out is None else out), texts, figures, page))
+    return Report(markdown, notes, _written(Path(folder if out is None else out), texts, figures, whole))
