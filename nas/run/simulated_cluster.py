@@ -144,6 +144,7 @@ class _Worker:
         "fails",
         "measurements",
         "number",
+        "seconds",
         "slowness",
         "speed",
         "strikes",
@@ -156,7 +157,7 @@ class _Worker:
         self.measurements: Sequence[Measurement] = ()
         self.done = 0  # units of the trial
         self.slowness = 1.0  # seconds here over those in the table
-        self.began = self.end = 0.0  # of the unit under way
+        self.began = self.end = self.seconds = 0.0  # of the unit under way
         self.strikes = math.inf  # when a failure or a preemption would interrupt it, and which of them
         self.fails = False
 
@@ -236,7 +237,7 @@ class _Simulation:
         worker.done += 1
         self._wall = now
         self._failures_in_a_row = 0
-        self._done += measurement.seconds * worker.slowness
+        self._done += worker.seconds
         self._units += 1
         self._trials += measurement.budget == 1
         if measurement.valid_accuracy > self._best:
@@ -320,7 +321,7 @@ class _Simulation:
         if self._over or self._spent + self._scored + seconds > self._budget_seconds:
             self._over, worker.trial = True, None
             return None
-        worker.began, worker.end = now, now + seconds
+        worker.began, worker.end, worker.seconds = now, now + seconds, seconds
         if worker.strikes < worker.end:
             self._spent += worker.strikes - now
             return self._event(worker.strikes, worker)

@@ -29,6 +29,7 @@ from nas.trial import Trial
 BINS = 10  # parts of a continuous choice, or of an integer one with more values, that have one logit each
 DRAWS = 100  # how often the policy may draw what the constraints forbid before a random draw is taken
 DECAYS, SMALL = (0.9, 0.999), 1e-8  # Adam's
+KEPT_EVERY = 16  # trials: the policy as it was is kept for trials of parallel workers that are told late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,18 @@ class _Part(NamedTuple):
     logits: slice
 
 
+class _State(NamedTuple):
+    """The policy, Adam's moments of its gradient, the moving average of the rewards, and the worst of them."""
+
+    logits: np.ndarray
+    mean: np.ndarray
+    square: np.ndarray
+    steps: int
+    total: float
+    weight: float
+    worst: float
+
+
 class _Policy:
     def __init__(self, space: SearchSpace, config: ReinforceConfig) -> None:
         self._space, self._config = space, config
@@ -80,27 +93,21 @@ class _Policy:
         ]
         self._width = ends[-1]
         self._told: list[tuple[int, Architecture, float]] = []  # by id
-        self._forget()
+        nothing = np.zeros(self._width)
+        self._state = _State(nothing, nothing, nothing, 0, 0.0, 0.0, math.inf)
+        self._kept = [self._state]  # after each KEPT_EVERY of them
 
-    def _forget(self) -> None:
-        self._logits = np.zeros(self._width)
-        self._mean, self._square = np.zeros(self._width), np.zeros(self._width)
-        self._steps = 0
-        self._sum = self._weight = 0.0  # of the moving average
-        self._worst = math.inf
+    @property
+    def _logits(self) -> np.ndarray:
+        return self._state.logits
 
     def propose(self, i: int) -> Iterator[Architecture]:
         rng = generator(self._config.seed, i)
         at_random = drawn(self._space, self._config.seed, i)
-        chances = [self._chances(part).cumsum() for part in self._parts]
+        chances = [_chances(self._logits[part.logits]).cumsum() for part in self._parts]
         while True:
             own = (self._draw(rng, chances) for _ in range(DRAWS))
             yield next(filter(self._holds, own), None) or next(at_random)
-
-    def _chances(self, part: _Part) -> np.ndarray:
-        logits = self._logits[part.logits]
-        odds = np.exp(logits - logits.max())
-        return odds / odds.sum()
 
     def _draw(self, rng: np.random.Generator, chances: list[np.ndarray]) -> Architecture:
         values: dict[str, Any] = {}
@@ -122,33 +129,43 @@ class _Policy:
     def observe(self, trial: Trial) -> None:
         told = (trial.id, trial.arch, rung_score(trial))
         bisect.insort(self._told, told, key=lambda t: t[0])
-        late = self._told[-1] is not told
-        if late:  # of parallel workers: all in their order again
-            self._forget()
-        for _, arch, score in self._told if late else (told,):
-            self._learn(arch, score)
+        place = bisect.bisect_left(self._told, trial.id, key=lambda t: t[0])
+        if place + 1 < len(self._told):  # of parallel workers: those behind it once more, in their order
+            del self._kept[place // KEPT_EVERY + 1 :]
+            self._state = self._kept[-1]
+            place = place // KEPT_EVERY * KEPT_EVERY
+        for k in range(place, len(self._told)):
+            self._state = self._learned(self._state, *self._told[k][1:])
+            if (k + 1) % KEPT_EVERY == 0:
+                self._kept.append(self._state)
 
-    def _learn(self, arch: Architecture, score: float) -> None:
-        reward = score if score > -math.inf else self._worst
+    def _learned(self, state: _State, arch: Architecture, score: float) -> _State:
+        """The policy after one trial more."""
+        reward = score if score > -math.inf else state.worst
         if reward == math.inf:
-            return
-        self._worst = min(self._worst, reward)
+            return state
         decay = self._config.baseline_decay
-        self._sum = decay * self._sum + (1 - decay) * reward
-        self._weight = decay * self._weight + (1 - decay)
-        advantage = reward - self._sum / self._weight
+        total = decay * state.total + (1 - decay) * reward
+        weight = decay * state.weight + (1 - decay)
+        advantage = reward - total / weight
         gradient = np.zeros(self._width)
         for part in self._parts:
             if part.name in arch:
-                gradient[part.logits] = -self._chances(part)
+                gradient[part.logits] = -_chances(state.logits[part.logits])
                 gradient[part.logits.start + _bin(part, arch[part.name])] += 1
         gradient *= advantage
-        self._steps += 1
-        self._mean += (1 - DECAYS[0]) * (gradient - self._mean)
-        self._square += (1 - DECAYS[1]) * (gradient**2 - self._square)
-        mean = self._mean / (1 - DECAYS[0] ** self._steps)
-        deviation = np.sqrt(self._square / (1 - DECAYS[1] ** self._steps))
-        self._logits += self._config.policy_rate * mean / (deviation + SMALL)
+        steps = state.steps + 1
+        mean = state.mean + (1 - DECAYS[0]) * (gradient - state.mean)
+        square = state.square + (1 - DECAYS[1]) * (gradient**2 - state.square)
+        corrected = mean / (1 - DECAYS[0] ** steps)
+        deviation = np.sqrt(square / (1 - DECAYS[1] ** steps))
+        logits = state.logits + self._config.policy_rate * corrected / (deviation + SMALL)
+        return _State(logits, mean, square, steps, total, weight, min(state.worst, reward))
+
+
+def _chances(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max())
+    return odds / odds.sum()
 
 
 def _bins(choice: Choice) -> int:

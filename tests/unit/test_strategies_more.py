@@ -620,3 +620,22 @@ def test_a_good_filter_finds_the_optimum_sooner(name):
         return np.mean([convolutions(trial.arch) for trial in trials[:20]])
 
     assert mean(told) > mean(plain) + 0.1
+
+
+def test_reinforce_told_late_is_as_if_told_in_order() -> None:
+    """Parallel workers tell in any order: the policy is that of the trials in the order of their ids."""
+    space = SearchSpace("toy", {f"edge_{k}": Categorical(("none", "skip", "conv")) for k in range(4)})
+    early, late = (reinforce(space, Config(seed=5)) for _ in range(2))
+    trials = [early.ask() for _ in range(70)]  # all outstanding at once
+    assert trials == [late.ask() for _ in range(70)]
+    scores = np.random.default_rng(0).random(70)
+    told = [
+        trial.add(Measurement(9, float(score), 1.0, 0.5, 1.0))
+        for trial, score in zip(trials, scores, strict=True)
+        if trial is not None
+    ]
+    for trial in told:
+        early.tell(trial)
+    for k in np.random.default_rng(1).permutation(70):
+        late.tell(told[k])
+    assert [early.ask() for _ in range(5)] == [late.ask() for _ in range(5)]
