@@ -214,7 +214,8 @@ def test_strategies_and_objectives_by_name_and_value() -> None:
     assert inputs.objective_of(["valid_accuracy", "params"]) == ("valid_accuracy", "params")
     assert inputs.objective_of(far) == ("far",)
     assert OBJECTIVES["far"] is far
-    assert inputs.objective_of(Proxy(far, 1, 0)) == ("far",)
+    proxy: Any = Proxy(far, 1, 0)
+    assert inputs.objective_of(proxy) == ("far",)
 
     def params(arch: Any) -> Any: ...
 
