@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from nas.ending import listening
 from nas.errors import InputError
 from nas.nn.layout import Layout
 from nas.nn.supernet import Supernet
@@ -100,21 +103,24 @@ class SupernetSearch:
     ) -> Generator[SupernetMeasurement, None, None]:
         """Search up to epoch ``until``, yielding the measurements that are not in ``measured``.
 
-        A checkpoint is written behind every epoch and gone on from; without one the search begins again, which
-        repeats the same numbers. Raises TrainingFailed where a loss is not finite.
+        A checkpoint is written behind every epoch, and in the middle of one when it is due, and gone on from; without
+        one the search begins again, which repeats the same numbers. Raises TrainingFailed where a loss is not finite.
         """
         known = [m for m in measured if isinstance(m, SupernetMeasurement)]
         done = [] if checkpoints is None else checkpoints.epochs()
         epoch = min(done[-1] if done else 0, len(known) + 1)
         state: Any = None  # a State, of the stage under way
-        stage, compile_seconds = timed(lambda: self._stage(max(epoch - 1, 0), known))
-        if epoch and checkpoints is not None:
+        under_way = checkpoints is not None and checkpoints.under_way
+        stage, compile_seconds = timed(lambda: self._stage(epoch if under_way else max(epoch - 1, 0), known))
+        begun: dict[str, Any] = {}  # an epoch that a checkpoint has a part of
+        if checkpoints is not None and (epoch or under_way):
             found = checkpoints.restore(stage.initial)
             if found is None:
                 epoch = 0
                 stage, compile_seconds = timed(lambda: self._stage(0, known))
             else:
                 epoch, restored, meta = found
+                begun = meta if "steps" in meta else {}
                 state = jax.device_put(restored)
                 for fields in meta["measurements"][len(known) : until]:
                     known.append(_restored(fields))
@@ -126,23 +132,27 @@ class SupernetSearch:
                 compile_seconds, state = compile_seconds + seconds, None
             if state is None:
                 state = stage.initial
-            (state, shown), train_seconds = timed(functools.partial(self._epoch, stage, state, epoch))
-            seen, evaluate_seconds = timed(functools.partial(self._look, stage, state, epoch, repeated))
-            measurement = dataclasses.replace(
-                seen,
-                train_loss=shown.loss,
-                train_accuracy=shown.accuracy,
-                compile_seconds=compile_seconds,
-                train_seconds=train_seconds,
-                evaluate_seconds=evaluate_seconds,
-            )
-            compile_seconds = 0.0
-            epoch += 1
-            if epoch <= len(known):
-                measurement = known[epoch - 1]
-            repeated.append(measurement)
-            if checkpoints is not None:
-                checkpoints.save(epoch, state, {"measurements": [m.fields() for m in repeated]})
+            with listening() if checkpoints else contextlib.nullcontext():
+                began = time.perf_counter() - begun.get("train_seconds", 0.0)
+                keep = functools.partial(_keep, checkpoints, epoch, repeated, began)
+                state, shown = self._epoch(stage, state, epoch, begun, keep)
+                train_seconds, begun = time.perf_counter() - began, {}
+                seen, evaluate_seconds = timed(functools.partial(self._look, stage, state, epoch, repeated))
+                measurement = dataclasses.replace(
+                    seen,
+                    train_loss=shown.loss,
+                    train_accuracy=shown.accuracy,
+                    compile_seconds=compile_seconds,
+                    train_seconds=train_seconds,
+                    evaluate_seconds=evaluate_seconds,
+                )
+                compile_seconds = 0.0
+                epoch += 1
+                if epoch <= len(known):
+                    measurement = known[epoch - 1]
+                repeated.append(measurement)
+                if checkpoints is not None:
+                    checkpoints.save(epoch, state, {"measurements": [m.fields() for m in repeated]})
             if epoch > len(known):
                 yield measurement
 
@@ -210,8 +220,15 @@ class SupernetSearch:
 
     # -------------------------------------------------------------------------------------------- an epoch
 
-    def _epoch(self, stage: _Stage, state: State, epoch: int) -> tuple[State, Averages]:
-        """One pass over the images for weights; the averages of its training batches."""
+    def _epoch(
+        self,
+        stage: _Stage,
+        state: State,
+        epoch: int,
+        begun: Mapping[str, Any],
+        keep: Callable[[State, int, Array, np.random.Generator], None],
+    ) -> tuple[State, Averages]:
+        """One pass over the images for weights, the rest of one that was ``begun``; the averages of its batches."""
         settings, rng = self.settings, np.random.default_rng((self.seed, epoch))
         size = settings.batch_size
         steps = len(self._halves[0]) // size
@@ -220,14 +237,17 @@ class SupernetSearch:
         within = (epoch - stage.first) / (stage.end - stage.first)
         learns = within >= settings.warmup
         rates = self._rates(stage, epoch, within)
-        sums = jax.device_put(np.zeros(3, np.float32))
-        for k in range(steps):
+        sums = jax.device_put(np.asarray(begun.get("sums", np.zeros(3)), np.float32))
+        if begun:
+            rng.bit_generator.state = begun["rng"]
+        for k in range(begun.get("steps", 0), steps):
             train, valid = (self._batch({name: of[k] for name, of in plan.items()}) for plan in plans)
             if settings.selection != "strongest":
                 state = state._replace(alphas=jnp.asarray(self._one_hot(stage, self._drawn(stage, rng))))
             at = rates._replace(**self._levels((epoch + k / steps) / self.epochs)._asdict())
             state, metrics = stage.search.step(state, train, valid, at, seeds[k], learn=learns)
             sums = _tally(sums, metrics, np.float32(size))
+            keep(state, k + 1, sums, rng)
         shown = averages(sums)
         if not math.isfinite(shown.loss):
             raise TrainingFailed(f"loss is {shown.loss} in epoch {epoch + 1}")
@@ -458,6 +478,28 @@ def _vector(layout: Layout, measurement: SupernetMeasurement) -> np.ndarray:
         for k, value in enumerate(values):
             found[first + k] = measurement.weights[name][str(value)]
     return found
+
+
+def _keep(
+    checkpoints: Checkpoints | None,
+    epoch: int,
+    measured: Sequence[Measurement],
+    began: float,
+    state: State,
+    steps: int,
+    sums: Array,
+    rng: np.random.Generator,
+) -> None:
+    """Keep an epoch that ``began`` then (`time.perf_counter`) after so many steps, where that is due."""
+    if checkpoints and checkpoints.due():
+        meta = {
+            "measurements": [m.fields() for m in measured],
+            "steps": steps,
+            "sums": np.asarray(sums).tolist(),
+            "rng": rng.bit_generator.state,
+            "train_seconds": time.perf_counter() - began,
+        }
+        checkpoints.keep(epoch, state, meta, steps)
 
 
 def _restored(fields: dict[str, Any]) -> SupernetMeasurement:

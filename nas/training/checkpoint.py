@@ -80,6 +80,11 @@ class Checkpoints:
         """The epochs done in the complete checkpoints present, oldest first."""
         return [epoch for (epoch, _), _ in self._complete()]
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the newest checkpoint has a part of an epoch."""
+        return any("." in path.name for _, path in self._complete()[-1:])
+
     def _complete(self) -> list[tuple[tuple[int, int], Path]]:
         """Epochs and steps done, and the checkpoint."""
         if not self.folder.is_dir():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+import signal
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from nas.ending import Terminated, terminate
 from nas.errors import InputError
 from nas.nn.supernet import supernet_of
 from nas.objectives import oneshot
@@ -127,6 +130,39 @@ def test_a_search_goes_on_to_the_bit(method, tmp_path):
     # Without a checkpoint it begins anew, and yields what is not known yet.
     rest = list(planted_search(method, epochs=4).run(4, measured=undisturbed[:3]))
     assert same(rest, undisturbed[3:])
+
+
+@pytest.mark.parametrize("method", quickly("p_darts", "spos", of=["darts", "p_darts", "spos"]))
+def test_a_search_goes_on_in_mid_epoch_to_the_bit(method, tmp_path, monkeypatch):
+    undisturbed = list(planted_search(method, epochs=4).run(4))
+    step, steps = Search.step, 0
+
+    def counted(*given, **more):
+        nonlocal steps
+        steps += 1
+        if steps in stops:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*given, **more)
+
+    monkeypatch.setattr(Search, "step", counted)
+    stops = ()
+    list(planted_search(method, epochs=4).run(1))
+    an_epoch, steps = steps, 0
+    stops = (1, 2 * an_epoch + 1, 4 * an_epoch)  # the second in a stage of p_darts that has just begun
+    before = signal.signal(signal.SIGTERM, terminate)
+    seen = []
+    try:
+        for ends in (True, True, True, False):
+            keeper = Checkpoints(tmp_path)
+            run = planted_search(method, epochs=4).run(4, checkpoints=keeper, measured=tuple(seen))
+            with pytest.raises(Terminated) if ends else contextlib.nullcontext():
+                for measurement in run:
+                    seen.append(measurement)
+            keeper.close()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert same(seen, undisturbed)
+    assert steps == 4 * an_epoch, "steps were done twice"
 
 
 def test_a_checkpoint_ahead_of_the_record_is_yielded_first(tmp_path):

@@ -9,7 +9,10 @@ import json
 import math
 import os
 import re
+import signal
 import tempfile
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +203,28 @@ def test_trial_goes_on_after_its_worker_died_once_and_fails_after_twice(tmp_path
     assert run.trials[2].error == "the worker died: killed, crashed or out of memory"
     done = units_done(tmp_path / "run.log")
     assert len(done) == len(set(done)) == 10
+
+
+@pytest.mark.usefixtures("running")
+def test_workers_that_are_asked_to_end_cost_no_trial(tmp_path: Path) -> None:
+    """As those of a spot machine that is taken away: SIGTERM, more often than a trial may lose a worker by itself."""
+    ended: set[int] = set()
+    log = tmp_path / "run.log"
+
+    def end_workers() -> None:
+        while len(ended) < 3:
+            time.sleep(0.05)
+            pids = {int(line.split()[2]) for line in log.read_text().splitlines()} if log.exists() else set()
+            for pid in pids - ended:
+                ended.add(pid)
+                os.kill(pid, signal.SIGTERM)
+
+    ending = threading.Thread(target=end_workers)
+    ending.start()
+    run = search(tmp_path / "run", "random", Config(epochs=30, trials=1), seconds=0.1)
+    ending.join(60)
+    assert len(ended) == 3
+    assert [(t.status, t.spent, t.error) for t in run.trials.values()] == [("completed", 30, None)]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,18 +14,21 @@ from typing import Any
 import ray
 from ray.cloudpickle import cloudpickle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError
+from ray.experimental import internal_kv
 
+from nas.ending import NOTICE_SECONDS, Terminated, terminate
 from nas.errors import InputError
 from nas.objectives.base import Finisher, Trained, Trainer, TrialFailed
 from nas.objectives.latency import Latency, Meter
 from nas.objectives.score import ScoreObjective, ScoreSetup
 from nas.run.driver import describe_error, raise_if_disk_full
 from nas.run.tune.cluster import Cluster, room, session, without_log
-from nas.run.tune.losses import SETTLE_SECONDS, lost_nodes
-from nas.run.tune.worker import claim_cores, pickled, unpickled_objective
+from nas.run.tune.losses import NAMESPACE, SETTLE_SECONDS, lost_nodes
+from nas.run.tune.worker import claim_cores, ends, heed_notices, pickled, unpickled_objective
 from nas.space import Architecture
 from nas.trial import Final
 
+SCORES = "_Scores"  # as Ray names the class
 RETRIES = 1  # how often a piece of work whose worker died goes on, on another
 
 
@@ -84,16 +88,26 @@ def _each(
         waiting = deque(enumerate(jobs))
         under_way: dict[ray.ObjectRef[Any], tuple[int, Collection[str]]] = {}
         deaths = Counter[int]()
+        name = uuid.uuid4().hex
         while waiting or under_way:
             workers = cluster.workers or max(1, room(cluster))
             while waiting and len(under_way) < 2 * workers:  # one more for each than it works at
                 i, job = waiting.popleft()
-                given = (factory, str(checkpoints.absolute()), cluster.cpus, method, job)
+                given = (factory, str(checkpoints.absolute()), cluster.cpus, method, job, name)
                 under_way[call.remote(*given)] = i, lost_nodes()
-            (ready,), _ = ray.wait(list(under_way), num_returns=1)
+            try:
+                (ready,), _ = ray.wait(list(under_way), num_returns=1)
+            except Terminated:
+                internal_kv._internal_kv_put(f"end {name}", b"", namespace=NAMESPACE)
+                ray.wait(list(under_way), num_returns=len(under_way), timeout=NOTICE_SECONDS)
+                raise
             i, lost = under_way.pop(ready)
             try:
-                yield i, ray.get(ready)
+                found = ray.get(ready)
+                if found is None:  # its node is taken away
+                    waiting.appendleft((i, jobs[i]))
+                else:
+                    yield i, found
             except RayTaskError as error:
                 raise_if_disk_full(error.cause)
                 raise InputError(str(error.cause)) from error
@@ -117,12 +131,23 @@ def node_lost(error: RayError, before: Collection[str], *, wait: bool) -> bool:
 
 @ray.remote(max_retries=0)
 def _call(
-    make_objective: bytes, checkpoints: str, cpus: int, method: str, job: tuple[Architecture, int, int]
+    make_objective: bytes,
+    checkpoints: str,
+    cpus: int,
+    method: str,
+    job: tuple[Architecture, int, int],
+    search: str,
 ) -> Any:
+    """None: this process was asked to end before that was done."""
     claim_cores(cpus)
+    heed_notices(search, terminate)
+    if ends(search):
+        return None
     objective = unpickled_objective(make_objective, checkpoints)
     try:
         return getattr(objective, method)(*job)
+    except Terminated:
+        return None
     except SystemExit as stop:
         return f"it called sys.exit({stop.code!r})"
     except Exception as error:

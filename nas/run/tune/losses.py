@@ -15,9 +15,11 @@ from collections.abc import Collection, Iterator
 import ray
 from ray._private import state  # what Ray knows of an actor has no public name
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.experimental import internal_kv
 
 from nas.errors import InputError
 
+NAMESPACE = "nas"  # of our keys in the cluster's store
 SETTLE_SECONDS = 6.0
 """A node that shuts down ends its workers first: so long after a worker's end its node may still seem to live."""
 UNKNOWN_SECONDS = 90.0
@@ -30,7 +32,7 @@ LEAVE_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Death:
-    """The end of a worker that nobody asked for."""
+    """The end of a worker before the end of its work."""
 
     error: BaseException | None
     on_cluster: bool
@@ -38,10 +40,13 @@ class Death:
 
     def own(self) -> bool | None:
         """Whether the worker, or what it ran, is to blame rather than the loss of its node; None: not known yet."""
-        if not self.on_cluster or not isinstance(self.error, RayActorError) or self.error.actor_init_failed:
+        if not isinstance(self.error, RayActorError) or self.error.actor_init_failed:
             return True
-        if self.error.preempted:
+        left = internal_kv._internal_kv_exists(f"left {self.error.actor_id}", namespace=NAMESPACE)
+        if self.error.preempted or left:
             return False
+        if not self.on_cluster:
+            return True
         waited = time.monotonic() - self.when
         actor = state.actors(self.error.actor_id)
         if actor and actor["Address"]["NodeID"] in lost_nodes():

@@ -5,26 +5,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
+from ray._private import state
+from ray.cloudpickle import cloudpickle
+from ray.experimental import internal_kv
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.stopper import NoopStopper, Stopper
 
+from nas.ending import NOTICE_SECONDS, Terminated
 from nas.errors import DISK_FULL, InputError
 from nas.objectives.base import Objective, TrialFailed
 from nas.record import Record, Run
 from nas.run.driver import Listener, SearchState, one_line
 from nas.run.tune.cluster import Cluster, environment, private_folder, room, session, without_log
-from nas.run.tune.jobs import RETRIES, why_it_died
-from nas.run.tune.losses import Death
+from nas.run.tune.jobs import RETRIES, SCORES, why_it_died
+from nas.run.tune.losses import NAMESPACE, Death
 from nas.run.tune.worker import SECONDS, StartBarrier, Worker, pickled, to_config
 from nas.strategies.base import Strategy
 from nas.trial import Trial, measurement_of
@@ -269,7 +275,10 @@ class _Callback(tune.Callback):
         self._work.took(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._work.died(trial.trial_id, trial.get_pickled_error())
+        # Tune's own `get_pickled_error` looks where the file will be copied to some time.
+        path = trial.pickled_error_file
+        error = cloudpickle.loads(Path(path).read_bytes()) if path else None
+        self._work.died(trial.trial_id, error)
 
 
 class _Silence(TrialProgressCallback):
@@ -280,6 +289,23 @@ class _Silence(TrialProgressCallback):
 
     def _print(self, msg: str) -> None:
         pass
+
+
+@contextlib.contextmanager
+def workers_end_with(search: str) -> Iterator[None]:
+    """Where SIGTERM ends this process, its workers may write checkpoints first."""
+    try:
+        yield
+    except Terminated:
+        internal_kv._internal_kv_put(f"end {search}", b"", namespace=NAMESPACE)
+        end = time.monotonic() + NOTICE_SECONDS
+        job = ray.get_runtime_context().get_job_id()
+        while time.monotonic() < end and any(
+            actor["JobID"] == job and actor["ActorClassName"] != SCORES
+            for actor in state.actors(actor_state_name="ALIVE").values()
+        ):
+            time.sleep(0.1)
+        raise
 
 
 def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Cluster) -> None:
@@ -300,14 +326,15 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
     searcher: Any = _Searcher(work)
     if cluster.workers is not None:  # else Tune has one more trial waiting than there is room for
         searcher = ConcurrencyLimiter(searcher, max_concurrent=cluster.workers)
+    barrier = StartBarrier(uuid.uuid4().hex, min(together, len(work.first)))
     worker = tune.with_parameters(
         Worker,
         make_objective=pickled(make_objective),
         checkpoints=str(checkpoints),
         cpus=cluster.cpus,
-        barrier=StartBarrier(uuid.uuid4().hex, min(together, len(work.first))),
+        barrier=barrier,
     )
-    with environment(settings), without_log(), private_folder() as folder:
+    with environment(settings), without_log(), private_folder() as folder, workers_end_with(barrier.name):
         tune.run(
             worker,
             name="search",

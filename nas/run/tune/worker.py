@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import ray
 from ray import tune
+from ray._private import state
 from ray.cloudpickle import cloudpickle
 from ray.experimental import internal_kv  # of the whole cluster, which may share no folder
 
+from nas.ending import Terminated, terminate
 from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed
 from nas.own_file import FILE_MODULE
 from nas.run.driver import describe_error, evaluate, one_line
 from nas.run.tune.cluster import local_cores
+from nas.run.tune.losses import NAMESPACE
 from nas.space import Architecture
 from nas.trial import Trial, measurement_of
 
 WAIT_SECONDS = 0.1  # between two looks of an idle worker
+NOTICE_SECONDS = 1.0  # between two looks whether its node is taken away
 SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds")
 
 
@@ -65,6 +74,8 @@ class Worker(tune.Trainable):
         barrier: StartBarrier,
     ) -> None:
         claim_cores(cpus)
+        self._busy = False
+        heed_notices(barrier.name, self._terminate)
         self._broken = ""
         try:
             self._objective: Objective = unpickled_objective(make_objective, checkpoints)
@@ -79,6 +90,15 @@ class Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        self._busy = True
+        try:
+            return self._step()
+        except Terminated:
+            leave()
+        finally:
+            self._busy = False
+
+    def _step(self) -> dict[str, Any]:
         process = {"process": f"{socket.gethostname()} {os.getpid()}"}
         if self._broken:
             return process | {"broken": self._broken, "done": True}
@@ -100,6 +120,13 @@ class Worker(tune.Trainable):
         if units is not None:
             units.close()
 
+    def _terminate(self, number: int, frame: Any) -> None:
+        """SIGTERM: a training writes a checkpoint first."""
+        if self._busy:
+            terminate()
+        else:
+            leave()
+
     def _result(self, failure: TrialFailed | None = None) -> dict[str, Any]:
         trial = self._trial
         assert trial is not None
@@ -118,6 +145,37 @@ class Worker(tune.Trainable):
         return result
 
 
+def leave() -> NoReturn:
+    """End this worker, by no fault of its own: its node is taken away, or the search ends."""
+    actor = ray.get_runtime_context().get_actor_id()
+    internal_kv._internal_kv_put(f"left {actor}", b"", namespace=NAMESPACE)
+    os._exit(0)
+
+
+_heeded: set[str] = set()
+
+
+def heed_notices(search: str, handler: Callable[[int, Any], None]) -> None:
+    """``handler`` hears of SIGTERM, of a node to be drained (Ray's notice of a preemption), of the ``search``'s end."""
+    signal.signal(signal.SIGTERM, handler)
+    if search not in _heeded:
+        _heeded.add(search)
+        threading.Thread(target=_watch, args=(search,), daemon=True).start()
+
+
+def ends(search: str) -> bool:
+    """Whether the driver of this search has been told to end."""
+    return internal_kv._internal_kv_exists(f"end {search}", namespace=NAMESPACE)
+
+
+def _watch(search: str) -> None:
+    node = ray.get_runtime_context().get_node_id()
+    with contextlib.suppress(Exception):  # the head is lost: so is all this
+        while node not in state.state.get_draining_nodes() and not ends(search):
+            time.sleep(NOTICE_SECONDS)
+        _thread.interrupt_main(signal.SIGTERM)
+
+
 @dataclasses.dataclass(frozen=True)
 class StartBarrier:
     """The first ``workers`` of a search begin together.
@@ -131,10 +189,10 @@ class StartBarrier:
     timeout_seconds: float = 60.0
 
     def wait(self) -> None:
-        internal_kv._internal_kv_put(f"{self.name} {uuid.uuid4().hex}", b"", namespace="nas")
+        internal_kv._internal_kv_put(f"{self.name} {uuid.uuid4().hex}", b"", namespace=NAMESPACE)
         end = time.monotonic() + self.timeout_seconds
         while time.monotonic() < end:
-            if len(internal_kv._internal_kv_list(self.name, namespace="nas")) >= self.workers:
+            if len(internal_kv._internal_kv_list(self.name, namespace=NAMESPACE)) >= self.workers:
                 break
             time.sleep(0.02)
 
