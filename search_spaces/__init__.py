@@ -8,6 +8,7 @@ from nas.errors import InputError
 from nas.own_file import load_file, named_in_file
 from nas.space import SearchSpace
 from search_spaces import (
+    accel_nasbench,
     alexnet,
     autoencoder,
     chain,
@@ -39,6 +40,7 @@ FAMILIES = (
     nasbench201,
     nasbench_macro,
     natssize,
+    accel_nasbench,
     minichain,
     cuda_convnet,
 )

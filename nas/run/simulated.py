@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nas.errors import InputError, one_of
+from nas.objectives.surrogate import table_objective
 from nas.objectives.table import TableObjective
 from nas.record.comparison import (
     Comparison,
@@ -172,7 +173,7 @@ def benchmark(options: TableOptions, spaces: Spaces) -> Benchmark:
     if wanted not in known:
         raise one_of("space", wanted, known)
     space = known[wanted].restrict(narrow=table.within).restrict(options.fix, options.narrow)
-    objective = TableObjective(space, table, options.dataset, epochs=options.steps or None)
+    objective = table_objective(space, table, options.dataset, epochs=options.steps or None)
     epochs = options.epochs or objective.units
     if epochs > objective.units:
         raise InputError(f"epochs: {epochs} is more than the {objective.units} units of {objective.valid}")

@@ -7,9 +7,7 @@ estimated, all others measured.
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 from nas.errors import InputError
 from nas.tables.devices import Devices
 from nas.tables.files import unzipped
+from nas.tables.rows import Rows
 from nas.tables.table import Lazy
 
 NAME = "hw_nas_bench"
@@ -27,6 +26,11 @@ QUANTITIES = {
     "energy": "energy_mj",
     "arithmetic_intensity": "arithmetic_intensity",
 }
+
+HOW = (
+    "take HW-NAS-Bench-v1_0.pickle of https://github.com/GATECH-EIC/HW-NAS-Bench, then: "
+    f"python scripts/prepare_data.py {NAME} --from HW-NAS-Bench-v1_0.pickle --data-dir FOLDER"
+)
 
 
 def devices_in(folder: Path | None, archs: Sequence[str]) -> Devices:
@@ -48,20 +52,14 @@ def devices_in(folder: Path | None, archs: Sequence[str]) -> Devices:
 def read(path: Path, archs: Sequence[str]) -> dict[str, np.ndarray]:
     """One file's columns by name, ``latency_ms:edgegpu`` and so on: float64 [architecture]."""
     place = f"table {NAME}: {path}"
-    try:
-        header, *rows = csv.reader(io.StringIO(unzipped(path).decode()))
-        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    except ValueError as error:
-        raise InputError(f"{place} is not a table ({error})") from error
-    if columns.pop("arch", ()) != tuple(archs):
-        raise InputError(f"{place}: its {len(rows):,} rows are not the table's architectures in their order")
+    rows = Rows(place, unzipped(path))
+    if rows.texts("arch") != tuple(archs):
+        raise InputError(f"{place}: its {rows.count:,} rows are not the table's architectures in their order")
     found = {}
-    for name, texts in columns.items():
+    for name in rows:
         device, _, quantity = name.partition("_")
-        if quantity not in QUANTITIES:
+        if name != "arch" and quantity not in QUANTITIES:
             raise InputError(f"{place}: column {name} is none of a device's {', '.join(QUANTITIES)}")
-        try:
-            found[f"{QUANTITIES[quantity]}:{device}"] = np.array([float(text or "nan") for text in texts])
-        except ValueError as error:
-            raise InputError(f"{place}: {name}: {error}") from None
+        if name != "arch":
+            found[f"{QUANTITIES[quantity]}:{device}"] = rows.numbers(name)
     return found

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.errors import one_of
-from nas.tables import macro, nasbench201, shipped
+from nas.tables import accel_nasbench, macro, nasbench201, natssize, shipped
 from nas.tables.files import VARIABLE
 from nas.tables.table import SUFFIX, Table, read_table
 
 TABLES: dict[str, Callable[[Path | None], Table]] = {
     "nasbench201": nasbench201.read,
     "nasbench_macro": macro.read,
+    "natssize": natssize.read,
+    "accel_nasbench": accel_nasbench.read,
+    "accel_nasbench_surrogate": accel_nasbench.read_surrogate,
     "minichain": lambda _: shipped.read("minichain"),
 }
 

@@ -19,10 +19,7 @@ from __future__ import annotations
 
 import bz2
 import collections
-import csv
 import dataclasses
-import io
-import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nas.errors import InputError, one_of
+from nas.errors import InputError
 from nas.tables import hw_nas_bench
 from nas.tables.files import find, unzipped
+from nas.tables.pickles import read_pickle
+from nas.tables.rows import Rows
 from nas.tables.table import Column, Cost, Curve, Size, Table, Task, checksum, read_table
 
 NAME = "nasbench201"
@@ -123,7 +122,7 @@ _MACS_UNIT = 128  # divides the multiply-adds of all networks: the file's seven 
 def read_compact(path: Path) -> Table:
     """The table in ``nb201.csv.gz``; with costs where ``latency_ms.csv.gz`` lies beside it. Raises InputError."""
     content = unzipped(path)
-    rows = _Rows(path, content)
+    rows = Rows(f"table {NAME}: {path}", content)
     columns = {
         column: Curve((column.trained,), (rows.numbers(name) / 100).astype(np.float32)[:, None, None])
         for name, column in _COMPACT_COLUMNS.items()
@@ -138,7 +137,7 @@ def read_compact(path: Path) -> Table:
     latencies = path.with_name(LATENCIES)
     if latencies.is_file():
         extra = unzipped(latencies)
-        measured, content = _Rows(latencies, extra), content + extra
+        measured, content = Rows(f"table {NAME}: {latencies}", extra), content + extra
         if measured.count != rows.count:
             raise InputError(f"table {NAME}: {latencies} has {measured.count} rows, {path} has {rows.count}")
         milliseconds = measured.numbers(LATENCY)
@@ -166,79 +165,10 @@ def read_compact(path: Path) -> Table:
     )
 
 
-class _Rows:
-    """A CSV file: its columns, as texts or numbers. InputError where it is none, or lacks one."""
-
-    def __init__(self, path: Path, content: bytes) -> None:
-        self._path = path
-        try:
-            header, *rows = csv.reader(io.StringIO(content.decode()))
-            self._columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-        except ValueError as error:
-            raise InputError(f"table {NAME}: {path} is not a table ({error})") from error
-        self.count = len(rows)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        if name not in self._columns:
-            raise one_of(f"table {NAME}: {self._path}: column", name, self._columns)
-        return self._columns[name]
-
-    def numbers(self, name: str) -> np.ndarray:
-        """float64 [row]."""
-        texts = self.texts(name)
-        try:
-            return np.array(list(map(float, texts)))
-        except ValueError as error:
-            raise InputError(f"table {NAME}: {self._path}: {name}: {error}") from None
-
-
 # ------------------------------------------------------------------------------------------------ official files
 
 _RECORD = re.compile(r"(\d{6})\.pickle\.pbz2")
 _LARGEST = 2**26  # bytes of one unpacked record; the genuine ones have 0.33 million
-
-
-class _Refused(Exception):
-    """A pickle asks for something that no record needs."""
-
-
-class _DType:
-    """What a pickle knows of a NumPy type: a code such as ``f8``, and the byte order in its state."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code = code
-        self.order = "="
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = {"<": "<", ">": ">", "|": "|"}[state[1]]
-
-
-def _scalar(kind: Any, content: Any) -> float | int | bool:
-    """The number in a pickled NumPy scalar, as Python's."""
-    if not isinstance(kind, _DType) or not re.fullmatch(r"[fiub][1248]", kind.code):
-        raise _Refused("a NumPy scalar that is no number")
-    return np.frombuffer(content, np.dtype(kind.order + kind.code), 1)[0].item()
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("numpy", "dtype"): _DType,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes numbers, texts, lists, sets and dictionaries, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("an object outside the file")
 
 
 def read_official(path: Path) -> Any:
@@ -249,18 +179,12 @@ def read_official(path: Path) -> Any:
     try:
         with bz2.open(path) as file:
             content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise InputError(f"{NAME}: {path} is larger than any record: give the folder {ARCHIVE}")
-        return _Unpickler(io.BytesIO(content)).load()
-    except InputError:
-        raise
-    except _Refused as error:
-        raise InputError(
-            f"{NAME}: {path} is refused: it asks for {error}, and a record is numbers and text alone"
-        ) from None
-    except Exception as error:  # a pickle can raise anything
+    except Exception as error:  # a damaged file can raise anything
         what = " ".join(str(error).split())[:100]
         raise InputError(f"{NAME}: {path} cannot be read ({type(error).__name__}: {what})") from error
+    if len(content) > _LARGEST:
+        raise InputError(f"{NAME}: {path} is larger than any record: give the folder {ARCHIVE}")
+    return read_pickle(content, f"{NAME}: {path}", _LARGEST)
 
 
 def records(source: Path) -> list[tuple[int, Path]]:

@@ -27,6 +27,7 @@ import numpy as np
 
 from nas.errors import InputError, one_of
 from nas.tables.devices import DeviceColumn, Devices, device_column
+from nas.tables.surrogate import Surrogate
 
 QUANTITIES = (
     "train_accuracy",
@@ -115,8 +116,9 @@ class Table:
     ``within`` are the assignments (`SearchSpace.restrict`'s ``narrow``) that make that space the one whose
     architectures these are. ``tasks`` are by data set, the first being the usual one; ``sizes`` by the data
     set of a column; ``costs`` by data set and epochs trained; ``devices`` are what its networks cost on
-    devices, by data set (see `nas.tables.devices`). ``notes`` say where the numbers come from;
-    ``checksum`` is to be written down beside results: equal for equal files.
+    devices, by data set (see `nas.tables.devices`). ``sampled``: the architectures are a sample of the space, and a
+    search chooses among them. ``surrogate``: models that answer for those that are not there. ``notes`` say where the
+    numbers come from; ``checksum`` is to be written down beside results: equal for equal files.
     """
 
     name: str
@@ -128,6 +130,8 @@ class Table:
     devices: Devices = dataclasses.field(default_factory=dict)
     tasks: Mapping[str, Task] = dataclasses.field(default_factory=dict)
     within: tuple[str, ...] = ()
+    sampled: bool = False
+    surrogate: Surrogate | None = None
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     checksum: str = ""
 
@@ -219,6 +223,7 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> str:
         "name": table.name,
         "space": table.space,
         "within": list(table.within),
+        "sampled": table.sampled,
         "columns": {str(column): list(curve.epochs) for column, curve in sorted(table.columns.items())},
         "sizes": sorted(table.sizes),
         "costs": sorted(f"{dataset}/{trained}" for dataset, trained in table.costs),
@@ -299,6 +304,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             },
             tasks=tasks,
             within=tuple(description["within"]),
+            sampled=bool(description.get("sampled", False)),
             notes=dict(description["notes"]),
             checksum=checksum(content),
         )

@@ -20,6 +20,7 @@ from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
 from nas.space import Architecture, Integer, SearchSpace
 from nas.tables import (
+    TABLES,
     Column,
     Curve,
     Size,
@@ -29,6 +30,8 @@ from nas.tables import (
     load_table,
     macro,
     nasbench201,
+    natssize,
+    official,
     read_table,
     write_table,
 )
@@ -181,7 +184,7 @@ def test_what_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
             line = one_line(caught)
             assert how in line
             assert place in line
-    known = r"nasbench201, nasbench_macro, minichain, a file NAME\.npz"
+    known = ", ".join(TABLES) + r", a file NAME\.npz"
     with pytest.raises(InputError, match=rf"table: 'nasbench' is not one of {known}"):
         load_table("nasbench")
 
@@ -484,3 +487,63 @@ def test_damaged_device_files_are_one_line(tmp_path):
         with pytest.raises(InputError) as caught:
             hw_nas_bench.devices_in(tmp_path, archs)["cifar10"]
         assert line in one_line(caught)
+
+
+def hw_pickle(path, devices, **config) -> None:
+    """A file in the form that the authors' API reads (hw_nas_bench_api.py, query_by_index)."""
+    part = {"config": [{"arch_str": f"a{i}", **config} for i in range(3)], **devices}
+    path.write_bytes(pickle.dumps({"nasbench201": dict.fromkeys(hw_nas_bench.DATASETS, part), "fbnet": {}}))
+
+
+def test_hw_nas_benchs_pickle_becomes_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.tables.official.ARCHITECTURES", 3)
+    path = tmp_path / "HW-NAS-Bench-v1_0.pickle"
+    hw_pickle(path, {"pixel3_latency": [1.5, 2.5, 3.5], "fpga_energy": np.array([4.0, 5.0, 6.0])})
+    files = official.hw_nas_bench_files(tmp_path)
+    assert set(files) == {f"{name}.csv.gz" for name in hw_nas_bench.DATASETS}
+    (tmp_path / "cifar10.csv.gz").write_bytes(files["cifar10.csv.gz"])
+    columns = hw_nas_bench.devices_in(tmp_path, ("a0", "a1", "a2"))["cifar10"]
+    assert {name: values.tolist() for name, values in columns.items()} == {
+        "latency_ms:pixel3": [1.5, 2.5, 3.5],
+        "energy_mj:fpga": [4, 5, 6],
+    }
+    for devices, config, line in (
+        ({"pixel3_latency": [1.0]}, {}, "is not the official file"),
+        ({}, {}, "is not the official file"),
+        ({"pixel3_latency": [1.0] * 3}, {"run": os.system}, "is refused: it asks for posix.system"),
+        (
+            {"pixel3_latency": np.array(["x"] * 3)},
+            {},
+            "is refused: it asks for an array of what is no number",
+        ),
+    ):
+        hw_pickle(path, devices, **config)
+        with pytest.raises(InputError) as caught:
+            official.hw_nas_bench_files(path)
+        assert line in one_line(caught)
+
+
+def test_the_size_space_of_nats_bench_is_read_from_its_files(tmp_path):
+    """Genuine records of the topology space under the other's names: the files have one form."""
+    folder = (
+        bench_files("nasbench201/official_samples/000011.pickle.pbz2") / "nasbench201" / "official_samples"
+    )
+    record = nasbench201.read_official(folder / "000011.pickle.pbz2")
+    size = {"90" if epochs == "200" else epochs: part for epochs, part in record.items()}
+    with pytest.raises(InputError, match=r"natssize: .* is of another space: unpack NATS-sss"):
+        natssize.convert(folder / "000011.pickle.pbz2")
+    for part in size.values():
+        part["arch_str"] = "8:16:24:32:64"
+    (tmp_path / "000011.pickle.pbz2").write_bytes(bz2.compress(pickle.dumps(size)))
+    table = natssize.convert(tmp_path)
+    write_table(table, tmp_path / natssize.CONVERTED)
+    again = load_table("natssize", tmp_path)
+    assert (again.name, again.space, again.archs) == ("natssize", "natssize", ("8:16:24:32:64",))
+    task = again.task("cifar100")
+    assert (str(task.valid), str(task.test)) == ("cifar100/12/valid_accuracy", "cifar100/90/test_accuracy")
+    known = nasbench201.convert(folder)
+    assert (
+        again.mean(task.test)[0] == known.mean(Column("cifar100", 200, "test_accuracy"))[1]
+    )  # of 0, 11 and 284
+    (arch,) = TableObjective(SPACES["natssize"], again).architectures
+    assert arch["channels_5"] == 64
