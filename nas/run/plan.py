@@ -186,8 +186,8 @@ def check_goals(options: SearchOptions, strategy: str, goals: Goals) -> None:
         raise InputError(
             f"objective: {told}: {strategy} trains shared weights and measures no single networks"
         )
-    if len(goals.objectives) > 1 and not record.several:
-        those = ", ".join(name for name, other in STRATEGIES.items() if other.several)
+    if len(goals.objectives) > 1 and record.objectives == "one":
+        those = ", ".join(name for name, other in STRATEGIES.items() if other.objectives != "one")
         raise InputError(f"objective: {told}: {strategy} takes one objective; for several there are {those}")
     if LATENCY in goals.names:
         check_device(options)

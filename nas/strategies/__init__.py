@@ -11,6 +11,12 @@ from nas.strategies import (
     grid,
     hyperband,
     local_search,
+    mo_asha,
+    mo_evolution,
+    mo_local_search,
+    mo_tpe,
+    nsga2,
+    parego,
     random,
     reinforce,
     successive_halving,
@@ -43,6 +49,12 @@ STRATEGIES: dict[str, StrategyRecord] = {
     "reinforce": reinforce.RECORD,
     "bananas": bananas.RECORD,
     "bohb": bohb.RECORD,
+    "nsga2": nsga2.RECORD,
+    "mo_evolution": mo_evolution.RECORD,
+    "mo_local_search": mo_local_search.RECORD,
+    "mo_asha": mo_asha.RECORD,
+    "parego": parego.RECORD,
+    "mo_tpe": mo_tpe.RECORD,
 }
 
 __all__ = [

@@ -100,9 +100,9 @@ class _Search:
             return []
         rng = generator(self._config.seed, len(data), 1)
         best = sorted((t for t in data if t[1] > -math.inf), key=lambda t: (-t[1], t[0].id))
-        candidates = self._mutants(
-            [trial.arch for trial, _, _ in best[:PARENTS]], {t[0].arch for t in data}, rng
-        )
+        parents = [trial.arch for trial, _, _ in best[:PARENTS]]
+        known = {trial.arch for trial, _, _ in data}
+        candidates = mutants(self._space, parents, known, self._config.candidates, rng)
         if not candidates:
             return []
         inputs = np.stack([features for _, _, features in data])
@@ -111,20 +111,25 @@ class _Search:
         draws = rng.normal(predicted.mean(axis=0), predicted.std(axis=0))
         return [candidates[k] for k in np.argsort(-draws, kind="stable")]
 
-    def _mutants(
-        self, parents: Sequence[Architecture], known: set[Architecture], rng: np.random.Generator
-    ) -> list[Architecture]:
-        """One edit from a parent, two with chance 1/2, three with 1/4 and so on; each once and not ``known``."""
-        found: dict[Architecture, None] = {}
-        for k in range(TRIES * self._config.candidates):
-            arch = self._space.mutate(parents[k % len(parents)], rng)
-            while rng.random() < 0.5:
-                arch = self._space.mutate(arch, rng)
-            if arch not in known:
-                found[arch] = None
-            if len(found) == self._config.candidates:
-                break
-        return list(found)
+
+def mutants(
+    space: SearchSpace,
+    parents: Sequence[Architecture],
+    known: set[Architecture],
+    many: int,
+    rng: np.random.Generator,
+) -> list[Architecture]:
+    """One edit from a parent, two with chance 1/2, three with 1/4 and so on; each once and not ``known``."""
+    found: dict[Architecture, None] = {}
+    for k in range(TRIES * many):
+        arch = space.mutate(parents[k % len(parents)], rng)
+        while rng.random() < 0.5:
+            arch = space.mutate(arch, rng)
+        if arch not in known:
+            found[arch] = None
+        if len(found) == many:
+            break
+    return list(found)
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -121,7 +121,8 @@ class StrategyRecord:
         random_trials: how many trials are drawn at random before anything told matters; with no more than
             these the strategy is random search. Infinite where it never matters.
         shares_weights: a trial is a whole search with shared weights, not one architecture.
-        several: it searches for the front of several objectives; one that does not compares trials by one number.
+        objectives: "one": it compares trials by one number; "several": it searches for the front of several; "any": it
+            learns nothing of either.
     """
 
     make: Callable[[SearchSpace, Any], Strategy]
@@ -129,7 +130,7 @@ class StrategyRecord:
     planned_budget: Callable[[Any, SearchSpace], PlannedBudget | None] = trials_times_epochs
     random_trials: Callable[[Any, SearchSpace], float] = lambda config, space: 0
     shares_weights: bool = False
-    several: bool = False
+    objectives: Literal["one", "several", "any"] = "one"
 
     def __call__(self, space: SearchSpace, config: StrategyConfig) -> Strategy:
         """A fresh strategy; of ``config``, which may be another's or several's, it is told its own part."""

@@ -105,4 +105,4 @@ def planned_budget(config: GridConfig, space: SearchSpace) -> PlannedBudget:
     return PlannedBudget(trials, trials * config.epochs)
 
 
-RECORD = StrategyRecord(grid, GridConfig, planned_budget, several=True)
+RECORD = StrategyRecord(grid, GridConfig, planned_budget, objectives="any")

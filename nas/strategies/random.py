@@ -11,4 +11,4 @@ def random(space: SearchSpace, config: StrategyConfig) -> Strategy:
     return FullBudget(space, config, lambda i: drawn(space, config.seed, i))
 
 
-RECORD = StrategyRecord(random, several=True)
+RECORD = StrategyRecord(random, objectives="any")

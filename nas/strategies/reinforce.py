@@ -24,7 +24,7 @@ from nas.strategies.base import (
     generator,
     rung_score,
 )
-from nas.trial import Trial
+from nas.trial import INFEASIBLE, Trial
 
 BINS = 10  # parts of a continuous choice, or of an integer one with more values, that have one logit each
 DRAWS = 100  # how often the policy may draw what the constraints forbid before a random draw is taken
@@ -127,7 +127,7 @@ class _Policy:
         return True
 
     def observe(self, trial: Trial) -> None:
-        told = (trial.id, trial.arch, rung_score(trial))
+        told = (trial.id, trial.arch, _reward(trial))
         bisect.insort(self._told, told, key=lambda t: t[0])
         place = bisect.bisect_left(self._told, trial.id, key=lambda t: t[0])
         if place + 1 < len(self._told):  # of parallel workers: those behind it once more, in their order
@@ -166,6 +166,12 @@ class _Policy:
 def _chances(logits: np.ndarray) -> np.ndarray:
     odds = np.exp(logits - logits.max())
     return odds / odds.sum()
+
+
+def _reward(trial: Trial) -> float:
+    """The accuracy; where a constraint is violated less than any, by how much it is, down to -1."""
+    score = rung_score(trial)
+    return score if score == -math.inf or score > INFEASIBLE else max(1 - score / INFEASIBLE, -1.0)
 
 
 def _bins(choice: Choice) -> int:

@@ -50,14 +50,14 @@ def tpe(space: SearchSpace, config: TpeConfig) -> Strategy:
     all others, without a score of their own. Trial i depends on which trials were asked and told before
     it, not on their order. Without end unless ``config.trials`` is set.
     """
-    model = _Model(space, config)
+    model = Model(space, config)
     return FullBudget(space, config, model.propose, take=model.take, observe=model.observe)
 
 
-class _Model:
+class Model:
     """An Optuna study that holds our trials in the order of their ids, and a scratch trial to sample for."""
 
-    def __init__(self, space: SearchSpace, config: TpeConfig) -> None:
+    def __init__(self, space: SearchSpace, config: TpeConfig, objectives: int = 1) -> None:
         import optuna
 
         self._space, self._config = space, config
@@ -72,7 +72,8 @@ class _Model:
         self._numbers: dict[int, int] = {}  # Optuna's number of each outstanding trial
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every new study
-        self._study = optuna.create_study(direction="maximize")
+        maximize = optuna.study.StudyDirection.MAXIMIZE
+        self._study = optuna.create_study(directions=[maximize] * objectives)
         optuna.logging.set_verbosity(verbosity)
         # To add a trial for every proposal would take longer than the proposal. It is running and without
         # values, and as the one that is sampled for not among the data.
@@ -137,14 +138,18 @@ class _Model:
         self._size += 1
 
     def observe(self, trial: Trial) -> None:
+        self.tell(self._numbers.pop(trial.id), trial)
+        self._told += 1
+
+    def tell(self, number: int, trial: Trial) -> None:
+        """``number`` is Optuna's."""
         from optuna.trial import TrialState
 
-        number, score = self._numbers.pop(trial.id), rung_score(trial)
+        score = rung_score(trial)
         if score > -math.inf:
             self._study.tell(number, score)
         else:  # pruned without a value: Optuna ranks it below every other
             self._study.tell(number, state=TrialState.PRUNED)
-        self._told += 1
 
 
 def _distribution(choice: Choice) -> BaseDistribution:

@@ -127,7 +127,11 @@ def some_fail(trial):
     return trial.id % 4 == 1 or (trial.spent > 0 and trial.id % 7 == 2)
 
 
-each_strategy = pytest.mark.parametrize("name", STRATEGIES)
+# Of these the models are those of tpe and bananas.
+SLOW = ("mo_tpe", "parego")
+each_strategy = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STRATEGIES]
+)
 each_space = pytest.mark.parametrize("space", [TABLE, TRICKY], ids=lambda space: space.name)
 
 
