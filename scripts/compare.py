@@ -4,6 +4,7 @@ With real training (``--objective train``, the default) at equal epochs, or over
 cost, hundreds of seeds in a minute:
 
     python scripts/compare.py --objective table --space nasbench201 --seeds 500
+    python scripts/compare.py --objective table valid_accuracy latency_ms:edgegpu --space nasbench201 --seeds 200
     python scripts/compare.py --objective table --help
 """
 
@@ -13,7 +14,7 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from _strategies import strategy_options, values_of
 
@@ -68,8 +69,13 @@ class TableConfig(TableOptions):
     speed-ups and utilisation.
     """
 
-    objective: Literal["table"] = "table"
-    """table: what a benchmark table has; train: real trainings, with other options"""
+    objective: tuple[str, ...] = ("table",)
+    """table: what a benchmark table has; behind it several objectives, such as table valid_accuracy latency_ms:edgegpu;
+    train: real trainings, with other options"""
+    constraint: tuple[str, ...] = ()
+    """what networks must keep: "latency_ms:edgegpu<5" (quoted); those that do not rank below all that do"""
+    reference: tuple[str, ...] = ()
+    """the point that hypervolumes are counted from: valid_accuracy=0.8; default: the worst on the true front"""
     out: Path | None = None
     """folder of the comparison; default: runs/compare-TABLE-DATASET"""
     resume: bool = False
@@ -119,12 +125,35 @@ def compare_on_table(config: TableConfig) -> None:
     from search_spaces import spaces_with
 
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(TableOptions)}
+    if len(config.objective) > 1 or config.constraint:
+        compare_fronts(config, TableOptions(**fields))
+        return
+    if config.reference:
+        raise InputError("reference: is of hypervolumes, which need several objectives")
     name = Path(config.table or config.space or "").stem
     default = f"compare-{name}-{config.dataset or 'table'}".replace("/", "_")
     out = config.out or Path("runs") / default
     compared = simulated.compare_workers(TableOptions(**fields), spaces_with, out, resume=config.resume)
     reports = [write_comparison(comparison.folder) for comparison in compared]
     report = reports[0] if compared[0].folder == out else write_workers(out)
+    print_report(report)
+
+
+def compare_fronts(config: TableConfig, options: TableOptions) -> None:
+    from nas.report.front_report import write_fronts
+    from nas.run import simulated_fronts
+    from search_spaces import spaces_with
+
+    name = Path(config.table or config.space or "").stem
+    out = config.out or Path("runs") / f"compare-{name}-{config.dataset or 'table'}-fronts".replace("/", "_")
+    fronts = simulated_fronts.FrontOptions(
+        config.objective[1:] or ("valid_accuracy",), config.constraint, config.reference
+    )
+    simulated_fronts.compare(options, fronts, spaces_with, out, resume=config.resume)
+    print_report(write_fronts(out))
+
+
+def print_report(report: Any) -> None:
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")

@@ -40,6 +40,8 @@ class Config:
 def main(config: Config) -> None:
     from nas.errors import InputError
     from nas.record.comparison import is_comparison, worker_folders
+    from nas.record.fronts import is_front_comparison
+    from nas.report.front_report import write_fronts
     from nas.report.report import write_comparison, write_report
     from nas.report.scaling_report import write_workers
 
@@ -48,7 +50,11 @@ def main(config: Config) -> None:
     if config.watch:
         watch(config)
         return
-    compared = [folder for folder in config.runs if is_comparison(folder) or worker_folders(folder)]
+
+    def compares(folder: str) -> bool:
+        return is_comparison(folder) or is_front_comparison(folder) or bool(worker_folders(folder))
+
+    compared = [folder for folder in config.runs if compares(folder)]
     if not compared:
         report = write_report(
             config.runs,
@@ -58,6 +64,8 @@ def main(config: Config) -> None:
         )
     elif len(config.runs) == 1:
         write = write_comparison if is_comparison(compared[0]) else write_workers
+        if is_front_comparison(compared[0]):
+            write = write_fronts
         report = write(compared[0], config.out)
     else:
         raise InputError(f"runs: {compared[0]} is a comparison over a table, which is reported on by itself")

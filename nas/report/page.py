@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.report import scaling_plots
+from nas.report import front_plots, scaling_plots
 
 CAPTIONS: Mapping[str, str] = {
     "anytime_epochs": (
@@ -63,6 +63,7 @@ CAPTIONS: Mapping[str, str] = {
         "grey where the 95 % interval holds one half."
     ),
     **scaling_plots.CAPTIONS,
+    **front_plots.CAPTIONS,
 }
 
 CHARTS: Mapping[str, tuple[str, str]] = {

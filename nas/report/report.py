@@ -15,7 +15,7 @@ from nas.errors import InputError
 from nas.own_file import named_in_file
 from nas.record import Run, find_runs, read_run
 from nas.record.comparison import read_comparison
-from nas.report import page, plots, result_table, standings, supernet_plots
+from nas.report import front_runs, page, plots, result_table, standings, supernet_plots
 from nas.report.page_data import page_data
 from nas.report.pairs import pair_cells
 from nas.report.statistics import Attribution, which_choices_mattered
@@ -69,16 +69,18 @@ def write_report(
         raise InputError("report: no run folder given")
     content = _content(paths)
     searches = _searches(content.groups)
-    notes = (*content.notes, *_left_out(searches, operations))
-    content = dataclasses.replace(content, notes=notes)
+    fronts = front_runs.front_part(content.groups, _architecture_text)
+    notes = (*content.notes, *fronts.notes, *_left_out(searches, operations))
+    content = dataclasses.replace(content, notes=notes, tables=fronts.tables)
     markdown = result_table.to_markdown(content.rows)
-    figures = _figures(content)
+    figures = _figures(content) | dict(fronts.figures)
 
     folder = Path(paths[0] if out is None else out)
     texts = {
         "table.md": f"{markdown}\n{_listed(notes)}",
         "table.csv": result_table.to_csv(content.rows),
         "table.tex": result_table.to_latex(content.rows),
+        **fronts.texts,
     }
 
     def whole(gallery: str, save_figure: SaveFigure) -> str:
@@ -327,6 +329,8 @@ class _Content:
     notes: Sequence[str]
     pairs: Sequence[Sequence[str]]
     mattered: Mapping[str, Attribution | None]
+    tables: Sequence[tuple[str, Sequence[Sequence[str]]]] = ()
+    """Further ones, with their titles."""
 
     def html(self, gallery: str, searches: str, *, watched: bool = False) -> str:
         named = [(label, run) for label, runs in self.groups.items() for run in runs]
@@ -334,6 +338,7 @@ class _Content:
         parts = {
             "": f"{page.table(result_table.cells(self.rows))}\n{page.items(self.notes)}\n",
             "Compared by pair": page.table(self.pairs, text={1}) if len(self.pairs) > 1 else "",
+            **{title: page.table(lines) for title, lines in self.tables},
             "charts": "".join(page.chart(kind, *told) for kind, told in page.CHARTS.items()),
             "Best architectures": page.table(best, text={2}),
             "Searches with shared weights": searches,

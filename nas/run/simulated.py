@@ -247,7 +247,7 @@ def compared(options: TableOptions, shared: Benchmark) -> tuple[str, ...]:
                 f"strategies: {name} with trials of at most {shared.epochs} of the table's units "
                 f"({shared.objective.valid}) has no rung to stop at: it would be random search"
             )
-    return options.strategies or kept
+    return options.strategies or tuple(name for name in kept if STRATEGIES[name].objectives != "several")
 
 
 def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = False) -> Comparison:
@@ -263,7 +263,7 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
     jobs = planned(strategies, options.plan.seed, options.seeds)
     left_out = () if options.strategies else tuple(name for name in STRATEGIES if name not in strategies)
     names = [label.partition("+")[0] for label in strategies]
-    config = _config(options, shared, names) | {"strategies": strategies, "left_out": left_out}
+    config = config_of(options, shared, names) | {"strategies": strategies, "left_out": left_out}
     if resume:
         # Earlier versions recorded the options of all strategies.
         opened = Searches.resume(out, config, may_differ=(*MAY_DIFFER, *foreign_options(names)))
@@ -279,10 +279,8 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
             processes = min(len(os.sched_getaffinity(0)), -(-len(left) // SEARCHES_A_PROCESS))
         make = functools.partial(benchmark, options, spaces)
         with (
-            _progress(len(jobs), len(done)) as advance,
-            contextlib.closing(
-                _in_processes(make, left, processes) if processes > 1 else _in_this_process(shared, left)
-            ) as found,
+            progress(len(jobs), len(done)) as advance,
+            contextlib.closing(searched(make, shared, left, processes)) as found,
         ):
             for search in found:
                 record.add(search)
@@ -318,7 +316,7 @@ def compare_workers(
     )
 
 
-def _config(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> dict[str, Any]:
+def config_of(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> dict[str, Any]:
     """What was compared, on what: what ``config.json`` holds and a resumption must repeat."""
     objective, table = shared.objective, shared.objective.table
     plan = converted(shared.plan, combined_config(STRATEGIES[name] for name in names))
@@ -348,7 +346,7 @@ def _config(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> d
 
 
 @contextlib.contextmanager
-def _progress(jobs: int, done: int) -> Iterator[Callable[[], None]]:
+def progress(jobs: int, done: int) -> Iterator[Callable[[], None]]:
     """A bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -356,14 +354,16 @@ def _progress(jobs: int, done: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def _in_this_process(shared: Benchmark, jobs: Iterable[Job]) -> Generator[Search, None, None]:
-    """The searches one after the other."""
+def searched(
+    make: Callable[[], Any], shared: Any, jobs: Sequence[Job], processes: int
+) -> Generator[Any, None, None]:
+    """``shared.search(job)`` of each job in order; with several processes each has a ``make()`` of its own."""
+    if processes > 1:
+        return _in_processes(make, jobs, processes)
     return (shared.search(job) for job in jobs)
 
 
-def _in_processes(
-    make: Callable[[], Benchmark], jobs: Sequence[Job], processes: int
-) -> Generator[Search, None, None]:
+def _in_processes(make: Callable[[], Any], jobs: Sequence[Job], processes: int) -> Generator[Any, None, None]:
     """The searches, in the order of ``jobs``, from ``processes`` new processes that end with this one."""
     with _one_thread():
         pool = concurrent.futures.ProcessPoolExecutor(
@@ -394,10 +394,10 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
-_shared: Benchmark  # of a process of `_in_processes`
+_shared: Any  # of a process of `_in_processes`
 
 
-def _begin(make: Callable[[], Benchmark]) -> None:
+def _begin(make: Callable[[], Any]) -> None:
     global _shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
     parent = multiprocessing.parent_process()
@@ -411,5 +411,5 @@ def _begin(make: Callable[[], Benchmark]) -> None:
     _shared = make()
 
 
-def _search(job: Job) -> Search:
+def _search(job: Job) -> Any:
     return _shared.search(job)

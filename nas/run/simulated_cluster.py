@@ -12,7 +12,7 @@ import dataclasses
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +109,7 @@ def execute(
     *,
     workers: int = 1,
     cluster: SimulatedCluster = PLAIN,
+    on_measured: Callable[[Trial, Measurement, float], None] = lambda trial, measurement, cost_seconds: None,
 ) -> Search:
     """Ask, look up, tell, until the next unit would cost more than what is left of the budget.
 
@@ -119,11 +120,14 @@ def execute(
     validation accuracy measured so far, at any unit; its test accuracy is read when it comes to lead, and told to
     nobody. What scoring candidates costs counts: the worker that the trial is for does it first.
 
-    What is random comes from ``job.seed``, for each kind of event by itself.
+    What is random comes from ``job.seed``, for each kind of event by itself. ``on_measured`` hears of every unit, with
+    what the search has cost by its end.
 
     Raises InputError: the budget does not suffice for one unit, or nothing but failures come.
     """
-    return _Simulation(strategy, objective, job, budget_seconds, scoring, workers, cluster).run()
+    simulation = _Simulation(strategy, objective, job, budget_seconds, scoring, workers, cluster)
+    simulation.on_measured = on_measured
+    return simulation.run()
 
 
 class _Piece(NamedTuple):
@@ -182,6 +186,7 @@ class _Simulation:
         self._order = workers
         self._free: list[tuple[int, _Worker]] = []  # a heap: the one with the lowest number first
         self._left: deque[_Piece] = deque()  # by preempted workers
+        self.on_measured: Callable[[Trial, Measurement, float], None] = lambda trial, measurement, cost: None
         self._over = False  # no unit begins any more
         self._spent = 0.0  # worker-seconds of the units begun: what the budget goes by
         self._done = 0.0  # the same of the units that have ended
@@ -240,6 +245,7 @@ class _Simulation:
         self._done += worker.seconds
         self._units += 1
         self._trials += measurement.budget == 1
+        self.on_measured(trial, measurement, self._done + self._scored)
         if measurement.valid_accuracy > self._best:
             self._best = measurement.valid_accuracy
             test = float(self._objective.test_accuracies[self._objective.row(trial.arch)])

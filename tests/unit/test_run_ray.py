@@ -94,6 +94,18 @@ SEARCHES = [
         marks=pytest.mark.slow,
     ),
     pytest.param("bohb", Config(epochs=R, iterations=2, random_fraction=0.0), None, FAULTS),
+    pytest.param("nsga2", Config(epochs=3, trials=9, population=3), None, FAULTS, marks=pytest.mark.slow),
+    pytest.param(
+        "mo_evolution", Config(epochs=3, trials=9, population=3), None, FAULTS, marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "mo_local_search", Config(epochs=3, trials=9, startup=3), None, FAULTS, marks=pytest.mark.slow
+    ),
+    pytest.param("mo_asha", Config(epochs=R, trials=12), None, FAULTS, marks=pytest.mark.slow),
+    pytest.param(
+        "parego", Config(epochs=3, trials=9, startup=3, refit=2), None, FAULTS, marks=pytest.mark.slow
+    ),
+    pytest.param("mo_tpe", Config(epochs=R, trials=7, startup=4), None, {}, marks=pytest.mark.slow),
 ]
 
 
