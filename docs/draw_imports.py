@@ -15,6 +15,8 @@ PICTURE = ROOT / "docs" / "imports.png"
 
 # What is drawn: a folder, within nas a package or file there; its column and row, and what it is.
 PARTS = {
+    "nas.check": (0.4, 0.0, "of users' own files"),
+    "nas.api": (2.4, 0.5, "programs, notebooks"),
     "scripts": (1.2, 0, "command lines"),
     "experiments": (3.2, 0, "papers' experiments"),
     "nas.run": (1.7, 1, "plan, engines"),

@@ -10,7 +10,6 @@ cost, hundreds of seeds in a minute:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -21,13 +20,11 @@ from _strategies import strategy_options, values_of
 from _cli import cells, operations, print_table
 from nas.errors import InputError
 from nas.own_file import named_in_file
-from nas.record import is_run
 from nas.run.command_line import config_meant, run
 from nas.run.methods import SEARCHES
 from nas.run.options import TOPICS, SearchOptions
 from nas.run.simulated import TableOptions
 from nas.strategies import STRATEGIES
-from nas.strategies.base import MOST_SEEDS
 
 DEFAULT = ("grid", "random", "hyperband", "asha")
 ABOUT = """those to compare; STRATEGY+SCORE takes the best by a training-free score of what the strategy would try, such
@@ -164,34 +161,14 @@ def print_report(report: Any) -> None:
 
 def compare_trainings(config: Config) -> None:
     from nas.report.report import write_report
-    from nas.run.plan import pass_epochs
-    from nas.run.search import search, session
+    from nas.run.comparing import compare
     from nas.run.several import nothing_found
     from search_spaces import spaces_with
 
     options = config.options
-    if not config.strategies or len(set(config.strategies)) < len(config.strategies):
-        raise InputError(f"strategies: {' '.join(config.strategies) or 'none'}: each is to be named once")
-    if not 1 <= config.seeds <= MOST_SEEDS:
-        raise InputError(f"seeds: {config.seeds} is not from 1 to {MOST_SEEDS}")
-    dataset = options.data.label
-    out = config.out or Path("runs") / f"compare-{Path(options.space).stem}-{dataset}"
-    if not config.resume and out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
-    if options.total_epochs is None:
-        options = dataclasses.replace(options, total_epochs=pass_epochs(options.plan))
+    out = config.out or Path("runs") / f"compare-{Path(options.space).stem}-{options.data.label}"
     spaces = spaces_with(options.space)
-    runs = []
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(session(options))
-        for k in range(config.seeds):
-            for strategy in config.strategies:
-                seed = options.plan.seed + k
-                one = dataclasses.replace(options, plan=dataclasses.replace(options.plan, seed=seed))
-                folder = out / f"{strategy}-{seed}"
-                resume = config.resume and is_run(folder)
-                tested = [final for run in runs for final in run.finals]
-                runs.append(search(one, strategy, folder, spaces, resume=resume, tested=tested))
+    runs = compare(options, config.strategies, out, spaces, seeds=config.seeds, resume=config.resume)
     print_table(runs)
     named = {"space_file": options.space if named_in_file(options.space) else None}
     drawn = {"operations": functools.partial(operations, **named), "cells": functools.partial(cells, **named)}

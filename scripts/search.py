@@ -13,7 +13,7 @@ from _strategies import strategy_options
 from _cli import print_table
 from nas.errors import InputError
 from nas.run.command_line import run
-from nas.run.methods import SEARCHES
+from nas.run.methods import SEARCHES, label_of
 from nas.run.options import TOPICS, SearchOptions, narrowed
 
 DEFAULT = "random"
@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     if config.describe:
         print(narrowed(options, spaces).describe())
         return
-    name = f"{Path(options.space).stem}-{options.data.label}-{config.strategy}-{options.plan.seed}"
+    name = f"{Path(options.space).stem}-{options.data.label}-{label_of(config.strategy)}-{options.plan.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
     result = search(options, config.strategy, out, spaces, resume=config.resume)
     print_table([result])

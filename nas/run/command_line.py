@@ -40,7 +40,7 @@ NO_SUCH_PATH = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def run(
-    main: Callable[[Any], None],
+    main: Callable[[Any], int | None],
     config_type: Callable[[list[str]], type] | None = None,
     *,
     compute: bool = False,
@@ -51,7 +51,8 @@ def run(
     ``config_type``: the dataclass that the words of the command line mean, where it depends on them.
     ``compute=True`` for scripts that train: the process restarts once with better memory settings.
     ``topics``: under which titles ``--help`` has the options.
-    Exit codes: 2 bad input (one ``error:`` line), 74 the disk is full, 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: what ``main`` returns, else 0; 2 bad input (one ``error:`` line), 74 the disk is full, 130 Ctrl-C,
+    143 SIGTERM.
     """
     if compute and not wants_help(sys.argv[1:]):
         keep_buffers()
@@ -62,10 +63,12 @@ def run(
         meant = typing.get_type_hints(main)["config"] if config_type is None else config_type(argv)
         config = parse(meant, argv, topics)
         try:
-            main(config)
+            code = main(config)
         except SystemExit as stop:  # none of our own
             fail(f"a file that was loaded called sys.exit({stop.code!r})", 2)
         sys.stdout.flush()
+        if code:
+            raise SystemExit(code)
     except InputError as error:
         fail(str(error), 74 if is_disk_full(error) else 2)
     except BrokenPipeError:  # the reader (head, less) went away: not an error

@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import nas
 from nas.errors import DISK_FULL, InputError, is_disk_full
 from nas.objectives.base import Objective, TrialFailed, trial_folder
 from nas.record import TRIALS, Observation, Record
@@ -328,7 +327,7 @@ def place_of(error: BaseException) -> str | None:
     return None if found is None else f"{Path(found.filename).name}:{found.lineno}"
 
 
-_NAS = f"{Path(nas.__file__).parent}{os.sep}"
+_NAS = f"{Path(__file__).parents[1]}{os.sep}"
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 

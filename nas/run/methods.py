@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from nas.errors import one_of
 from nas.oneshot.settings import METHODS
@@ -79,3 +81,9 @@ def foreign_options(names: Iterable[str]) -> frozenset[str]:
     """The options that some strategy has, but none of ``names``."""
     every = {option for record in SEARCHES.values() for option in options_of(record)}
     return frozenset(every.difference(*(options_of(search_named(name)) for name in names)))
+
+
+def label_of(name: str) -> str:
+    """A strategy's name as part of a folder's name: ``my.py:Mine`` is ``my-Mine``."""
+    named = named_in_file(name)
+    return f"{Path(named.file).stem}-{named.name}" if named else re.sub(r"[^\w.+-]+", "_", name)

@@ -50,6 +50,12 @@ class Architecture(Mapping[str, Any]):
             {name: value for name, value in self._values.items() if name not in names}
         )
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: drawn, from its choices alone."""
+        from nas.space.picture import architecture_html
+
+        return architecture_html(self)
+
     def to_json(self) -> str:
         """One line of JSON, names sorted, so that equal architectures give equal text."""
         return json.dumps(self._values, sort_keys=True, allow_nan=False)

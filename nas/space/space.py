@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -165,6 +166,26 @@ class SearchSpace(Definition):
     def describe(self) -> str:
         """The space as a table of plain text, its constraints and its size."""
         return text.describe(self)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from nas.space.display import space_html
+
+        return space_html(self)
+
+    # ---------------------------------------------------------------------------------------------- Ray Tune
+
+    def to_tune(self) -> dict[str, Any]:
+        """The choices as Ray Tune samples them, for ``tune.Tuner(…, param_space=space.to_tune())``.
+
+        Tune knows no conditions: a config has a value for every choice, and `from_tune` drops those that do not
+        exist. See `nas.run.tune.space`, which is imported here, by its name: spaces need no Ray for anything else.
+        """
+        return importlib.import_module("nas.run.tune.space").to_tune(self)
+
+    def from_tune(self, config: Mapping[str, Any]) -> Architecture:
+        """The architecture that a config of Tune means. Raises ``InputError``."""
+        return importlib.import_module("nas.run.tune.space").from_tune(self, config)
 
     # --------------------------------------------------------------------------------------------- subspaces
 

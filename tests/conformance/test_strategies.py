@@ -1,7 +1,7 @@
 """What every strategy must do, whatever it searches and however many workers it has."""
 
 import dataclasses
-import itertools
+import functools
 import math
 from fractions import Fraction
 from typing import Any
@@ -12,9 +12,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.check import strategies as checks
+from nas.check.strategies import asked, drive, outcome, some_fail
 from nas.space import Categorical, Constraint, Integer, LogUniform, SearchSpace, Uniform, When
-from nas.strategies import STRATEGIES, combined_config, filtered, recorded, trial_seed
-from nas.trial import Measurement
+from nas.strategies import STRATEGIES, combined_config, filtered, recorded
 from search_spaces import SPACES
 
 Config: Any = combined_config(STRATEGIES.values())
@@ -78,53 +79,13 @@ def any_score(arch):
     return round(0.5 + 0.1 * math.sin(sum(numbers) * 1000), 6)
 
 
-def outcome(score, fails=lambda trial: False):
-    """From a trial to how it went: accuracies that near ``score`` with every epoch, or a failure."""
-
-    def run(trial):
-        if fails(trial):
-            return trial.replace(status="failed", error="loss is nan")
-        for epoch in range(trial.spent + 1, trial.budget + 1):
-            accuracy = score(trial.arch) * (1 - 0.5**epoch)
-            trial = trial.add(Measurement(epoch, accuracy, 0.0, 0.0, 0.0))
-        return trial.replace(status="completed")
-
-    return run
-
-
-def drive(strategy, run, workers=1, order=0, limit=10_000):
-    """Runs to the end with ``workers`` trials at a time, told in an order drawn from ``order``.
-
-    Returns the calls made: ("ask", answer) and ("tell", trial).
-    """
-    rng = np.random.default_rng(order)
-    outstanding, calls = [], []
-    while len(calls) < limit:
-        while len(outstanding) < workers:
-            trial = strategy.ask()
-            calls.append(("ask", trial))
-            if trial is None:
-                break
-            outstanding.append(trial)
-        if not outstanding:
-            return calls
-        told = run(outstanding.pop(rng.integers(len(outstanding))))
-        strategy.tell(told)
-        calls.append(("tell", told))
-    raise AssertionError("the search does not end")
-
-
-def asked(calls):
-    return [trial for kind, trial in calls if kind == "ask" and trial is not None]
-
-
 def told(calls):
     return [trial for kind, trial in calls if kind == "tell"]
 
 
-def some_fail(trial):
-    """Every fourth trial from the start, every seventh when it comes back."""
-    return trial.id % 4 == 1 or (trial.spent > 0 and trial.id % 7 == 2)
+def making(name, space):
+    """A fresh strategy of a config, as the checks that users' strategies are held to take it."""
+    return functools.partial(STRATEGIES[name], space)
 
 
 # Of these the models are those of tpe and bananas.
@@ -139,34 +100,16 @@ each_space = pytest.mark.parametrize("space", [TABLE, TRICKY], ids=lambda space:
 @each_space
 @pytest.mark.parametrize("workers", [1, 4])
 def test_every_trial_is_well_formed(name, space, workers):
-    calls = drive(STRATEGIES[name](space, CONFIG), outcome(any_score, some_fail), workers)
-    last = {}
-    for trial in asked(calls):
-        space.validate(trial.arch)
-        assert trial.status == "running"
-        assert trial.error is None
-        assert trial.seed == trial_seed(CONFIG.seed, trial.id)
-        assert trial.spent < trial.budget <= CONFIG.epochs
-        if trial.id not in last:
-            assert trial.id == len(last)  # ids count up without a gap
-            assert trial.measurements == ()
-        last[trial.id] = trial
-    assert len(last) == TRIALS
+    checks.trials_are_well_formed(making(name, space), space, CONFIG, workers)
+    assert {trial.id for trial in asked(drive(STRATEGIES[name](space, CONFIG), outcome(any_score)))} == set(
+        range(TRIALS)
+    )
 
 
 @each_strategy
 @each_space
 def test_a_promoted_trial_is_itself_with_more_budget(name, space):
-    calls = drive(STRATEGIES[name](space, CONFIG), outcome(any_score), workers=3)
-    before = {}
-    for kind, trial in calls:
-        if kind == "tell":
-            before[trial.id] = trial
-        elif trial is not None and trial.id in before:
-            earlier = before[trial.id]
-            assert trial.budget > earlier.budget
-            unchanged = {"budget": 0, "rung": 0, "status": "running"}
-            assert trial.replace(**unchanged) == earlier.replace(**unchanged)
+    checks.promoted_trials_are_themselves(making(name, space), space, CONFIG)
 
 
 @each_strategy
@@ -197,13 +140,7 @@ def test_the_seed_decides_everything(name, space):
 @pytest.mark.parametrize("workers", [1, 4])
 def test_replaying_the_calls_gives_the_same_answers(name, space, workers):
     """At every point of the search, so that it can be picked up there."""
-    calls = drive(STRATEGIES[name](space, CONFIG), outcome(any_score, some_fail), workers)
-    strategy = STRATEGIES[name](space, CONFIG)
-    for kind, trial in calls:
-        if kind == "ask":
-            assert strategy.ask() == trial
-        else:
-            strategy.tell(trial)
+    checks.calls_are_replayed(making(name, space), space, CONFIG, workers)
 
 
 @each_strategy
@@ -219,14 +156,7 @@ def test_the_end_is_the_end(name, workers, trials):
 
 @each_strategy
 def test_a_failed_trial_never_comes_back(name):
-    calls = drive(STRATEGIES[name](TABLE, CONFIG), outcome(table_score, some_fail), workers=3)
-    over = set()
-    for kind, trial in calls:
-        if kind == "tell" and trial.status == "failed":
-            over.add(trial.id)
-        elif kind == "ask" and trial is not None:
-            assert trial.id not in over
-    assert len(over) >= 7
+    checks.failures_are_over(making(name, TABLE), TABLE, CONFIG)
 
 
 @each_strategy
@@ -406,29 +336,7 @@ def test_registered_spaces_are_searched_validly(name, space):
 @each_strategy
 @each_space
 def test_the_first_candidate_is_what_is_asked_for_and_looking_changes_nothing(name, space):
-    config = dataclasses.replace(CONFIG, trials=24)
-    watched, alone = STRATEGIES[name](space, config), STRATEGIES[name](space, config)
-    run, running = outcome(any_score, some_fail), []
-    seen = set()
-    while True:
-        some = list(itertools.islice(watched.candidates(), 4))
-        for arch in some:
-            space.validate(arch)
-        trial = watched.ask()
-        assert alone.ask() == trial
-        new = trial is not None and trial.id not in seen
-        assert bool(some) == new
-        if trial is not None:
-            assert not new or some[0] == trial.arch
-            seen.add(trial.id)
-            running.append(trial)
-        if len(running) == 3 or trial is None:
-            if not running:
-                break
-            told = run(running.pop(0))
-            watched.tell(told)
-            alone.tell(told)
-    assert list(watched.candidates()) == []
+    checks.candidates_come_first(making(name, space), space, dataclasses.replace(CONFIG, trials=24))
 
 
 @each_strategy

@@ -250,3 +250,20 @@ def test_constraints_pin_everything_that_gets_installed() -> None:
             environments = [{"extra": extra} for extra in extras or {""}]
             queue += [c for c in children if not c.marker or any(map(c.marker.evaluate, environments))]
     assert {name for name, _ in needed} <= set(pins)
+
+
+def test_what_is_imported_by_its_name_alone_is_little_and_known() -> None:
+    """What no arrow shows: the names of `nas`, spaces by name, Tune for a space that is asked, parts of TFDS."""
+    found = {
+        (path.relative_to(ROOT).as_posix(), ast.unparse(node.args[0]))
+        for path in sources("nas", "search_spaces")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+    }
+    assert found == {
+        ("nas/__init__.py", "_HOME[name]"),
+        ("nas/api/inputs.py", "SPACES_BY_NAME"),
+        ("nas/data/preparation.py", "name"),
+        ("nas/data/tfds_records.py", "'tensorflow_datasets.proto'"),
+        ("nas/space/space.py", "'nas.run.tune.space'"),
+    }

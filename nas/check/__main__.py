@@ -1,0 +1,181 @@
+"""Check what a file of one's own defines: python -m nas.check my.py
+
+Search spaces, strategies, objectives and data sets, each held to what all of the kind keep to here. One line a check;
+exit code 1 where one fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import tyro
+
+from nas.check.base import Check, CheckFailed
+from nas.data.config import DataConfig
+from nas.errors import InputError
+from nas.own_file import defined_in, load_file, named_in_file, value_named, where
+from nas.run.command_line import run
+from nas.space import Categorical, Integer, SearchSpace
+from nas.strategies import StrategyRecord
+
+PLAIN = SearchSpace(
+    "plain",
+    {"depth": Integer(1, 4), "width": Categorical((8, 16, 32)), "skip": Categorical((True, False))},
+)
+"""What a strategy, or an objective without networks, is checked on where the file has no space."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Check search spaces, strategies, objectives and data sets of one's own; exit code 1 where a check fails."""
+
+    what: tyro.conf.Positional[tuple[str, ...]]
+    """FILE.py (all that it defines), FILE.py:NAME, a folder of class folders of images, or a file NAME.npz"""
+    space: str | None = None
+    """the space that strategies and objectives are checked on; default: the first of the files"""
+    dataset: str = "digits"
+    """the images that objectives are checked on"""
+    image_size: int | None = None
+    """resize images to this height and width"""
+
+
+class Found(NamedTuple):
+    """Something to be checked: ``kind`` is space, strategy, objective or dataset."""
+
+    kind: str
+    name: str
+    value: Any
+
+
+def main(config: Config) -> int:
+    from nas.api.inputs import spaces_of
+
+    if not config.what:
+        raise InputError("what: name a file of yours, such as my.py")
+    found = [one for text in config.what for one in things(text)]
+    if not found:
+        raise InputError(
+            f"{' '.join(config.what)}: defines no SearchSpace, no strategy (a StrategyRecord, or a function or class "
+            "of space and config) and no objective; name one as FILE.py:NAME"
+        )
+    space = next((one.value for one in found if one.kind == "space"), None)
+    if config.space is not None:
+        name, spaces = spaces_of(config.space)
+        space = spaces[name]
+    failed = 0
+    for one in found:
+        for sentence, said in results(one, space, config):
+            print(f"{'ok  ' if said is None else 'FAIL'}  {one.kind} {one.name}: {sentence}", flush=True)
+            if said is not None:
+                print(f"      {said}", flush=True)
+                failed += 1
+    return 1 if failed else 0
+
+
+def things(text: str) -> Iterator[Found]:
+    """What ``text`` names to be checked. Raises InputError."""
+    named = named_in_file(text)
+    if named is None:
+        yield Found("dataset", text, text)
+        return
+    if named.name:
+        value = value_named(text, "check")
+        kind = kind_of(named.name, value)
+        if kind is None:
+            raise InputError(
+                f"check: {text} is a {type(value).__name__}: neither space, strategy nor objective"
+            )
+        yield Found(kind, named.name, value)
+        return
+    module = load_file(named.file, "check")
+    defined = defined_in(module)
+    # What a space is made of is no objective, whatever its parameters are called.
+    used = {
+        id(part)
+        for value in defined.values()
+        if isinstance(value, SearchSpace)
+        for part in (value.build, value.format, value.parse, value.features, value.supernet, value.cells)
+    }
+    for name, value in defined.items():
+        kind = kind_of(name, value)
+        if kind is not None and id(value) not in used:
+            yield Found(kind, name, value)
+
+
+def kind_of(name: str, value: Any) -> str | None:
+    """What a file's value is, told by its type or by its parameters; None where it is nothing that is checked."""
+    from nas.objectives.own import PARAMETERS
+    from nas.proxies import Proxy
+
+    if isinstance(value, SearchSpace):
+        return "space"
+    if isinstance(value, StrategyRecord):
+        return "strategy"
+    if isinstance(value, Proxy):
+        return "objective"
+    if name == "DATASET":
+        return "dataset"
+    if not callable(value):
+        return None
+    try:
+        parameters = list(inspect.signature(value).parameters)
+    except (TypeError, ValueError):
+        return None
+    if parameters[:2] == ["space", "config"]:
+        return "strategy"
+    known = parameters and set(parameters) <= set(PARAMETERS)
+    return "objective" if known and inspect.isfunction(value) else None
+
+
+def results(one: Found, space: SearchSpace | None, config: Config) -> Iterator[tuple[str, str | None]]:
+    """Each check's sentence, with what is wrong or None."""
+    try:
+        checks = list(checks_of(one, space, config))
+    except InputError as error:
+        yield "it can be used", str(error)
+        return
+    for sentence, holds in checks:
+        try:
+            holds()
+        except (CheckFailed, InputError) as failure:
+            yield sentence, str(failure)
+        except Exception as error:
+            yield sentence, f"{type(error).__name__}: {' '.join(str(error).split())}{where(error)}"
+        else:
+            yield sentence, None
+
+
+def checks_of(one: Found, space: SearchSpace | None, config: Config) -> Iterator[Check]:
+    """Raises InputError where it cannot be used at all."""
+    data = DataConfig(config.dataset, image_size=config.image_size)
+    if one.kind == "space":
+        from nas.check import spaces
+
+        shape = data.load().image_shape
+        yield from spaces.checks(one.value, shape, data.load().num_classes)
+    elif one.kind == "strategy":
+        from nas.check import strategies
+        from nas.run.own_strategy import record_of
+
+        yield from strategies.checks(record_of(one.value, one.name), space or PLAIN)
+    elif one.kind == "objective":
+        from nas.check import objectives
+        from nas.objectives.own import check_function
+        from nas.proxies import Proxy
+
+        function = one.value
+        if not isinstance(function, Proxy) and "probe" in check_function(function, one.name):
+            function = Proxy(function, 1, 1)
+        yield from objectives.checks(function, one.name, space or PLAIN, data)
+    else:
+        from nas.api.inputs import dataset_of
+        from nas.check import datasets
+
+        yield from datasets.checks(DataConfig(dataset_of(one.value), image_size=config.image_size))
+
+
+if __name__ == "__main__":
+    run(main)
