@@ -76,3 +76,14 @@ def test_every_link_leads_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+@pytest.mark.timeout(600)
+def test_the_python_of_the_readme_runs(tmp_path):
+    code = "\n".join(block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=500,
+        env={**os.environ, "MPLBACKEND": "agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "depth" in done.stdout
