@@ -4,6 +4,7 @@
     python scripts/report.py runs/a runs/b --out report
     python scripts/report.py runs/tables           a comparison over a table (compare.py --objective table), also one
                                                    by the number of simulated workers
+    python scripts/report.py runs/c10 --tensorboard event files for TensorBoard too, below runs/c10/tensorboard
     python scripts/report.py runs/c10 --watch      the page of a running search, in a browser, until Ctrl-C
 
 Prints the table and writes it as Markdown, CSV and LaTeX, the plots as PNG, and report.html with all of it.
@@ -31,6 +32,8 @@ class Config:
     """Where tables and plots go; by default the first folder given."""
     space: str | None = None
     """The file of the runs' space, for what is drawn with its help; what a record names is not run."""
+    tensorboard: tuple[Path, ...] | None = None
+    """write the runs for TensorBoard too: below this folder, or without one below each run's own"""
     watch: bool = False
     """serve the page on this machine and make it anew while the search runs; writes nothing, ends with Ctrl-C"""
     port: int = 0
@@ -47,6 +50,8 @@ def main(config: Config) -> None:
 
     if "" in config.runs:  # as a path it would be the folder this runs in
         raise InputError("runs: '' names no folder")
+    if config.tensorboard is not None and len(config.tensorboard) > 1:
+        raise InputError(f"tensorboard: {' '.join(map(str, config.tensorboard))}: one folder, or none")
     if config.watch:
         watch(config)
         return
@@ -69,12 +74,34 @@ def main(config: Config) -> None:
         report = write(compared[0], config.out)
     else:
         raise InputError(f"runs: {compared[0]} is a comparison over a table, which is reported on by itself")
+    if config.tensorboard is not None:
+        if compared:
+            raise InputError("tensorboard: a comparison over a table has no trainings to show")
+        print(f"tensorboard --logdir {to_tensorboard(config)}", end="\n\n")
     print(report.markdown)
     for note in report.notes:
         print(f"- {note}")
     print()
     for path in report.files:
         print(path)
+
+
+def to_tensorboard(config: Config) -> Path:
+    """Write event files of all runs; the folder to look at."""
+    from nas.errors import InputError
+    from nas.record import find_runs, read_run
+    from nas.report.trackers import TensorBoard, export
+
+    folders = find_runs(config.runs)
+    to = config.tensorboard[0] if config.tensorboard else None
+    try:
+        for folder in folders:
+            own = folder / "tensorboard" if to is None else to if len(folders) == 1 else to / folder.name
+            run = read_run(folder)
+            export(run, TensorBoard(own, run.config))
+    except OSError as error:
+        raise InputError(f"{to or 'tensorboard'}: cannot write ({error.strerror or error})") from error
+    return to or (folders[0] / "tensorboard" if len(folders) == 1 else Path(config.runs[0]))
 
 
 def watch(config: Config) -> None:

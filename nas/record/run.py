@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "data_dir",
     "test_seeds",
     "front",
+    "log",
 )
 """Keys of a run's config that say where and how fast it ran, not what it computed: a resumption may give others, and
 a report counts runs that differ in nothing else as one search."""

@@ -115,7 +115,8 @@
   function tell(trial) {
     const result = trial.status === "failed" ? `failed: ${escape(trial.error)}` : "score" in trial ? `score ${shown(trial.score)}` : `valid. ${percent(trial.valid)} %`;
     return `<b>${escape(data.runs[trial.run].name)}, trial ${trial.id}</b>${result} after ${trial.epochs} epochs, ${total(trial).toFixed(1)} s` +
-      `<br>${count(trial.params)} parameters, ${count(trial.macs)} mult-adds<br>${spark(trial)}<div>${escape(archText(trial.arch))}</div>`;
+      `<br>${count(trial.params)} parameters, ${count(trial.macs)} mult-adds<br>` +
+      (trial.values ? `${Object.entries(trial.values).map(([name, v]) => `${escape(name)}=${shown(v)}`).join(" ")}<br>` : "") + `${spark(trial)}<div>${escape(archText(trial.arch))}</div>`;
   }
   function showTip(event, markup) {
     tip.innerHTML = markup;
@@ -165,6 +166,7 @@
     scatter(plot, controls) {
       const names = { params: "parameters", macs: "mult-adds an image", seconds: "compute of the trial (s)", id: "trial", epochs: "epochs" };
       const of = { params: (t) => t.params, macs: (t) => t.macs, seconds: total, id: (t) => t.id, epochs: (t) => t.epochs };
+      for (const name of new Set(data.trials.flatMap((t) => Object.keys(t.values ?? {})))) if (!(name in names)) (names[name] = name), (of[name] = (t) => t.values?.[name]);
       const having = Object.fromEntries(Object.entries(names).filter(([name]) => data.trials.some((t) => known(value(t)) && known(of[name](t)))));
       if (!Object.keys(having).length) return false;
       if (!(state.x in having)) state.x = Object.keys(having)[0];
@@ -363,7 +365,7 @@
     const curve = trial.curve.map(([epoch, valid, train]) => [epoch, percent(valid), percent(train)]);
     row.innerHTML = `<td class="open" colspan="9">${spark(trial)}<div><code>${escape(JSON.stringify(trial.arch))}</code></div>` +
       (trial.derived ? `<div>derived: <code>${escape(JSON.stringify(trial.derived))}</code></div>` : "") +
-      `<div>${seconds}</div>` +
+      `<div>${seconds}</div>` + (trial.values ? `<div>${escape(archText(trial.values))}</div>` : "") +
       (curve.length ? `<div>epoch: valid. % / training %: ${curve.slice(-60).map(([e, v, t]) => `${e}: ${v} / ${t}`).join(", ")}</div>` : "") +
       (trial.error ? `<pre>${escape(trial.traceback ?? trial.error)}</pre>` : "") + "</td>";
     return row;

@@ -70,6 +70,8 @@ def trial_data(run: int, of: Run, trial: Trial) -> dict[str, Any]:
     }
     if isinstance(newest, ScoreMeasurement):
         data["score"] = _number(newest.score)
+    if trial.values:
+        data["values"] = {name: _number(value) for name, value in trial.values.items()}
     if trial.chosen != trial.arch:
         data["derived"] = {name: _plain(value) for name, value in trial.chosen.items()}
     if trial.error:

@@ -33,7 +33,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "training": ("hyper", "training"),
     "final trainings": ("front", "test_seeds", "final_epochs"),
     "engine": ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address"),
-    "run folder": ("out", "resume"),
+    "run folder": ("out", "resume", "log"),
 }
 """Under which titles ``--help`` has the options; ``data``, ``training`` and ``plan`` are all of theirs."""
 
@@ -83,6 +83,8 @@ class SearchOptions:
     """GPUs of a worker (ray), if not --chips-per-trial says so; a fraction shares one GPU among several"""
     address: str | None = None
     """a running Ray cluster to use (ray), such as auto; default: this machine"""
+    log: tuple[str, ...] = ()
+    """show the search in tensorboard, wandb or mlflow too, while it runs; each writes below the run's folder"""
     test_seeds: int = 3
     """times that the best network is trained again, from other seeds, and tested; 0: not at all"""
     final_epochs: int | None = None

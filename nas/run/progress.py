@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -23,6 +23,14 @@ class FinalTrainings(NamedTuple):
     count: int
     epochs: int
     workers: int = 1
+
+
+class Follower(Protocol):
+    """Another listener, which hears of final trainings too."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def final(self, final: Final) -> None: ...
 
 
 class Progress:
@@ -65,6 +73,8 @@ class Progress:
         self._now, self._started = now, now()
         self._work: list[tuple[float, int]] = []  # when so many epochs were spent, of this process's own
         self._over = ""
+        self.followers: list[Follower] = []
+        """These hear, after this, of all that this hears of."""
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -92,6 +102,11 @@ class Progress:
                 self._say(doing)
 
     def __call__(self, event: Event) -> None:
+        self._hear(event)
+        for follower in self.followers:
+            follower(event)
+
+    def _hear(self, event: Event) -> None:
         if isinstance(event, BudgetSpent):
             self._say(f"the budget of {event.total_epochs} epochs is spent")
             return
@@ -128,6 +143,8 @@ class Progress:
         name = f"final training {len(self._tested)} of {self._finals.count}"
         told = f"failed: {final.error}" if final.error else f"test {final.test_accuracy:.4f}"
         self._say(f"{name}: {told}, {final.epochs} epochs, {final.seconds:.1f} s")
+        for follower in self.followers:
+            follower.final(final)
 
     def status(self) -> str:
         """One line that says how the run stands."""

@@ -20,12 +20,14 @@ from nas.objectives.several import SeveralSetup
 from nas.objectives.train import FinalJob, TrainSetup, check_devices
 from nas.pareto import spread
 from nas.record import MAY_DIFFER, Record, Run, is_run
+from nas.report import trackers
 from nas.run import local, metering, several
 from nas.run.filtering import TimedScore
 from nas.run.methods import foreign_options
 from nas.run.options import SearchOptions, cluster_of, flat
 from nas.run.plan import Plan, plan
 from nas.run.progress import FinalTrainings, Progress
+from nas.run.tracking import tracking
 from nas.space import SearchSpace
 from nas.strategies import Strategy, filtered
 from nas.trial import Final
@@ -77,6 +79,7 @@ def _search(
     tested: Iterable[Final],
 ) -> Run:
     searcher = planned.strategy()
+    trackers.check(options.log)
     # What is wrong with the data is said now; and data and native kernels are there for the workers.
     view.stage(f"loading {options.data.dataset} and the native kernels")
     images = options.data.load()
@@ -111,6 +114,10 @@ def _search(
             return record.run()
         if planned.note is not None:
             print(f"note: {planned.note}", file=sys.stderr, flush=True)
+        tracked = stack.enter_context(tracking(options.log, out, config))
+        for final in record.finals:
+            tracked.final(final)
+        view.followers.append(tracked)
         engine = _on_workers if options.engine == "ray" else _in_this_process
         with engine(options, planned, searcher, record, view) as train:
             _final_trainings(options, planned, record, train, tested, view)
