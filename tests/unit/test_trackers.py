@@ -27,12 +27,13 @@ Config: Any = combined_config(STRATEGIES.values())
 
 def events(file: Path) -> Iterator[Any]:
     """TFRecords: length, its checksum, the event, its checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto import event_pb2
 
+    kind: Any = vars(event_pb2)["Event"]
     data, at = file.read_bytes(), 0
     while at < len(data):
         (length,) = struct.unpack_from("<Q", data, at)
-        event = Event()
+        event = kind()
         event.ParseFromString(data[at + 12 : at + 12 + length])
         yield event
         at += 12 + length + 4
@@ -88,7 +89,9 @@ def test_tensorboard_has_the_record_live_and_afterwards(tmp_path: Path) -> None:
 
 
 def test_the_choices_are_hyperparameters(tmp_path: Path) -> None:
-    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+    from tensorboardX.proto import plugin_hparams_pb2
+
+    kind: Any = vars(plugin_hparams_pb2)["HParamsPluginData"]
 
     run = search(tmp_path / "run")
     trackers.export(run, trackers.TensorBoard(tmp_path / "board", {}))
@@ -98,7 +101,7 @@ def test_the_choices_are_hyperparameters(tmp_path: Path) -> None:
     for event in events(file):
         for value in event.summary.value:
             if value.tag == "_hparams_/session_start_info":
-                data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                data = kind.FromString(value.metadata.plugin_data.content)
                 found = {
                     k: v.number_value or v.string_value for k, v in data.session_start_info.hparams.items()
                 }
