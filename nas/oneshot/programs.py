@@ -40,6 +40,8 @@ from nas.oneshot.bilevel import (
     weights_update,
 )
 from nas.oneshot.relaxation import initial
+from nas.oneshot.steps import SearchSteps, search_steps
+from nas.training.batches import Data
 from nas.training.network import Noise, Tree, abstract, abstract_noise, apply_train, initialise, outline
 from nas.training.optimiser import initial_state
 from nas.training.programs import Batch, Shape, copied, data_mesh, named, on_mesh, place
@@ -239,6 +241,35 @@ class Search:
             np.uint32(seed),
             run=self._run,
         )
+
+    def steps(
+        self,
+        state: State,
+        sums: Array,
+        data: Data,
+        steps: SearchSteps,
+        rates: Rates,
+        count: int,
+        *,
+        learn: bool = True,
+    ) -> tuple[State, Array]:
+        """``count`` times `step` as one program: `search_steps`; ``state`` is consumed."""
+        rates = Rates(*(np.asarray(rate, np.float32) for rate in rates))
+        given = (state, sums, data, steps, rates, np.int32(count))
+        name = "search_steps" if learn else "weights_steps"
+        if name not in self._programs:
+            shapes = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), given
+            )
+            self._programs[name] = compiled(self.lower_steps(shapes, name, learn=learn))
+        return self._programs[name](*given)
+
+    def lower_steps(self, arguments: Any, name: str, *, learn: bool = True) -> jax.stages.Lowered:
+        """`search_steps` for abstract ``arguments`` of `steps`."""
+        function = functools.partial(
+            search_steps, self._stepping(learn), derivatives(self.network), self.shape, self.mesh
+        )
+        return jax.jit(named(name, function), donate_argnums=0).lower(*on_mesh(arguments, self.mesh))
 
     def _run(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of `nas.oneshot.bilevel`, compiled for this search's problem."""

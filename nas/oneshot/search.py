@@ -15,16 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from nas.ending import listening
 from nas.errors import InputError
 from nas.nn.layout import Layout
 from nas.nn.supernet import Supernet
 from nas.oneshot import monitor
-from nas.oneshot.bilevel import Metrics, Point, Problem, Rates, State
+from nas.oneshot.bilevel import Point, Problem, Rates, State
 from nas.oneshot.programs import Search
 from nas.oneshot.relaxation import RELAXATIONS, Levels, entropy, given
 from nas.oneshot.settings import Settings
+from nas.oneshot.steps import SearchSteps, tally
 from nas.space import Architecture
 from nas.training import augment
 from nas.training.checkpoint import Checkpoints
@@ -38,7 +40,8 @@ from nas.training.loop import (
     tally_padded,
 )
 from nas.training.network import Noise
-from nas.training.programs import Batch, Shape, timed
+from nas.training.programs import Batch, Shape, data_mesh, place, timed
+from nas.training.steps import default_steps
 from nas.trial import Measurement, SupernetMeasurement, measurement_of
 
 CURVATURE_STEPS = 10  # of Lanczos: products with the second derivatives that an eigenvalue takes
@@ -84,8 +87,10 @@ class SupernetSearch:
             raise InputError(
                 f"supernet: batch_size={self.settings.batch_size} is more than the {half} images of one half"
             )
-        if self.config.devices != 1:
-            raise InputError(f"devices: a supernet's search runs on 1, not {self.config.devices}")
+        if self.settings.batch_size % self._devices:
+            raise InputError(
+                f"supernet: batch_size={self.settings.batch_size} is not a multiple of devices={self._devices}"
+            )
         stages = max(1, len(self.settings.kept))
         if stages > self.epochs:
             raise InputError(f"supernet: {stages} stages in {self.epochs} epochs")
@@ -121,7 +126,7 @@ class SupernetSearch:
             else:
                 epoch, restored, meta = found
                 begun = meta if "steps" in meta else {}
-                state = jax.device_put(restored)
+                state = place(restored, self._mesh)
                 for fields in meta["measurements"][len(known) : until]:
                     known.append(_restored(fields))
                     yield known[-1]
@@ -185,6 +190,7 @@ class SupernetSearch:
             settings.perturbation_steps,
         )
         size = min(self.config.evaluate_batch_size, len(self.valid.labels))
+        size = -(-size // self._devices) * self._devices
         shape = Shape(
             image_shape=tuple(self.train.images.shape[1:]),  # type: ignore[arg-type]
             num_classes=self.num_classes,
@@ -193,9 +199,10 @@ class SupernetSearch:
             optimiser="momentum",
             clip=True,
             dtype=self.config.dtype,
+            devices=self._devices,
         )
         network = self._as_run(self.supernet.build(layout.opened(), self.num_classes, **sizes))
-        search = Search(network, problem, shape)
+        search = Search(network, problem, shape, "auto" if self._steps_per_call == 1 else "step")
         initial = search.prepare(self.seed + number, curvature=self._curved)
         return _Stage(number, bounds[number], bounds[number + 1], layout, search, initial)
 
@@ -206,6 +213,20 @@ class SupernetSearch:
             if not hasattr(network, name):
                 raise InputError(f"supernet: {name}=True needs a Graph, not {type(network).__name__}")
         return network.clone(**ways) if ways else network
+
+    @property
+    def _devices(self) -> int:
+        return self.config.devices or jax.local_device_count()
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh | None:
+        return data_mesh(self._devices)
+
+    @property
+    def _steps_per_call(self) -> int:
+        """Of an epoch's steps, those that are one program."""
+        steps = len(self._halves[0]) // self.settings.batch_size
+        return min(self.config.steps_per_call or default_steps(), steps)
 
     @property
     def _curved(self) -> bool:
@@ -237,16 +258,29 @@ class SupernetSearch:
         within = (epoch - stage.first) / (stage.end - stage.first)
         learns = within >= settings.warmup
         rates = self._rates(stage, epoch, within)
-        sums = jax.device_put(np.asarray(begun.get("sums", np.zeros(3)), np.float32))
+        sums = place(np.asarray(begun.get("sums", np.zeros(3)), np.float32), self._mesh)
         if begun:
             rng.bit_generator.state = begun["rng"]
-        for k in range(begun.get("steps", 0), steps):
+        done, at_once = begun.get("steps", 0), self._steps_per_call
+        levels = [self._levels((epoch + k / steps) / self.epochs) for k in range(steps)]
+        if at_once > 1:
+            every = SearchSteps(plans[0], plans[1], seeds, Levels(*np.asarray(levels, np.float32).T))
+            data = self.train._replace(covariance=None)
+            for first in range(done, steps, at_once):
+                count, chosen = min(at_once, steps - first), every.part(first, at_once)
+                if settings.selection != "strongest":
+                    drawn = [self._one_hot(stage, self._drawn(stage, rng)) for _ in range(count)]
+                    drawn += drawn[-1:] * (at_once - count)
+                    chosen = chosen._replace(alphas=np.asarray(drawn, np.float32))
+                state, sums = stage.search.steps(state, sums, data, chosen, rates, count, learn=learns)
+                keep(state, first + count, sums, rng)
+        for k in range(done, steps) if at_once == 1 else ():
             train, valid = (self._batch({name: of[k] for name, of in plan.items()}) for plan in plans)
             if settings.selection != "strongest":
                 state = state._replace(alphas=jnp.asarray(self._one_hot(stage, self._drawn(stage, rng))))
-            at = rates._replace(**self._levels((epoch + k / steps) / self.epochs)._asdict())
+            at = rates._replace(**levels[k]._asdict())
             state, metrics = stage.search.step(state, train, valid, at, seeds[k], learn=learns)
-            sums = _tally(sums, metrics, np.float32(size))
+            sums = tally(sums, metrics, np.float32(size))
             keep(state, k + 1, sums, rng)
         shown = averages(sums)
         if not math.isfinite(shown.loss):
@@ -295,7 +329,9 @@ class SupernetSearch:
 
     def _batch(self, plan: dict[str, Any], data: Data | None = None) -> Batch:
         data = (self.train if data is None else data)._replace(covariance=None)
-        return make_batch(data, plan, np.float32(0), num_classes=self.num_classes, dtype=self.config.dtype)
+        return make_batch(
+            data, plan, np.float32(0), num_classes=self.num_classes, dtype=self.config.dtype, mesh=self._mesh
+        )
 
     # ------------------------------------------------------------------------------------ behind an epoch
 
@@ -378,7 +414,7 @@ class SupernetSearch:
         section 3.4). The last batch is filled up with the first images, which count once.
         """
         size = stage.search.shape.evaluate_batch_size
-        sums = jax.device_put(np.zeros(3, np.float32))
+        sums = place(np.zeros(3, np.float32), self._mesh)
         for start in range(0, len(index), size)[:batches]:
             chosen = index[start : start + size]
             full = np.concatenate([chosen, np.resize(index, size - len(chosen))]).astype(np.int32)
@@ -506,9 +542,3 @@ def _restored(fields: dict[str, Any]) -> SupernetMeasurement:
     measurement = measurement_of(fields)
     assert isinstance(measurement, SupernetMeasurement)
     return measurement
-
-
-@jax.jit
-def _tally(sums: Array, metrics: Metrics, count: Array) -> Array:
-    """``sums`` float32 [3] (of losses, correct, images) plus those of a training batch."""
-    return sums + jnp.stack([metrics.train_loss * count, metrics.train_correct.astype(jnp.float32), count])

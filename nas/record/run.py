@@ -18,6 +18,7 @@ MAY_DIFFER = (
     "gpus_per_worker",
     "address",
     "checkpoint_minutes",
+    "steps_per_call",
     "data_dir",
     "test_seeds",
     "front",

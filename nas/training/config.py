@@ -25,6 +25,8 @@ class TrainingConfig:
     """training steps between two measurements, which count as an epoch; default: a pass over the images"""
     devices: int = 1
     """local devices to split every batch over; 0: all there are"""
+    steps_per_call: int | None = None
+    """training steps that are one program; default: 1 on CPU, on accelerators 50"""
     evaluation: str = "centre"
     """how test images are seen: centre (as they are) or ten_crop (corners, centre, all mirrored; averaged)"""
     crop_fraction: float = 0.875
@@ -43,6 +45,8 @@ class TrainingConfig:
             raise InputError(f"evaluate_batch_size: {self.evaluate_batch_size} is below 1")
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise InputError(f"steps_per_epoch: {self.steps_per_epoch} is below 1")
+        if self.steps_per_call is not None and self.steps_per_call < 1:
+            raise InputError(f"steps_per_call: {self.steps_per_call} is below 1")
         if self.devices < 0:
             raise InputError(f"devices: {self.devices} is below 0")
         if self.evaluation not in EVALUATIONS:

@@ -10,16 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
-from nas.data import Split
 from nas.ending import listening
 from nas.errors import InputError, one_of
 from nas.training import augment
+from nas.training.batches import (
+    Averages,
+    Data,
+    averages,
+    make_batch,
+    mean_probabilities,
+    on_device,
+    tally,
+    tally_padded,
+)
 from nas.training.checkpoint import Checkpoints
 from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper, learning_rates
@@ -30,12 +36,17 @@ from nas.training.programs import (
     Runner,
     Shape,
     State,
-    count_correct,
     data_mesh,
     place,
     timed,
 )
+from nas.training.steps import Steps, compiled_steps, default_steps, part
 from nas.trial import Measurement, MeasurementWithTest, measurement_of
+
+__all__ = [
+    "Averages", "Data", "Training", "TrainingFailed", "averages", "make_batch", "mean_probabilities",
+    "on_device", "tally", "tally_padded", "train",
+]  # fmt: skip
 
 Tree = Any
 NAN_CHECK_STEPS = 100  # a lost run is noticed within so many steps, and the device seldom waits for the host
@@ -43,89 +54,6 @@ NAN_CHECK_STEPS = 100  # a lost run is noticed within so many steps, and the dev
 
 class TrainingFailed(Exception):
     """Training cannot go on; the message is the one-line reason."""
-
-
-class Data(NamedTuple):
-    """One split on the devices, with what turns its pixels into inputs."""
-
-    images: Array  # uint8 [n, H, W, C]
-    labels: Array  # int32 [n]
-    mean: Array  # float32 [C]
-    std: Array  # float32 [C]
-    covariance: np.ndarray | None = None  # [C, C] of the training pixels, for the augmentation pca
-
-
-def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1) -> Data:
-    """``split`` where training reads it, whole on each device; on CPU the memory map itself if it can be."""
-    mesh = data_mesh(devices)
-    where = NamedSharding(mesh, PartitionSpec()) if mesh else None
-    values = (split.images, split.labels, np.asarray(mean), np.asarray(std))
-    return Data(*(jax.device_put(value, where, may_alias=True) for value in values))
-
-
-@functools.partial(jax.jit, static_argnames=("num_classes", "dtype", "mesh"))
-def make_batch(
-    data: Data,
-    plan: dict[str, Array],
-    smoothing: Array | float,
-    *,
-    num_classes: int,
-    dtype: str,
-    mesh: Any = None,
-) -> Batch:
-    """The batch that ``plan`` (one step of `augment.draw`, and ``index`` int32 [B]) describes.
-
-    Targets are one-hot, smoothed by Szegedy et al. 2016 (``smoothing`` spread over all classes).
-    """
-    given = (data.images, plan["index"], data.mean, data.std)
-    if "shift" in plan:
-        images = augment.gather_augmented(*given, plan["shift"], plan["flip"], plan["cutout"])
-    else:
-        images = augment.gather_images(*given)
-    if "colour" in plan:
-        images = augment.adjust_colour(images, plan["colour"], data.mean, data.std)
-    if "offset" in plan:
-        images = images + (plan["offset"] / data.std)[:, None, None, :]
-    labels, target = augment.gather_targets(data.labels, plan["index"], num_classes, smoothing)
-    if "mix" in plan:
-        images, target = (plan["mix"] * a + (1 - plan["mix"]) * a[::-1] for a in (images, target))
-        labels = jnp.where(plan["mix"] < 0.5, labels[::-1], labels)  # of the image that is most to be seen
-    batch = Batch(images.astype(dtype), target, labels)
-    if mesh is None:
-        return batch
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
-
-
-@jax.jit
-def tally(sums: Array, loss: Array, logits: Array, labels: Array) -> Array:
-    """``sums`` float32 [3] (of losses, correct, images) plus those of a training batch."""
-    count = jnp.float32(len(labels))
-    return sums + jnp.stack([loss * count, count_correct(logits, labels), count])
-
-
-@jax.jit
-def tally_padded(sums: Array, logits: Array, batch: Batch, count: Array) -> Array:
-    """``sums`` plus those of an evaluation batch of which the first ``count`` images count."""
-    real = jnp.arange(len(batch.labels)) < count
-    losses = optax.softmax_cross_entropy(logits, batch.target)
-    correct = count_correct(logits, jnp.where(real, batch.labels, -1))
-    return sums + jnp.stack([jnp.sum(jnp.where(real, losses, 0)), correct, count.astype(jnp.float32)])
-
-
-@jax.jit
-def mean_probabilities(logits: list[Array]) -> Array:
-    """Logits [B, classes] whose softmax is the mean of the softmaxes of ``logits``."""
-    return jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(logits)), axis=0)
-
-
-class Averages(NamedTuple):
-    loss: float
-    accuracy: float
-
-
-def averages(sums: Array | np.ndarray) -> Averages:
-    loss, correct, count = np.asarray(sums, np.float64).tolist()
-    return Averages(loss / count, correct / count)
 
 
 class UnderWay(NamedTuple):
@@ -167,6 +95,7 @@ class Training:
             )
         self.epochs_per_pass = self.steps // (config.steps_per_epoch or self.steps)
         self.steps = config.steps_per_epoch or self.steps
+        self.steps_per_call = min(config.steps_per_call or default_steps(), self.steps)
         self.components = None
         if "pca" in hyper.augmentation.split("+"):
             if train.covariance is None:
@@ -196,7 +125,9 @@ class Training:
 
     def compile(self) -> None:
         """Compile all that training and evaluation run, on shapes alone; the state stays as it is."""
-        self.runner.compile()
+        self.runner.compile(step=self.steps_per_call == 1)
+        if self.steps_per_call > 1:
+            self._program(self._zero(), part(self.steps_of(0), 0, self.steps_per_call))
         learning_rates(self.hyper, epoch=0, epochs=self.epochs, steps=self.steps)
         plan = self._plan(np.random.default_rng(0), 1, np.arange(self.hyper.batch_size))
         zero = np.float32(0)
@@ -220,35 +151,60 @@ class Training:
         ``after_step`` may keep the state with what it is given. Returns the averages over the steps. Raises
         TrainingFailed when the loss is not finite.
         """
+        steps, size = self.steps_of(epoch), self.steps_per_call
+        done, sums = begun or UnderWay(0, self._zero())
+        for first in range(done, self.steps, size):
+            last = min(first + size, self.steps)
+            if size > 1:
+                program = self._program(sums, part(steps, 0, size))
+                chosen = part(steps, first, size)
+                self.state, sums = program(self.state, sums, self.train, chosen, np.int32(last - first))
+            else:
+                sums = self._step(steps, first, sums)
+            if last // NAN_CHECK_STEPS > first // NAN_CHECK_STEPS or last == self.steps:
+                total = float(np.asarray(sums)[0])
+                if not math.isfinite(total):
+                    raise TrainingFailed(f"loss is {total} by step {last} of epoch {epoch + 1}")
+            after_step(UnderWay(last, sums))
+        return averages(sums)
+
+    def _step(self, steps: Steps, k: int, sums: Array) -> Array:
+        """Step ``k`` alone: ``sums`` with its."""
+        plan = {name: values[k] for name, values in steps.plan.items()}
+        batch = self._batch(self.train, plan, steps.smoothing)
+        noise = Noise(steps.dropout, steps.seeds[k], steps.drop_path)
+        now = Rates(steps.learning_rates[k], steps.weight_decay, steps.clip_norm, steps.own_weight_decay)
+        self.state, loss, logits = self.runner.step(self.state, batch, noise, now, steps.ema_decay)
+        return tally(sums, loss, logits, batch.labels)
+
+    def _program(self, sums: Array, steps: Steps) -> Any:
+        """The program of as many steps."""
+        return compiled_steps(self.runner.network, self.shape, self.state, sums, self.train, steps)
+
+    def steps_of(self, epoch: int) -> Steps:
+        """All steps of an epoch, as (seed, epoch) fix them: numpy arrays."""
         hyper = self.hyper
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.train.labels))
         if self.epochs_per_pass > 1:  # all parts of a pass share one order
-            number, part = divmod(epoch, self.epochs_per_pass)
+            number, nth = divmod(epoch, self.epochs_per_pass)
             whole = np.random.default_rng((self.seed, number, 1)).permutation(len(order))
-            order = whole[part * self.steps * hyper.batch_size :]
+            order = whole[nth * self.steps * hyper.batch_size :]
         plan = self._plan(rng, self.steps, order)
         rates = learning_rates(hyper, epoch=epoch, epochs=self.epochs, steps=self.steps)
-        seeds = rng.integers(0, 2**32, self.steps, np.uint32)
-        # Liu et al. 2019, authors' code: paths drop more and more, from none at all.
-        dropping = hyper.drop_path * epoch / self.epochs
-        numbers = [hyper.dropout, dropping, hyper.label_smoothing, hyper.weight_decay]
-        dropout, drop_path, smoothing, decay = (np.float32(number) for number in numbers)
-        own = tuple(np.float32(number) for _, number in hyper.own_weight_decay)
-        clip = np.float32(self.config.clip_norm or math.inf)
-        ema_decay = np.float32(self.config.ema_decay or 0)
-        done, sums = begun or UnderWay(0, self._zero())
-        for k in range(done, self.steps):
-            batch = self._batch(self.train, {name: values[k] for name, values in plan.items()}, smoothing)
-            noise, now = Noise(dropout, seeds[k], drop_path), Rates(rates[k], decay, clip, own)
-            self.state, loss, logits = self.runner.step(self.state, batch, noise, now, ema_decay)
-            sums = tally(sums, loss, logits, batch.labels)
-            if (k + 1) % NAN_CHECK_STEPS == 0 or k + 1 == self.steps:
-                total = float(np.asarray(sums)[0])
-                if not math.isfinite(total):
-                    raise TrainingFailed(f"loss is {total} by step {k + 1} of epoch {epoch + 1}")
-            after_step(UnderWay(k + 1, sums))
-        return averages(sums)
+        return Steps(
+            plan=plan,
+            seeds=rng.integers(0, 2**32, self.steps, np.uint32),
+            learning_rates=rates,
+            smoothing=np.float32(hyper.label_smoothing),
+            dropout=np.float32(hyper.dropout),
+            # Liu et al. 2019, authors' code: paths drop more and more, from none at all.
+            drop_path=np.float32(hyper.drop_path * epoch / self.epochs),
+            weight_decay=np.float32(hyper.weight_decay),
+            clip_norm=np.float32(self.config.clip_norm or math.inf),
+            own_weight_decay=tuple(np.float32(number) for _, number in hyper.own_weight_decay),
+            ema_decay=np.float32(self.config.ema_decay or 0),
+        )
 
     def test(self, data: Data) -> Averages:
         """`evaluate`, with the views of each image that ``config.evaluation`` says."""
@@ -294,7 +250,7 @@ class Training:
         )
 
     def _zero(self) -> Array:
-        return jax.device_put(np.zeros(3, np.float32))
+        return place(np.zeros(3, np.float32), self.mesh)
 
 
 def train(

@@ -186,9 +186,11 @@ class Runner:
     def init(self, seed: int) -> State:
         return place(init_state(self.network, self.shape, seed), self.mesh)
 
-    def compile(self) -> None:
-        """Compile the step and the prediction, so that no later call compiles."""
-        self._step, self._predict = _compiled(self.network, self.shape)
+    def compile(self, *, step: bool = True) -> None:
+        """Compile the prediction and, unless others step, the step, so that no later call compiles."""
+        if step:
+            self._step = _compiled(self.network, self.shape, "train_step")
+        self._predict = _compiled(self.network, self.shape, "predict")
 
     def step(
         self, state: State, batch: Batch, noise: Noise, rates: Rates, ema_decay: ArrayLike
@@ -201,12 +203,13 @@ class Runner:
         return self._predict(variables, images)
 
 
-@functools.lru_cache(maxsize=256)
-def _compiled(network: Any, shape: Shape) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The step, found on disk by the optimiser's source too, and the prediction."""
+@functools.lru_cache(maxsize=512)
+def _compiled(network: Any, shape: Shape, what: str) -> Callable[..., Any]:
+    """``what``: predict, or train_step, which is found on disk by the optimiser's source too."""
+    if what == "predict":
+        return stored(what, shape, network, functools.partial(lower_predict, network, shape))
     lower, source = functools.partial(lower_step, network, shape), optimiser.source(shape.optimiser)
-    step = stored("train_step", (shape, source), network, lower) if source else compiled(lower())
-    return step, stored("predict", shape, network, functools.partial(lower_predict, network, shape))
+    return stored(what, (shape, source), network, lower) if source else compiled(lower())
 
 
 def lower_step(

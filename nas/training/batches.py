@@ -1,0 +1,100 @@
+"""Batches from data on the devices, and what is counted over them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nas.data import Split
+from nas.training import augment
+from nas.training.programs import Batch, count_correct, data_mesh
+
+
+class Data(NamedTuple):
+    """One split on the devices, with what turns its pixels into inputs."""
+
+    images: Array  # uint8 [n, H, W, C]
+    labels: Array  # int32 [n]
+    mean: Array  # float32 [C]
+    std: Array  # float32 [C]
+    covariance: np.ndarray | None = None  # [C, C] of the training pixels, for the augmentation pca
+
+
+def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1) -> Data:
+    """``split`` where training reads it, whole on each device; on CPU the memory map itself if it can be."""
+    mesh = data_mesh(devices)
+    where = NamedSharding(mesh, PartitionSpec()) if mesh else None
+    values = (split.images, split.labels, np.asarray(mean), np.asarray(std))
+    return Data(*(jax.device_put(value, where, may_alias=True) for value in values))
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "dtype", "mesh"))
+def make_batch(
+    data: Data,
+    plan: dict[str, Array],
+    smoothing: Array | float,
+    *,
+    num_classes: int,
+    dtype: str,
+    mesh: Any = None,
+) -> Batch:
+    """The batch that ``plan`` (one step of `augment.draw`, and ``index`` int32 [B]) describes.
+
+    Targets are one-hot, smoothed by Szegedy et al. 2016 (``smoothing`` spread over all classes).
+    """
+    given = (data.images, plan["index"], data.mean, data.std)
+    if "shift" in plan:
+        images = augment.gather_augmented(*given, plan["shift"], plan["flip"], plan["cutout"])
+    else:
+        images = augment.gather_images(*given)
+    if "colour" in plan:
+        images = augment.adjust_colour(images, plan["colour"], data.mean, data.std)
+    if "offset" in plan:
+        images = images + (plan["offset"] / data.std)[:, None, None, :]
+    labels, target = augment.gather_targets(data.labels, plan["index"], num_classes, smoothing)
+    if "mix" in plan:
+        images, target = (plan["mix"] * a + (1 - plan["mix"]) * a[::-1] for a in (images, target))
+        labels = jnp.where(plan["mix"] < 0.5, labels[::-1], labels)  # of the image that is most to be seen
+    batch = Batch(images.astype(dtype), target, labels)
+    if mesh is None:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+@jax.jit
+def tally(sums: Array, loss: Array, logits: Array, labels: Array) -> Array:
+    """``sums`` float32 [3] (of losses, correct, images) plus those of a training batch."""
+    count = jnp.float32(len(labels))
+    return sums + jnp.stack([loss * count, count_correct(logits, labels), count])
+
+
+@jax.jit
+def tally_padded(sums: Array, logits: Array, batch: Batch, count: Array) -> Array:
+    """``sums`` plus those of an evaluation batch of which the first ``count`` images count."""
+    real = jnp.arange(len(batch.labels)) < count
+    losses = optax.softmax_cross_entropy(logits, batch.target)
+    correct = count_correct(logits, jnp.where(real, batch.labels, -1))
+    return sums + jnp.stack([jnp.sum(jnp.where(real, losses, 0)), correct, count.astype(jnp.float32)])
+
+
+@jax.jit
+def mean_probabilities(logits: list[Array]) -> Array:
+    """Logits [B, classes] whose softmax is the mean of the softmaxes of ``logits``."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(logits)), axis=0)
+
+
+class Averages(NamedTuple):
+    loss: float
+    accuracy: float
+
+
+def averages(sums: Array | np.ndarray) -> Averages:
+    loss, correct, count = np.asarray(sums, np.float64).tolist()
+    return Averages(loss / count, correct / count)
