@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from nas.space import Architecture
 from nas.trial import Final, Measurement, Trial
@@ -29,6 +30,19 @@ class Objective(Protocol):
 
     def describe(self, trial: Trial) -> tuple[int | None, int | None]:
         """Trainable parameters and multiply-adds an image, None where that has no meaning; cheap."""
+        ...
+
+
+@runtime_checkable
+class Together(Protocol):
+    """An objective that can measure several trials in one program."""
+
+    def grouped(self, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """``trials`` in groups that it can."""
+        ...
+
+    def together(self, trials: Sequence[Trial]) -> AbstractContextManager[Sequence[Objective]]:
+        """An objective for each trial of a group: read in turns, they do the group's work once."""
         ...
 
 

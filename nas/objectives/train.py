@@ -8,7 +8,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from nas.training.loop import (
     train,
 )
 from nas.training.network import outline
+from nas.training.population import Event, streams, train_together
 from nas.training.programs import timed
 from nas.training.stored import use_compilation_cache
 from nas.trial import Final, Measurement, Trial
@@ -132,6 +133,45 @@ class TrainObjective:
             if checkpoints is not None:
                 checkpoints.close()
 
+    def grouped(self, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """``trials`` in groups that `together` can train as one program, as large as memory has room for."""
+        groups: dict[Any, list[Trial]] = {}
+        room: dict[Any, int] = {}
+        for trial in trials:
+            network, hyper = build(self.space, trial.arch, self.dataset.num_classes), self.hyper(trial.arch)
+            own = tuple(module for module, _ in hyper.own_weight_decay)
+            program = (network, hyper.batch_size, hyper.optimiser, own, hyper.augmentation)
+            key = (program, trial.spent, trial.budget)
+            groups.setdefault(key, []).append(trial)
+            needed = outline(network, self.dataset.image_shape).training_bytes(hyper.batch_size)
+            room[key] = max(1, free_memory() // needed)
+        return [of[k : k + room[key]] for key, of in groups.items() for k in range(0, len(of), room[key])]
+
+    @contextlib.contextmanager
+    def together(self, trials: Sequence[Trial]) -> Iterator[list[Member]]:
+        """Each of these, which are `grouped`, as an objective of its own; they train as one program."""
+        keepers: list[Checkpoints | None] = [None] * len(trials)
+        if self.checkpoints is not None:
+            folders = [trial_folder(self.checkpoints, trial.id) for trial in trials]
+            keepers = [Checkpoints(folder, self.config.checkpoint_minutes) for folder in folders]
+        try:
+
+            def events() -> Iterator[Event]:
+                members = [
+                    self.training(trial.arch, self.train_data, seed=trial.seed, epochs=self.setup.epochs)
+                    for trial in trials
+                ]
+                known = [trial.measurements for trial in trials]
+                yield from train_together(
+                    members, self.valid_data, until=trials[0].budget, checkpoints=keepers, measured=known
+                )
+
+            yield [Member(self, *of) for of in zip(streams(events(), len(trials)), keepers, strict=True)]
+        finally:
+            for keeper in keepers:
+                if keeper is not None:
+                    keeper.close()
+
     def training(self, arch: Architecture, data: Data, *, seed: int, epochs: int) -> Training:
         """A network of ``arch`` ready to train; raises TrainingFailed where memory cannot hold it."""
         network, hyper = build(self.space, arch, self.dataset.num_classes), self.hyper(arch)
@@ -221,6 +261,26 @@ class TrainObjective:
             train_seconds=sum(m.train_seconds for m in seen),
             evaluate_seconds=sum(m.evaluate_seconds for m in seen) + test_seconds,
         )
+
+
+class Member(NamedTuple):
+    """A trial of several that train as one program, as an objective."""
+
+    of: TrainObjective
+    measurements: Iterator[Measurement]
+    checkpoints: Checkpoints | None
+
+    def describe(self, trial: Trial) -> Size:
+        return self.of.describe(trial)
+
+    def __call__(self, trial: Trial) -> Iterator[Measurement]:
+        try:
+            yield from self.measurements
+        except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            raise TrialFailed(reason(error)) from None
+        finally:  # whoever hears of its end may remove its folder
+            if self.checkpoints is not None:
+                self.checkpoints.wait()
 
 
 def _drained(training: Generator[Measurement, None, Final]) -> Trained:

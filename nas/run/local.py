@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from nas.objectives.base import Objective, TrialFailed
+from nas.objectives.base import Objective, Together, TrialFailed
 from nas.record import Record, Run
 from nas.run.driver import Listener, SearchState, evaluate
 from nas.strategies.base import Strategy
+from nas.trial import Trial
 
 
 def execute(
@@ -18,6 +19,7 @@ def execute(
     *,
     epochs: int,
     total_epochs: int | None = None,
+    trials_per_program: int = 1,
     on_event: Listener | None = None,
     choosing_seconds: Callable[[], float] = lambda: 0.0,
 ) -> Run:
@@ -30,6 +32,8 @@ def execute(
     Args:
         epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
         total_epochs: units that all trials together may spend; the one under way is then stopped.
+        trials_per_program: so many trials are asked for before any is told, and those among them that can be
+            trained as one program are, where ``objective`` is `Together`.
         on_event: hears of every start, measurement and end.
         choosing_seconds: what ``strategy`` took to choose, see `SearchState`.
 
@@ -48,21 +52,51 @@ def execute(
     )
     under_way = state.replay(strategy)
     while not state.full:
-        trial = under_way.popleft() if under_way else strategy.ask()
-        if trial is None:
+        asked: list[Trial] = []
+        while len(asked) < trials_per_program:
+            trial = under_way.popleft() if under_way else strategy.ask()
+            if trial is None:
+                break
+            state.start(trial)
+            asked.append(trial)
+        if not asked:
             break
-        state.start(trial)
-        try:
-            with contextlib.closing(evaluate(objective, trial)) as units:
-                for trial in units:
-                    state.measure(trial)
-                    if state.full:
-                        break
-        except TrialFailed as failure:
-            state.fail(trial.id, failure)
-            trial = trial.replace(status="failed", error=str(failure))
-        if not state.full:
-            strategy.tell(trial)
-            state.end(state.running - strategy.paused)
+        outstanding = {trial.id for trial in (*asked, *under_way)}
+        for group in objective.grouped(asked) if isinstance(objective, Together) else [[of] for of in asked]:
+            for trial in _measured(state, objective, group):
+                outstanding.discard(trial.id)
+                if not state.full:
+                    strategy.tell(trial)
+                    state.end(state.running - strategy.paused - outstanding)
     state.close()
     return record.run()
+
+
+def _measured(state: SearchState, objective: Objective, group: Sequence[Trial]) -> Iterator[Trial]:
+    """Each trial of ``group`` when it is over, none where the whole budget is; what is measured is recorded."""
+    with contextlib.ExitStack() as stack:
+        members: Sequence[Objective] = [objective]
+        if len(group) > 1 and isinstance(objective, Together):
+            members = stack.enter_context(objective.together(group))
+        running = {
+            trial.id: (trial, stack.enter_context(contextlib.closing(evaluate(member, trial))))
+            for trial, member in zip(group, members, strict=True)
+        }
+        while running and not state.full:
+            for trial, units in tuple(running.values()):
+                try:
+                    measured = next(units, None)
+                except TrialFailed as failure:
+                    state.fail(trial.id, failure)
+                    over = trial.replace(status="failed", error=str(failure))
+                else:
+                    if measured is not None:
+                        state.measure(measured)
+                        running[trial.id] = measured, units
+                        if state.full:
+                            return
+                        continue
+                    over = trial
+                del running[trial.id]
+                units.close()
+                yield over

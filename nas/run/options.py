@@ -75,6 +75,9 @@ class SearchOptions:
     workers: int | Literal["auto"] | None = None
     """trials side by side (ray); default: one an accelerator, else one a CPU core; auto: as many as fit on the
     cluster while it grows and shrinks, which is the default with --address"""
+    trials_per_program: int | None = None
+    """trials asked for at a time, of which those that share a network train as one program (local); default: 1 on CPU,
+    on an accelerator 16 where its memory has room"""
     cpus_per_worker: int | None = None
     """CPU threads of a worker (ray); default: the cores divided by the workers"""
     chips_per_trial: int | None = None
@@ -105,6 +108,7 @@ class SearchOptions:
             ("score_batch_size", 2),
             ("total_epochs", 1),
             ("workers", 1),
+            ("trials_per_program", 1),
             ("cpus_per_worker", 1),
             ("chips_per_trial", 0),
             ("test_seeds", 0),

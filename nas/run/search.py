@@ -30,6 +30,7 @@ from nas.run.progress import FinalTrainings, Progress
 from nas.run.tracking import tracking
 from nas.space import SearchSpace
 from nas.strategies import Strategy, filtered
+from nas.training.population import default_trials
 from nas.trial import Final
 
 FinalTrainer = Callable[[Sequence[FinalJob]], Iterable[Final]]
@@ -148,6 +149,7 @@ def _in_this_process(
             record,
             epochs=planned.config.epochs,
             total_epochs=planned.total_epochs,
+            trials_per_program=options.trials_per_program or default_trials(),
             on_event=view,
             choosing_seconds=score.take_seconds,
         )

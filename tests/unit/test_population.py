@@ -1,0 +1,89 @@
+"""Trials of one network as one program: what each comes to is what it comes to alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.objectives.train import DataConfig, TrainSetup
+from nas.record import Record, Run
+from nas.run import local
+from nas.space import Categorical, LogUniform, SearchSpace
+from nas.strategies import STRATEGIES
+from nas.strategies.hyperband import HyperbandConfig
+from nas.training.config import TrainingConfig
+from nas.trial import Trial
+from search_spaces import minichain
+
+STATED = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+BASE = dict(minichain.SPACE.sample(0))
+SETUP = TrainSetup(
+    SearchSpace(
+        "rates",
+        {
+            "learning_rate": LogUniform(0.01, 0.2, changes_program=False),
+            "weight_decay": LogUniform(1e-5, 1e-2, changes_program=False),
+            "width": Categorical((4, 6)),
+        },
+        build=lambda arch, classes: minichain.SPACE.build({**BASE, "width": arch["width"]}, classes),
+    ),
+    DataConfig("digits", subset=400),
+    TrainingConfig(steps_per_epoch=5, ema_decay=0.9),
+    epochs=4,
+    overrides={"batch_size": 32, "optimiser": "momentum", "augmentation": "crop"},
+)
+
+
+def searched(folder: Path, trials_per_program: int) -> Run:
+    """Hyperband: trials of two networks, promoted ones going on from their checkpoints."""
+    config = HyperbandConfig(seed=1, epochs=4, eta=2)
+    with Record.create(folder, {}, env={}) as record:
+        objective = SETUP(record.folder / "checkpoints")
+        strategy = STRATEGIES["hyperband"](SETUP.space, config)
+        return local.execute(strategy, objective, record, epochs=4, trials_per_program=trials_per_program)
+
+
+def test_a_search_in_programs_of_eight_has_the_trials_of_one_by_one(tmp_path: Path):
+    one, eight = searched(tmp_path / "one", 1), searched(tmp_path / "eight", 8)
+    assert [(t.id, t.arch, t.budget, t.status) for t in eight.trials] == [
+        (t.id, t.arch, t.budget, t.status) for t in one.trials
+    ]
+    assert len({t.arch["width"] for t in one.trials}) == 2
+    assert sum(t.spent for t in one.trials) > 8
+    for a, b in zip(one.trials, eight.trials, strict=True):
+        for seen, alone in zip(b.measurements, a.measurements, strict=True):
+            assert seen.budget == alone.budget
+            for name in STATED:
+                assert getattr(seen, name) == pytest.approx(getattr(alone, name), rel=2e-3, abs=1e-3)
+        assert all(m.train_seconds > 0 for m in b.measurements)
+
+
+def test_one_whose_loss_is_no_number_fails_and_the_others_go_on(tmp_path: Path):
+    objective = SETUP(tmp_path)
+    rates = (0.05, 1e30, 0.02)
+    archs = [
+        dataclasses.replace(SETUP, overrides={}).space.canonical(
+            {"learning_rate": 0.05, "weight_decay": 1e-4, "width": 4}
+        )
+        for _ in rates
+    ]
+    trials = [Trial(k, arch, 2, seed=k) for k, arch in enumerate(archs)]
+    hyper = objective.hyper
+    objective.hyper = lambda arch: dataclasses.replace(hyper(arch), learning_rate=next(given))  # type: ignore[method-assign]
+    given = iter(rates * 2)
+    assert objective.grouped(trials) == [trials]
+    with objective.together(trials) as members:
+        ends = []
+        for member, trial in zip(members, trials, strict=True):
+            try:
+                ends.append([m.train_loss for m in member(trial)])
+            except Exception as failure:
+                ends.append(str(failure))
+    assert [len(end) for end in (ends[0], ends[2])] == [2, 2]
+    assert all(math.isfinite(loss) for loss in (*ends[0], *ends[2]))
+    assert ends[1].startswith("loss is ")
+    assert np.diff(ends[0])[0] < 0
