@@ -12,6 +12,10 @@ NOTICE_SECONDS = 15.0
 """A pod of GKE has so long from the notice that its spot machine is taken away; a virtual machine has 30 s."""
 
 
+class ProcessLost(KeyboardInterrupt):
+    """Another process is gone, and with it what this one computes; what was recorded stays. No trial's fault."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a script as Ctrl-C does."""
 

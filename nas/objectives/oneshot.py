@@ -17,6 +17,7 @@ from nas.objectives.train import Size, TrainObjective, TrainSetup, reason, size_
 from nas.oneshot.search import SupernetSearch
 from nas.oneshot.settings import Settings, check_needed, published, settings_of
 from nas.space import Architecture, Categorical, Range, SearchSpace, parse_assignments
+from nas.training import processes
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import TrainingFailed
 from nas.trial import Final, Measurement, Trial
@@ -74,6 +75,7 @@ class SupernetObjective:
             )
             yield from search.run(trial.budget, checkpoints=checkpoints, measured=trial.measurements)
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            processes.check(error)
             raise TrialFailed(reason(error)) from None
         finally:
             if checkpoints is not None:

@@ -16,12 +16,13 @@ import jax
 import numpy as np
 
 from nas import cpu
-from nas.data import load_test
+from nas.data import Split, load_test
 from nas.data.config import DataConfig
 from nas.errors import InputError
 from nas.nn.bridge import build
 from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.space import Architecture, SearchSpace
+from nas.training import processes
 from nas.training.checkpoint import Checkpoints
 from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper, hyper_of
@@ -34,7 +35,7 @@ from nas.training.loop import (
 )
 from nas.training.network import outline
 from nas.training.population import Event, streams, train_together
-from nas.training.programs import timed
+from nas.training.programs import mesh_size, timed
 from nas.training.stored import use_compilation_cache
 from nas.trial import Final, Measurement, Trial
 
@@ -99,12 +100,14 @@ class TrainObjective:
     @functools.cached_property
     def all_data(self) -> Data:
         """Train and validation images together, with the statistics of train."""
-        return join(self.train_data, self.valid_data)
+        if jax.process_count() == 1:
+            return join(self.train_data, self.valid_data)
+        a, b = self.dataset.train, self.dataset.valid
+        images, labels = np.concatenate([a.images, b.images]), np.concatenate([a.labels, b.labels])
+        return self._on_device(Split(images, labels))
 
     def _on_device(self, split: Any) -> Data:
-        return on_device(
-            split, self.dataset.mean, self.dataset.std, self.config.devices or jax.local_device_count()
-        )
+        return on_device(split, self.dataset.mean, self.dataset.std, mesh_size(self.config.devices))
 
     def hyper(self, arch: Architecture) -> Hyper:
         return hyper_of({**arch, **self.setup.overrides}, **self.setup.defaults)
@@ -128,6 +131,7 @@ class TrainObjective:
                 measured=trial.measurements,
             )
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            processes.check(error)
             raise TrialFailed(reason(error)) from None
         finally:
             if checkpoints is not None:
@@ -247,6 +251,7 @@ class TrainObjective:
                 yield measurement
             tested, test_seconds = timed(lambda: training.test(test))
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            processes.check(error)
             return dataclasses.replace(final, error=reason(error))
         finally:
             if keeper is not None:
@@ -277,6 +282,7 @@ class Member(NamedTuple):
         try:
             yield from self.measurements
         except (TrainingFailed, InputError, jax.errors.JaxRuntimeError) as error:
+            processes.check(error)
             raise TrialFailed(reason(error)) from None
         finally:  # whoever hears of its end may remove its folder
             if self.checkpoints is not None:

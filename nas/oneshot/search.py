@@ -25,6 +25,7 @@ from nas.oneshot import monitor
 from nas.oneshot.bilevel import Point, Problem, Rates, State
 from nas.oneshot.programs import Search
 from nas.oneshot.relaxation import RELAXATIONS, Levels, entropy, given
+from nas.oneshot.selection import drawn, evolved
 from nas.oneshot.settings import Settings
 from nas.oneshot.steps import SearchSteps, tally
 from nas.space import Architecture
@@ -40,7 +41,7 @@ from nas.training.loop import (
     tally_padded,
 )
 from nas.training.network import Noise
-from nas.training.programs import Batch, Shape, data_mesh, place, timed
+from nas.training.programs import Batch, Shape, data_mesh, mesh_size, place, timed
 from nas.training.steps import default_steps
 from nas.trial import Measurement, SupernetMeasurement, measurement_of
 
@@ -216,7 +217,7 @@ class SupernetSearch:
 
     @property
     def _devices(self) -> int:
-        return self.config.devices or jax.local_device_count()
+        return mesh_size(self.config.devices)
 
     @functools.cached_property
     def _mesh(self) -> Mesh | None:
@@ -460,47 +461,6 @@ class SupernetSearch:
             drawn(rng, stage.layout, judge, count)
         best = sorted(known, key=lambda arch: -known[arch])[:FINALISTS]
         return max(best, key=lambda arch: accuracy(arch, None)) if epoch + 1 == self.epochs else best[0]
-
-
-def drawn(rng: np.random.Generator, layout: Layout, judge: Callable[[np.ndarray], float], count: int) -> None:
-    """``count`` random architectures (Li and Talwalkar 2019, section 3)."""
-    for _ in range(count):
-        judge(rng.random(layout.size))
-
-
-def evolved(
-    rng: np.random.Generator,
-    layout: Layout,
-    judge: Callable[[np.ndarray], float],
-    count: int,
-    population: int = 50,
-    parents: int = 10,
-    mutation: float = 0.1,
-) -> None:
-    """About ``count`` architectures: each generation half crossed, half mutated, from the best of all before.
-
-    Guo et al. 2020, algorithm 1: the ``parents`` best of all have the next ``population``; a child of two takes each
-    choice from either, a mutant has each choice drawn anew with probability ``mutation``.
-    """
-    judged: list[tuple[float, int, np.ndarray]] = []
-    blocks = [row for block in layout.blocks for row in block]
-
-    def add(genes: np.ndarray) -> None:
-        judged.append((judge(genes), -len(judged), genes))
-
-    for _ in range(min(population, count)):
-        add(rng.random(layout.size))
-    while len(judged) < count:
-        best = [genes for *_, genes in sorted(judged, key=lambda of: of[:2], reverse=True)[:parents]]
-        for k in range(min(population, count - len(judged))):
-            one, other = (best[i] for i in rng.integers(0, len(best), 2))
-            genes = one.copy()
-            for row in blocks:
-                if k % 2 and rng.random() < 0.5:
-                    genes[row] = other[row]
-                elif not k % 2 and rng.random() < mutation:
-                    genes[row] = rng.random(len(row))
-            add(genes)
 
 
 # --------------------------------------------------------------------------------------------------- small parts

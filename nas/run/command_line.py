@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nas.ending import Terminated, terminate
+from nas.ending import ProcessLost, Terminated, terminate
 from nas.errors import InputError, did_you_mean, is_disk_full, one_of
 from nas.run.help import Topics, by_topic
 
@@ -62,6 +62,11 @@ def run(
         argv = sys.argv[1:]
         meant = typing.get_type_hints(main)["config"] if config_type is None else config_type(argv)
         config = parse(meant, argv, topics)
+        if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the service's own notes
+            from nas.training import processes
+
+            processes.join()
         try:
             code = main(config)
         except SystemExit as stop:  # none of our own
@@ -73,6 +78,10 @@ def run(
         fail(str(error), 74 if is_disk_full(error) else 2)
     except BrokenPipeError:  # the reader (head, less) went away: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except ProcessLost as lost:
+        print(f"error: {lost}; what was measured is kept, --resume goes on", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(75)  # ending as usual would wait for the process that is gone
     except KeyboardInterrupt as signalled:
         # A checkpoint that was being written in the background fails now; it would be passed over, too.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)

@@ -12,7 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from nas import cpu
+from nas.errors import InputError
 from nas.objectives.oneshot import SupernetSetup
 from nas.objectives.own import OwnObjective, OwnSetup
 from nas.objectives.score import ScoreObjective
@@ -30,6 +33,7 @@ from nas.run.progress import FinalTrainings, Progress
 from nas.run.tracking import tracking
 from nas.space import SearchSpace
 from nas.strategies import Strategy, filtered
+from nas.training import processes
 from nas.training.population import default_trials
 from nas.trial import Final
 
@@ -99,6 +103,9 @@ def _search(
         # What is wrong with the engine is said before anything is written.
         if options.engine == "local":
             check_devices(options.training)
+            out = processes.own_folder(out)
+        elif jax.process_count() > 1:
+            raise InputError(f"engine: {jax.process_count()} processes search together with --engine local")
         elif not resume and not is_run(out):
             view.stage("starting Ray")
             stack.enter_context(session(options))

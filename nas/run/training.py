@@ -16,6 +16,7 @@ from nas.run.options import hyperparameters
 from nas.run.progress import Progress
 from nas.space import Architecture, SearchSpace
 from nas.strategies.base import LARGEST_SEED
+from nas.training import processes
 from nas.training.config import TrainingConfig
 from nas.trial import Trial
 
@@ -61,8 +62,9 @@ def train_to_end(
         **dataclasses.asdict(data),
         **dataclasses.asdict(training),
     }
+    out = processes.own_folder(out)
     opened = (
-        Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes"))
+        Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes", "steps_per_call"))
         if resume
         else Record.create(out, config)
     )

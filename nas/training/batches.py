@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nas.data import Split
 from nas.training import augment
-from nas.training.programs import Batch, count_correct, data_mesh
+from nas.training.programs import Batch, count_correct, data_mesh, spread
 
 
 class Data(NamedTuple):
@@ -30,9 +30,27 @@ class Data(NamedTuple):
 def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1) -> Data:
     """``split`` where training reads it, whole on each device; on CPU the memory map itself if it can be."""
     mesh = data_mesh(devices)
+    if mesh is not None and jax.process_count() > 1:
+        return _shared(split, mean, std, mesh)
     where = NamedSharding(mesh, PartitionSpec()) if mesh else None
     values = (split.images, split.labels, np.asarray(mean), np.asarray(std))
     return Data(*(jax.device_put(value, where, may_alias=True) for value in values))
+
+
+def _shared(split: Split, mean: np.ndarray, std: np.ndarray, mesh: Mesh) -> Data:
+    """``split`` over the devices of all processes, each of which reads its share of the images alone."""
+    count, whole = len(split.labels), PartitionSpec()
+    share = -(-count // mesh.size)
+    shape = (share * mesh.size, *split.images.shape[1:])
+
+    def images(index: tuple[slice, ...]) -> np.ndarray:
+        first = index[0].start or 0
+        own = split.images[first : first + share]
+        return np.pad(own, ((0, share - len(own)), *[(0, 0)] * (own.ndim - 1)))  # beyond the last: never read
+
+    placed = jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), images)
+    others = (np.asarray(split.labels), np.asarray(mean), np.asarray(std))
+    return Data(placed, *(spread(one, mesh, whole) for one in others))
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "dtype", "mesh"))

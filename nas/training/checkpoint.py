@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nas import ending
+from nas.training.processes import from_first, is_writer
 
 Tree = Any
 
@@ -33,7 +34,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, minutes: float = math.inf) -> None:
         self.folder = folder.absolute()
-        self._orbax = ocp.StandardCheckpointer()
+        self._orbax = _checkpointer()
         self._last: str | None = None
         self._seconds, self._saved_at = 60 * minutes, time.monotonic()
 
@@ -52,7 +53,12 @@ class Checkpoints:
             ending.end()
 
     def save(self, epoch: int, state: Tree, meta: dict[str, Any], steps: int | None = None) -> None:
-        """Start writing ``state`` and ``meta`` (plain JSON values) as the checkpoint after ``epoch``."""
+        """Start writing ``state`` and ``meta`` (plain JSON values) as the checkpoint after ``epoch``.
+
+        Of several processes the first one does.
+        """
+        if not is_writer():
+            return
         self.wait()
         self._saved_at = time.monotonic()
         groups: dict[str, list[np.ndarray]] = {}
@@ -78,7 +84,7 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """The epochs done in the complete checkpoints present, oldest first."""
-        return [epoch for (epoch, _), _ in self._complete()]
+        return json.loads(from_first(json.dumps([epoch for (epoch, _), _ in self._complete()]).encode()))
 
     @property
     def under_way(self) -> bool:
@@ -100,8 +106,30 @@ class Checkpoints:
         """``(epoch, state, meta)`` of the newest readable checkpoint shaped ``like``, or None.
 
         One that is damaged or of another network is passed over: its trial trains again from the start,
-        which gives the same numbers.
+        which gives the same numbers. All processes have what the first one reads.
         """
+        if jax.process_count() == 1:
+            return self._restore(like)
+        found = self._restore(like) if is_writer() else None
+        head = b"" if found is None else json.dumps([found[0], found[2]]).encode()
+        head = from_first(head)
+        if not head:
+            return None
+        leaves, structure = jax.tree.flatten(like)
+        read = jax.tree.leaves(found[1]) if found else []
+        content, start, values = (
+            from_first(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in read)),
+            0,
+            [],
+        )
+        for leaf in leaves:
+            dtype, count = np.dtype(leaf.dtype), int(np.prod(leaf.shape))
+            values.append(np.frombuffer(content, dtype, count, start).reshape(leaf.shape))
+            start += count * dtype.itemsize
+        epoch, meta = json.loads(head)
+        return epoch, jax.tree.unflatten(structure, values), meta
+
+    def _restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
         self.wait()
         leaves, structure = jax.tree.flatten(like)
         for (epoch, _), path in reversed(self._complete()):
@@ -122,3 +150,15 @@ class Checkpoints:
                 continue
             return epoch, jax.tree.unflatten(structure, restored), meta
         return None
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    # Of several processes the first alone has checkpoints: Orbax is not to wait for the others.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)

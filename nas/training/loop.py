@@ -37,6 +37,7 @@ from nas.training.programs import (
     Shape,
     State,
     data_mesh,
+    mesh_size,
     place,
     timed,
 )
@@ -81,7 +82,7 @@ class Training:
         seed: int,
         epochs: int,
     ) -> None:
-        devices = config.devices or jax.local_device_count()
+        devices = mesh_size(config.devices)
         evaluate_batch_size = -(-config.evaluate_batch_size // devices) * devices
         if hyper.batch_size % devices:
             raise InputError(f"batch_size: {hyper.batch_size} is not a multiple of devices={devices}")
@@ -153,6 +154,7 @@ class Training:
         """
         steps, size = self.steps_of(epoch), self.steps_per_call
         done, sums = begun or UnderWay(0, self._zero())
+        sums = place(sums, self.mesh)
         for first in range(done, self.steps, size):
             last = min(first + size, self.steps)
             if size > 1:

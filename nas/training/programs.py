@@ -168,13 +168,31 @@ def copied(tree: Tree) -> Tree:
     return jax.tree.map(np.array, tree)
 
 
+def mesh_size(devices: int) -> int:
+    """Devices of all processes, of which each has so many; 0: all that it has."""
+    return (devices or jax.local_device_count()) * jax.process_count()
+
+
 def data_mesh(devices: int) -> Mesh | None:
-    return Mesh(np.array(jax.local_devices()[:devices]), ("data",)) if devices > 1 else None
+    """Of so many devices, equally many of each process; None of one."""
+    if devices == 1:
+        return None
+    each = devices // jax.process_count()
+    chosen = [of for k in range(jax.process_count()) for of in jax.local_devices(process_index=k)[:each]]
+    return Mesh(np.array(chosen), ("data",))
 
 
 def place(state: Tree, mesh: Mesh | None) -> Tree:
     """``state`` on the device, or a copy on each device of ``mesh``."""
-    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()) if mesh else None)
+    if mesh is None or jax.process_count() == 1:
+        return jax.device_put(state, NamedSharding(mesh, PartitionSpec()) if mesh else None)
+    return jax.tree.map(lambda leaf: spread(np.asarray(leaf), mesh, PartitionSpec()), state)
+
+
+def spread(values: np.ndarray, mesh: Mesh, spec: PartitionSpec) -> Array:
+    """``values``, which all processes have, over the devices of all of them: each reads what its own need."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 class Runner:

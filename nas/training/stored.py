@@ -56,7 +56,7 @@ def stored(what: str, shape: Any, network: Any, lower: Callable[[str], jax.stage
     own cache. The program takes arguments, and runs on the first devices of this process. Raises InputError where
     others can write to ours: unpickling runs whatever they put there.
     """
-    key = _key(what, shape, network, lower)
+    key = _key(what, shape, network, lower) if jax.process_count() == 1 else None
     if key is None:
         return cpu.compiled(lower(what))
     path = cache_folder("programs") / key

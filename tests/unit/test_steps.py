@@ -33,6 +33,7 @@ def measured(**config) -> tuple[np.ndarray, Training]:
         learning_rate=0.05, schedule="cosine", batch_size=32, dropout=0.2, augmentation="crop+flip+mixup"
     )
     given = TrainingConfig(steps_per_epoch=11, ema_decay=0.9, clip_norm=1.0, **config)
+    assert minichain.SPACE.build is not None
     network = minichain.SPACE.build(minichain.SPACE.sample(0), 10)
     training = Training(network, hyper, data[0], 10, given, seed=1, epochs=2)
     return np.array(
