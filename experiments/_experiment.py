@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ __all__ = [
     "mean_and_deviation",
     "mean_interval",
     "of_images",
+    "only_planned",
     "recorded_training",
     "result_folder",
     "resumes",
@@ -57,12 +58,38 @@ class ExperimentConfig:
     """folder of the results; default: runs/EXPERIMENT-SCALE"""
     resume: bool = False
     """go on with the results in that folder"""
+    plan: bool = False
+    """say what the scale's trainings take on a slice of TPUs, by the TPU compiler; nothing is trained"""
+    rehearse: bool = False
+    """run the scale's own programs for two steps and an evaluation on few images, saving and resuming"""
+    slice: str = "v5e:2x2"
+    """the slice that --plan is for"""
+    price: float = 1.2
+    """dollars a chip-hour (--plan)"""
+    libtpu: Path | None = None
+    """where the TPU compiler lies (--plan); default: NAS_LIBTPU_DIR, else ~/.cache/nas/libtpu"""
     data_dir: str | None = None
     """folder of prepared TFDS sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets"""
 
 
+def only_planned(config: ExperimentConfig, script: str, works: Callable[[], Sequence[Any]]) -> bool:
+    """Whether ``script`` is not to be done: --plan or --rehearse told of its ``works`` (`_plan.Work`)."""
+    if not (config.plan or config.rehearse):
+        return False
+    from _plan import PlanOptions, plan, rehearse
+
+    options = PlanOptions(config.slice, config.price, config.libtpu, config.data_dir)
+    if config.rehearse:
+        rehearse(works(), options)
+    if config.plan:
+        plan(script, works(), options)
+    return True
+
+
 def result_folder(config: ExperimentConfig, experiment: str) -> Path:
     """The folder of the results. Raises InputError unless it is new or empty, or its results are resumed."""
+    if config.plan or config.rehearse:
+        raise InputError("plan: this experiment is not made of trainings that could be planned or rehearsed")
     out = config.out or Path("runs") / f"{experiment}-{config.scale}"
     if config.resume and not out.is_dir():
         raise InputError(f"{out}: nothing to resume there; start it without --resume")

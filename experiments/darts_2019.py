@@ -32,6 +32,7 @@ from _experiment import (
     describe_images,
     difference,
     of_images,
+    only_planned,
     recorded_training,
     result_folder,
     resumes,
@@ -39,6 +40,7 @@ from _experiment import (
     style,
     write_results,
 )
+from _plan import Work
 from matplotlib.figure import Figure
 
 from nas.data import load_test
@@ -171,6 +173,8 @@ class Row(NamedTuple):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
+    if only_planned(config, __file__, lambda: works(scale, config)):
+        return
     out = result_folder(config, "darts_2019")
     searches = [searched(scale, config, out, scale.strategy, seed) for seed in range(scale.search_seeds)]
     chosen, spent = selected(scale, config, out, searches)
@@ -224,6 +228,19 @@ def numbers(darts: Row, random: Row, test_images: int) -> dict[str, Interval]:
         of = errors(row)
         found[name] = of_images(of[0], test_images) if len(of) == 1 else mean_interval([100 * e for e in of])
     return {**found, "gain": difference(found["darts"], found["random"])}
+
+
+def works(scale: Scale, config: Config) -> list[Work]:
+    """Its trainings from scratch, each of a random cell's network; the supernets are not among them."""
+    space = narrowed(options_of(scale, config, "random", 0), {"darts": SPACE})
+    arch = sample_architecture(space, 1, 0)
+    short = scale.trials + (scale.search_seeds if scale.search_seeds > 1 else 0)
+    return [
+        Work("cells of the searches", SPACE, arch, scale.search_data, scale.short_epochs, short,
+             training=scale.training),
+        Work("final", SPACE, arch, scale.data, scale.final_epochs, (2 + scale.samples) * scale.final_seeds,
+             training=scale.training),
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- searching

@@ -32,6 +32,7 @@ from _experiment import (
     Number,
     difference,
     of_images,
+    only_planned,
     recorded_training,
     result_folder,
     run,
@@ -39,6 +40,7 @@ from _experiment import (
     whole_numbers,
     write_results,
 )
+from _plan import Work
 from matplotlib.figure import Figure
 
 from nas.data import load_test
@@ -115,6 +117,8 @@ class Config(ExperimentConfig):
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
+    if only_planned(config, __file__, lambda: works(scale)):
+        return
     out = result_folder(config, "lenet_1998")
     trained = []
     for network in networks(scale):
@@ -145,6 +149,13 @@ def numbers(trained: Sequence[tuple[Network, Run]], test_images: int) -> dict[st
     """Test errors of one training each."""
     plain, moved = (of_images(float(errors(done, "test")[-1]) / 100, test_images) for _, done in trained[:2])
     return {"lenet5": plain, "moved": moved, "moved_gain": difference(moved, plain)}
+
+
+def works(scale: Scale) -> list[Work]:
+    return [
+        Work(of.label, SPACE, NAMED[of.name].arch, scale.data, scale.epochs, hyper=of.hyper)
+        for of in networks(scale)
+    ]
 
 
 def errors(done: Run, of: str) -> np.ndarray:

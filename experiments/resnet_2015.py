@@ -28,6 +28,7 @@ from _experiment import (
     Number,
     difference,
     of_images,
+    only_planned,
     recorded_training,
     result_folder,
     run,
@@ -35,6 +36,7 @@ from _experiment import (
     whole_numbers,
     write_results,
 )
+from _plan import Work
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -118,6 +120,8 @@ def architecture(scale: Scale, connections: str, blocks: int) -> Architecture:
 
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
+    if only_planned(config, __file__, lambda: works(scale)):
+        return
     out = result_folder(config, "resnet_2015")
     networks = []
     for connections in ("plain", "residual"):
@@ -159,6 +163,20 @@ def numbers(networks: Sequence[Network], test_images: int) -> dict[str, Interval
         shallow, deep = (found[connections, layers] for layers in depths)
         named[f"{connections}_depth"] = difference(deep, shallow)
     return named
+
+
+def works(scale: Scale) -> list[Work]:
+    return [
+        Work(
+            f"{connections}-{6 * blocks + 2}",
+            SPACE,
+            architecture(scale, connections, blocks),
+            scale.data,
+            scale.epochs,
+        )
+        for connections in ("plain", "residual")
+        for blocks in scale.blocks
+    ]
 
 
 def table(networks: list[Network]) -> str:

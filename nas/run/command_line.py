@@ -72,6 +72,10 @@ def run(
         except SystemExit as stop:  # none of our own
             fail(f"a file that was loaded called sys.exit({stop.code!r})", 2)
         sys.stdout.flush()
+        if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+            from nas.training import processes
+
+            processes.leave(code or 0)
         if code:
             raise SystemExit(code)
     except InputError as error:
@@ -99,6 +103,8 @@ def run(
 
 def fail(line: str, code: int) -> typing.NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        os._exit(code)  # the usual way out would wait for the other processes
     raise SystemExit(code)
 
 

@@ -43,14 +43,14 @@ def _shared(split: Split, mean: np.ndarray, std: np.ndarray, mesh: Mesh) -> Data
     share = -(-count // mesh.size)
     shape = (share * mesh.size, *split.images.shape[1:])
 
-    def images(index: tuple[slice, ...]) -> np.ndarray:
+    def images(index: Any) -> np.ndarray:
         first = index[0].start or 0
         own = split.images[first : first + share]
         return np.pad(own, ((0, share - len(own)), *[(0, 0)] * (own.ndim - 1)))  # beyond the last: never read
 
     placed = jax.make_array_from_callback(shape, NamedSharding(mesh, PartitionSpec("data")), images)
-    others = (np.asarray(split.labels), np.asarray(mean), np.asarray(std))
-    return Data(placed, *(spread(one, mesh, whole) for one in others))
+    labels, mean, std = (np.asarray(of) for of in (split.labels, mean, std))
+    return Data(placed, *(spread(of, mesh, whole) for of in (labels, mean, std)), covariance=None)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "dtype", "mesh"))
