@@ -38,11 +38,6 @@ def insert(points: list[Point], new: Point) -> None:
     bisect.insort(points, new, key=lambda held: held.id)
 
 
-def feasible_gains(points: Sequence[Point]) -> np.ndarray:
-    """float64 [point, objective] of those that keep the constraints, in their order."""
-    return np.array([held.gains for held in points if held.violation == 0], float)
-
-
 def keys(points: Sequence[Point]) -> list[tuple[float, float]]:
     """For each point its front, counted from 0, and its crowding distance with the sign turned: less is better.
 
@@ -73,6 +68,9 @@ def best(points: Sequence[Point], n: int) -> list[Point]:
 
 def front(points: Sequence[Point]) -> list[Point]:
     """Those of the first front; where none keeps the constraints those that violate them least."""
-    found = keys(points)
-    least = min((rank for rank, _ in found), default=0.0)
-    return [held for held, (rank, _) in zip(points, found, strict=True) if rank == least]
+    kept = [held for held in points if held.violation == 0]
+    if not kept:
+        least = min((held.violation for held in points), default=0.0)
+        return [held for held in points if held.violation == least]
+    first = ranks(np.array([held.gains for held in kept], float)) == 0
+    return [held for held, is_first in zip(kept, first.tolist(), strict=True) if is_first]
