@@ -127,6 +127,21 @@ WRONG = {
     "a drawing of a name too long": (("describe", "lenet5", "--static", "--draw", "x" * 300 + ".png"), "too long"),
     "a report of a name too long": (("report", "x" * 5000), "too long"),
     "a file that is no space": (("search", "--space", "none.py"), "space: no file none.py"),
+    "an objective that is none": (
+        ("search", *SEARCH, "--objective", "valid_accuracy", "latncy_ms"), "did you mean latency_ms?"),
+    "a constraint that is none": (("search", *SEARCH, "--constraint", "params=3"), "'params=3' is not NAME<NUMBER"),
+    "no such device to measure on": (
+        ("search", *SEARCH, "--objective", "valid_accuracy", "latency_ms", "--latency-device", "abacus"),
+        "latency_device: 'abacus' is not one of cpu"),
+    "a strategy for one objective": (
+        ("search", *SEARCH, "--objective", "valid_accuracy", "params", "--strategy", "evolution"),
+        "evolution takes one objective; for several there are grid, random"),
+    "a device's column that the table lacks": (
+        ("compare", "--objective", "table", "valid_accuracy", "latency_ms:phone", "--space", "minichain"),
+        "table minichain: has no latency_ms:phone"),
+    "a constraint that no network of a table keeps": (
+        ("compare", "--space", "minichain", "--objective", "table", "valid_accuracy", "params", "--constraint", "params<1"),
+        "constraint: params<1: none of the 360 architectures of table minichain keeps it"),
 }  # fmt: skip
 
 
@@ -323,3 +338,48 @@ def test_ctrl_c_is_one_line_and_resumable(script, monkeypatch):
     from nas.record import record_difference
 
     assert record_difference("run", "whole") is None
+
+
+def test_a_constraint_that_every_network_violates_is_one_line_at_the_end(script):
+    arguments = (
+        "--objective",
+        "valid_accuracy",
+        "--constraint",
+        "params<10",
+        "--trials",
+        "3",
+        "--out",
+        "run",
+    )
+    code, out, err = script("search", *SEARCH, *arguments)
+    assert code == 2
+    assert "| random" in out
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert "run: none of the 3 networks measured keeps params<10; the nearest, trial" in said[0]
+    assert "Traceback" not in err
+    assert script("report", "run")[0] == 0
+
+
+def test_an_objective_that_is_not_a_number_fails_its_trials_alone(script):
+    Path("own.py").write_text(
+        "def cost(arch):\n    return float('nan') if arch['depth'] > 3 else 1.0 * arch['depth']\n"
+    )
+    arguments = (
+        "--objective",
+        "params",
+        "own.py:cost:min",
+        "--trials",
+        "12",
+        "--out",
+        "run",
+        "--test-seeds",
+        "0",
+    )
+    code, out, err = script("search", *SEARCH[:-2], *arguments)
+    assert code == 0, err
+    assert "front: chain:" in out
+    lines = [json.loads(line) for line in Path("run/trials.jsonl").read_text().splitlines()]
+    errors = {line["error"] for line in lines if line.get("status") == "failed"}
+    assert errors == {"own.py:cost is nan, not a finite number"}
+    assert script("report", "run")[0] == 0
