@@ -140,7 +140,7 @@ WRONG = {
         ("compare", "--objective", "table", "valid_accuracy", "latency_ms:phone", "--space", "minichain"),
         "table minichain: has no latency_ms:phone"),
     "a constraint that no network of a table keeps": (
-        ("compare", "--space", "minichain", "--objective", "table", "valid_accuracy", "params", "--constraint", "params<1"),
+        ("compare", "--space", "minichain", "--objective", "table", "valid_accuracy", "--constraint", "params<1"),
         "constraint: params<1: none of the 360 architectures of table minichain keeps it"),
 }  # fmt: skip
 
