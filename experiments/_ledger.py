@@ -143,14 +143,15 @@ def verdict(number: Number, result: Result | None, protocol: str) -> str:
 # --------------------------------------------------------------------------------------------------- the code's hash
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARED = ("_experiment", "_ledger", "_plan")  # command line, tables, axes, this: no result follows from them
 
 
 def protocol_of(experiment: Path, covers: Sequence[str] = ()) -> str:
     """12 hexadecimal digits of the code that an experiment's results follow from.
 
-    Covered: the experiment's file, the modules of ``experiments/`` that it imports but this one, and what its claim
-    ``covers``. Not covered: comments, docstrings, layout, the claim itself, and the rest of the library. Raises
-    InputError where a covered file is missing.
+    Covered: the experiment's file, the modules of ``experiments/`` that it imports but those that all share, and what
+    its claim ``covers``. Not covered: comments, docstrings, layout, the claim itself, and the rest of the library.
+    Raises InputError where a covered file is missing.
     """
     digest = hashlib.sha256()
     for path in _covered(experiment, covers):
@@ -163,7 +164,7 @@ def _covered(experiment: Path, covers: Sequence[str]) -> list[Path]:
     for node in ast.walk(ast.parse(experiment.read_text())):
         module = node.module if isinstance(node, ast.ImportFrom) else None
         helper = experiment.parent / f"{module}.py"
-        if module and module.startswith("_") and module != "_ledger" and helper.is_file():
+        if module and module.startswith("_") and module not in SHARED and helper.is_file():
             found.append(helper)
     for name in covers:
         path = ROOT / name
@@ -245,8 +246,9 @@ def _command(experiment: str) -> str:
 
 
 def _plain(one: Interval) -> dict[str, Any]:
-    return {
-        name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in one._asdict().items()
+    ends = {name: getattr(one, name) for name in ("mean", "low", "high")}
+    return {name: float(f"{of:.6g}") if math.isfinite(of) else None for name, of in ends.items()} | {
+        "n": one.n
     }
 
 

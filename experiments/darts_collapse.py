@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from _experiment import (
@@ -39,21 +38,21 @@ from _experiment import (
     whole_numbers,
     write_results,
 )
+from _nasbench201 import Lookup, Outcome, measurements, outcome
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.data.config import DataConfig
-from nas.errors import InputError
-from nas.oneshot.monitor import STOPS, Epoch, stopping
+from nas.oneshot.monitor import STOPS
 from nas.record import Run
 from nas.report.result_table import format_percent, format_seconds
 from nas.run.methods import SupernetConfig
 from nas.run.options import SearchOptions
 from nas.run.search import search
 from nas.space import Architecture
-from nas.tables import Table, load_table
+from nas.tables import load_table
 from nas.trial import SupernetMeasurement
-from search_spaces.nasbench201 import SPACE, to_text
+from search_spaces.nasbench201 import SPACE
 
 CLAIM = Claim(
     experiment="darts_collapse",
@@ -130,24 +129,6 @@ class Config(ExperimentConfig):
     """folder of benchmark tables; default: NAS_BENCH_DIR"""
 
 
-class TableAccuracy(NamedTuple):
-    """What the table has of an architecture: validation accuracy after 12 epochs, test accuracy after 200."""
-
-    valid: float
-    test: float
-
-
-class Outcome(NamedTuple):
-    """What one search came to; ``chosen_epoch`` (from 1) is the epoch whose architecture it gives."""
-
-    stopped: bool
-    epochs: int
-    chosen_epoch: int
-    skips: int
-    accuracy: TableAccuracy
-    seconds: float
-
-
 def main(config: Config) -> None:
     scale = SCALES[config.scale]
     out = result_folder(config, "darts_collapse")
@@ -194,42 +175,13 @@ def options_of(scale: Scale, seed: int, data_dir: str | None) -> SearchOptions:
     )
 
 
-def measurements(run: Run) -> list[SupernetMeasurement]:
-    """The epochs of a search. Raises InputError where it failed."""
-    (trial,) = run.trials.values()
-    if trial.error is not None:
-        raise InputError(f"{run.folder}: {trial.error}")
-    return [m for m in trial.measurements if isinstance(m, SupernetMeasurement)]
-
-
-class Lookup:
-    """Looks an architecture up in ``table``, by the benchmark's protocol for CIFAR-10."""
-
-    def __init__(self, table: Table) -> None:
-        task = table.task("cifar10")
-        self.rows = {arch: row for row, arch in enumerate(table.archs)}
-        self.valid, self.test = table.mean(task.valid), table.mean(task.test)
-
-    def __call__(self, arch: Architecture) -> TableAccuracy:
-        row = self.rows[to_text(arch)]
-        return TableAccuracy(float(self.valid[row]), float(self.test[row]))
-
-
-def outcome(run: Run, lookup: Lookup, rule: str = "none") -> Outcome:
-    """What a search came to, or would have, stopped by ``rule``."""
-    epochs = measurements(run)
-    stop = stopping(STOPS[rule], [Epoch(m.skips, m.eigenvalue) for m in epochs])
-    last, chosen = (len(epochs) - 1, len(epochs) - 1) if stop is None else stop
-    measured = epochs[chosen]
-    seconds = sum(m.seconds for m in epochs[: last + 1])
-    return Outcome(stop is not None, last + 1, chosen + 1, measured.skips, lookup(measured.derived), seconds)
-
-
 def outcomes(runs: Mapping[str, Sequence[Run]], lookup: Lookup) -> dict[str, list[Outcome]]:
     """By method, a seed each."""
     first = runs["darts_first"]
     found = {"darts_first": [outcome(run, lookup) for run in first]}
-    found |= {method: [outcome(run, lookup, rule) for run in first] for method, rule in STOPPED.items()}
+    found |= {
+        method: [outcome(run, lookup, STOPS[rule]) for run in first] for method, rule in STOPPED.items()
+    }
     return found | {"sdarts_rs": [outcome(run, lookup) for run in runs["sdarts_rs"]]}
 
 

@@ -391,6 +391,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     # Dong and Yang's scripts of the benchmark (configs/nas-benchmark/algos, scripts-search/NAS-Bench-201-algos).
     "darts": _BENCHMARKED,
     "darts_first": _BENCHMARKED,
+    "darts_plus": _BENCHMARKED,  # these two are DARTS stopped, and step as DARTS does
+    "robust_darts": _BENCHMARKED,
     "gdas": _BENCHMARKED,
     "rsps": {**_BENCHMARKED, "candidates": 100},
     # DrNAS's code for this space (201-space/train_search.py); SmoothDARTS's (nasbench201) has its other settings.

@@ -76,7 +76,7 @@ def test_outcomes_are_read_off_the_record(experiment, runs):
     skips = dict.fromkeys(SPACE.choices, "skip_connect")
     assert lookup(skips).test == pytest.approx(0.5430, abs=1e-4)  # what is published of DARTS
     for method, rule in {"darts_first": "none", **experiment.STOPPED}.items():
-        read = experiment.outcome(runs["darts_first"], lookup, rule)
+        read = experiment.outcome(runs["darts_first"], lookup, STOPS[rule])
         (trial,) = runs[method].trials.values()
         assert read.epochs == len(trial.measurements)
         assert read.accuracy == lookup(trial.chosen)
