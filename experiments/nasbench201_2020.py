@@ -15,8 +15,8 @@ Different from the paper:
 - With one validation there is nothing to stop early: successive halving, Hyperband and ASHA would be random search
   and are left out; BOHB is its model alone.
 - Our strategies are not the authors' code. REINFORCE's rate of the policy (``policy_rate``), the targets of
-  BANANAS's networks and BOHB's bandwidths were chosen on this table's CIFAR-10 columns, so those three rows have seen
-  the benchmark before; evolution's population of 10 and tournament of 3 are those of the benchmark's scripts.
+  BANANAS's networks and BOHB's bandwidths are chosen on another table, by `scripts/tune_strategies.py`
+  (docs/guide/tuned_settings.md); evolution's population of 10 and tournament of 3 are those of the benchmark's scripts.
 """
 
 from __future__ import annotations

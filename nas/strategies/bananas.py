@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nas.errors import one_of
 from nas.space import Architecture, SearchSpace
 from nas.strategies.base import (
     FullBudget,
@@ -44,11 +45,15 @@ class BananasConfig(StrategyConfig):
     """mutants of the best that the networks choose from"""
     refit: int = 10
     """so many more trials told, and the networks are trained again"""
+    targets: str = "normal_scores"
+    """what the networks predict: normal_scores of the accuracies' ranks, or standardised accuracies"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("startup", "ensemble", "candidates", "refit"):
             check_at_least(name, getattr(self, name), 1)
+        if self.targets not in TARGETS:
+            raise one_of("strategy: targets", self.targets, TARGETS)
 
 
 def bananas(space: SearchSpace, config: BananasConfig, features: Features | None = None) -> Strategy:
@@ -59,8 +64,9 @@ def bananas(space: SearchSpace, config: BananasConfig, features: Features | None
     ``config.candidates`` new mutants of the best, those come first whose draw from a normal distribution is
     highest, with mean and deviation those of the networks (independent Thompson sampling).
 
-    Other than in the paper the networks have two hidden layers instead of ten and predict the normal score of
-    an accuracy's rank, which no diverged trial can distort. Failed trials rank lowest. The data are the
+    Other than in the paper the networks have two hidden layers instead of ten, and predict ``config.targets``: unless
+    told otherwise the normal score of an accuracy's rank, which no diverged trial can distort. Failed trials are the
+    worst. The data are the
     trials with the lowest ids, so what trial i is depends on which were asked and told before it, not on
     their order. Without end unless ``config.trials`` is set.
     """
@@ -106,7 +112,7 @@ class _Search:
         if not candidates:
             return []
         inputs = np.stack([features for _, _, features in data])
-        predict = fit(inputs, normal_scores(scores), self._config.ensemble, rng)
+        predict = fit(inputs, TARGETS[self._config.targets](scores), self._config.ensemble, rng)
         predicted = predict(np.stack([self._features(arch) for arch in candidates]))
         draws = rng.normal(predicted.mean(axis=0), predicted.std(axis=0))
         return [candidates[k] for k in np.argsort(-draws, kind="stable")]
@@ -139,6 +145,19 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
     from scipy.special import ndtri  # here: it takes a fifth of a second
 
     return ndtri((ranks - 0.375) / (len(values) + 0.25))
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Less their mean, over their deviation; what is not finite counts as the least that is."""
+    least = values[np.isfinite(values)].min()
+    finite = np.where(np.isfinite(values), values, least)
+    return (finite - finite.mean()) / max(finite.std(), 1e-12)
+
+
+TARGETS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "normal_scores": normal_scores,
+    "standardised": standardised,
+}
 
 
 def fit(

@@ -29,11 +29,15 @@ NARROWEST = 1e-3  # bandwidth of a number, as a part of its range; of an integer
 class BohbConfig(HyperbandConfig):
     random_fraction: float = 1 / 3
     """the part of the trials drawn at random even where there is a model"""
+    pseudo_trials: float = 0.3
+    """the bandwidth of a categorical choice is such that each of its values counts as if so many trials more had it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.random_fraction <= 1:
             raise InputError(f"strategy: random_fraction={self.random_fraction} is not from 0 to 1")
+        if not 0 < self.pseudo_trials < math.inf:
+            raise InputError(f"strategy: pseudo_trials={self.pseudo_trials} is not above 0")
 
 
 def bohb(space: SearchSpace, config: BohbConfig) -> Strategy:
@@ -47,7 +51,7 @@ def bohb(space: SearchSpace, config: BohbConfig) -> Strategy:
     depends on which were told before it, not on their order.
 
     Other than in the authors' code, which takes the places of values in their list for numbers, the bandwidth
-    of a categorical choice is such that each of its values counts as if one trial more had it.
+    of a categorical choice is such that each of its values counts as if ``config.pseudo_trials`` more had it.
     """
     model = _Model(space, config)
     return Halving(space, config, hyperband.plan(config), propose=model.propose, observe=model.observe)
@@ -113,8 +117,9 @@ class _Model:
             points = features(rows, self._categories)
             good = max(least, int(GOOD * len(rows)))
             bad = max(least, len(rows) - good)
-            self._good = _Density(rows[:good], points[:good], self._categories, self._narrowest)
-            self._bad = _Density(rows[-bad:], points[-bad:], self._categories, self._narrowest)
+            given = self._categories, self._narrowest, self._config.pseudo_trials
+            self._good = _Density(rows[:good], points[:good], *given)
+            self._bad = _Density(rows[-bad:], points[-bad:], *given)
         return True
 
     def _row(self, arch: Mapping[str, Any]) -> np.ndarray:
@@ -174,16 +179,21 @@ class _Density:
     counts the values of each, 0 for numbers in [0, 1].
 
     Bandwidths of numbers by the normal reference rule, 1.06 deviation n^(-1 / (4 + choices)), but at least
-    ``narrowest`` [choices]; of others such that, taken alone, each value counts as if one trial more had it.
+    ``narrowest`` [choices]; of others such that, taken alone, each value counts as if ``pseudo_trials`` more had it.
     Where a choice exists on one side only, its kernel is 1.
     """
 
     def __init__(
-        self, rows: np.ndarray, points: np.ndarray, categories: np.ndarray, narrowest: np.ndarray
+        self,
+        rows: np.ndarray,
+        points: np.ndarray,
+        categories: np.ndarray,
+        narrowest: np.ndarray,
+        pseudo_trials: float = 1.0,
     ) -> None:
         self._rows, self._categories = rows, categories
         trials, choices = rows.shape
-        self._bandwidths = (categories - 1) / (trials + categories)
+        self._bandwidths = pseudo_trials * (categories - 1) / (trials + pseudo_trials * categories)
         for k in np.flatnonzero(categories == 0):
             there = rows[~np.isnan(rows[:, k]), k]
             deviation = there.std() if len(there) else 0.0
