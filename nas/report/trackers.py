@@ -171,7 +171,7 @@ class WeightsAndBiases:
 
 class MLflow:
     """A run a trial in an experiment of the search's name: in a database below the run's folder, unless
-    ``MLFLOW_TRACKING_URI`` says where. Runs of an earlier time in this experiment are replaced."""
+    ``MLFLOW_TRACKING_URI`` says where. What this folder's run had there from an earlier time is replaced."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         library = _library("mlflow")
@@ -181,7 +181,9 @@ class MLflow:
         name = folder.parent.name or "search"
         known = self._client.get_experiment_by_name(name)
         self._experiment = known.experiment_id if known else self._client.create_experiment(name)
-        for run in self._client.search_runs([self._experiment], max_results=10_000):
+        self._tags = {"run_folder": _digest(str(folder.absolute()))}  # another search may have this name
+        of_this = f"tags.run_folder = '{self._tags['run_folder']}'"
+        for run in self._client.search_runs([self._experiment], of_this, max_results=10_000):
             self._client.delete_run(run.info.run_id)
         self._runs: dict[int, str] = {}
 
@@ -215,7 +217,7 @@ class MLflow:
         return self._runs[trial.id]
 
     def _begin(self, name: str, arch: Architecture) -> str:
-        run = self._client.create_run(self._experiment, run_name=name).info.run_id
+        run = self._client.create_run(self._experiment, run_name=name, tags=self._tags).info.run_id
         for choice, value in hyperparameters(arch).items():
             self._client.log_param(run, choice, value)
         return run
