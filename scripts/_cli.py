@@ -52,6 +52,8 @@ def chosen(text: str, space_file: str | None = None) -> Chosen:
         from search_spaces import SPACES
 
         raise one_of(f"{text}: its space", name, SPACES)
+    if found.best is None and not found.is_search and found.finals:  # a training without validation
+        return Chosen(space, found.finals[0].arch, None, found)
     if found.best is None:
         raise InputError(f"{text}: no trial was measured there")
     return Chosen(space, found.best.chosen, None, found)

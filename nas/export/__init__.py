@@ -1,0 +1,1 @@
+"""Networks with their weights in forms that others run: StableHLO and ONNX."""
