@@ -199,9 +199,11 @@ def check_device(options: SearchOptions) -> None:
     Where workers have the accelerators this process does not touch them; their device files are looked for.
     """
     name = options.latency.latency_device
-    if options.engine == "local" or name in (None, "cpu"):
+    if options.engine == "local":
         device_of(name)
-    elif options.address is None and name not in (here := ("cpu", *local_accelerators())):
+    elif (
+        name is not None and options.address is None and name not in (here := ("cpu", *local_accelerators()))
+    ):
         raise one_of("latency_device", name, here)
 
 
