@@ -54,7 +54,12 @@ def chain_space(
     }
     conditions["head_width"] = (When("head_depth", at_least=1),)
     return SearchSpace(
-        name=name, choices=choices, conditions=conditions, build=build, supernet=searched_by_supernet
+        name=name,
+        choices=choices,
+        conditions=conditions,
+        build=build,
+        supernet=searched_by_supernet,
+        elastic=("width", "kernel"),
     )
 
 

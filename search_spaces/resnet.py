@@ -132,6 +132,7 @@ SPACE = SearchSpace(
         "stride_at": (When("block", values=("bottleneck",)),),
     },
     build=build,
+    elastic=("blocks", "width"),
     search_within=("stem=small", "stages=3", "blocks=1..3", "width=8,16", "batch_size=64,128"),
 )
 

@@ -63,6 +63,7 @@ class Definition:
         something better than ``encode``; see ``path_encoding``.
       supernet: from the space as narrowed to a ``nas.nn.supernet.Supernet``: how a supernet searches it.
       cells: the cells of an architecture by name, where its networks are made of cells.
+      elastic: the choices whose smaller values are parts of the largest network's weights (`nas.oneshot.elastic`).
 
     Bad input raises ``InputError``.
     """
@@ -78,6 +79,7 @@ class Definition:
     features: Callable[[Architecture], np.ndarray] | None = None
     supernet: Callable[[Any], Any] | None = None
     cells: Callable[[Architecture], Mapping[str, Cell]] | None = None
+    elastic: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         conditions = {
@@ -107,6 +109,9 @@ class Definition:
         for constraint in self.constraints:
             self._scope(constraint)
         object.__setattr__(self, "search_within", tuple(self.search_within))
+        object.__setattr__(self, "elastic", tuple(self.elastic))
+        for name in self.elastic:
+            self.members(name)
 
     def _check_conditions(self, name: str, place_of: Mapping[str, int]) -> None:
         place = f"{self.name}: condition on {name}"

@@ -86,6 +86,7 @@ SPACE = SearchSpace(
     choices=CHOICES,
     conditions=CONDITIONS,
     build=build,
+    elastic=("kernel", "expansion", "depth", "width"),
     # What suits images of 32 pixels: 2.6 to 90 million multiply-adds.
     search_within=(
         "resolution=0",
