@@ -59,7 +59,7 @@ def chain_space(
         conditions=conditions,
         build=build,
         supernet=searched_by_supernet,
-        elastic=("width", "kernel"),
+        elastic=("kernel", "depth", "width"),
     )
 
 
