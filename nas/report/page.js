@@ -49,6 +49,7 @@
         const v = n * 10 ** e;
         if (v >= low && v <= high && Math.abs(place(v) - last) > 44) ticks.push([v, count(v)]), (last = place(v));
       }
+    if (ticks.length < 2) return { place, ticks: linear(low, high, from, to).ticks.map(([v]) => [v, count(v)]) };
     return { place, ticks };
   }
   // Accuracy: even in the logarithm of the error, as in the pictures.
@@ -62,14 +63,16 @@
     const place = (v) => from + ((Math.max(f(v), a) - a) / (b - a)) * (to - from), ticks = [];
     const wanted = [0, 50, 80, 90, 95, 98, 99, 99.5, 99.9, 100, 70, 60, 85, 97, 40, 20, 30, 10, 75, 93, 96, 92, 88, 94, 99.8, 98.5];
     for (let p = 65; p < 100; p++) wanted.push(p);
-    const coarse = wanted.length;
-    for (let p = 0.2; p < 100; p += 0.2) wanted.push(+p.toFixed(1));
-    for (const [k, p] of wanted.entries()) {
-      if (k >= coarse && ticks.length > 2) break;
-      const y = place(p / 100);
-      if (f(p / 100) >= a && f(p / 100) <= b && ticks.every(([v]) => Math.abs(place(v) - y) > 24)) ticks.push([p / 100, String(p)]);
-      if (ticks.length > 7) break;
-    }
+    const fitting = (texts) => {
+      const kept = [];
+      for (const p of texts)
+        if (f(p / 100) >= a && f(p / 100) <= b && kept.length < 8 && kept.every((q) => Math.abs(place(q / 100) - place(p / 100)) > 24)) kept.push(p);
+      return kept;
+    };
+    const back = (scaled) => Math.max(0, 1 + added - Math.exp(-scaled));
+    let kept = fitting(wanted);
+    if (kept.length < 3) kept = fitting(linear(100 * back(a), 100 * back(b), from, to).ticks.map(([v]) => v));
+    for (const p of kept) ticks.push([p / 100, shown(+p.toPrecision(8))]);
     return { place, ticks };
   }
 
@@ -144,7 +147,7 @@
       const lines = data.anytime[state.cost], at = frame(plot, 340);
       const all = lines.flatMap((l) => [...l.y, ...(l.high ?? []).slice(-1), ...(l.each ?? []).flat()]).filter(known);
       const floor = Math.min(...lines.map((l) => l.y[Math.floor(l.y.length / 20)]));
-      const x = linear(0, Math.max(...lines.map((l) => l.x.at(-1))), at.left, at.right), y = accuracy(all, at.bottom, at.top, floor);
+      const x = linear(0, Math.max(...lines.map((l) => l.x.at(-1))), at.left, at.right, state.cost === "epochs"), y = accuracy(all, at.bottom, at.top, floor);
       axes(at, x, y, names[state.cost], "best valid. so far (%)");
       const steps = (l, values) => l.x.flatMap((cost, k) => (k && known(values[k - 1]) ? [[x.place(cost), y.place(values[k - 1])]] : []).concat(known(values[k]) ? [[x.place(cost), y.place(values[k])]] : []));
       for (const l of lines) {
@@ -175,7 +178,7 @@
       const points = data.trials.filter((t) => known(value(t)) && known(get(t)) && (!logx || get(t) > 0));
       if (!points.length) return void plot.replaceChildren("nothing measured yet");
       const at = frame(plot, 380), xs = points.map(get), ys = points.map(value);
-      const x = (logx ? logarithmic : linear)(Math.min(...xs) * (logx ? 0.95 : 1), Math.max(...xs) * (logx ? 1.05 : 1), at.left + 8, at.right - 8);
+      const x = (logx ? logarithmic : linear)(Math.min(...xs) * (logx ? 0.95 : 1), Math.max(...xs) * (logx ? 1.05 : 1), at.left + 8, at.right - 8, !logx);
       const y = scored() ? linear(Math.min(...ys), Math.max(...ys), at.bottom - 8, at.top + 8) : accuracy(ys, at.bottom, at.top);
       axes(at, x, y, names[state.x], scored() ? "score" : "validation accuracy (%)");
       const most = data.rows.map((_, row) => Math.max(...points.filter((t) => data.runs[t.run].row === row).map((t) => t.epochs)));

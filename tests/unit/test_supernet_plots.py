@@ -190,6 +190,18 @@ def test_losses_and_signs_have_a_line_a_trial_and_their_mean_while_all_go_on(tmp
         assert (np.asarray(mark.get_xdata()).tolist(), np.asarray(mark.get_ydata()).tolist()) == ([2], [last])
 
 
+def test_an_entropy_that_hardly_moves_has_plain_labels(tmp_path):
+    """The axis once read 1e-7+9.99998e-1."""
+    epochs = [epoch(k, entropy=0.9999998 + 1e-8 * k, eigenvalue=math.nan) for k in range(1, 6)]
+    figure = drawn(supernet_plots.signs_figure(searches(record(tmp_path / "a", [({}, epochs)]))))
+    entropy = figure.axes[0]
+    low, high = entropy.get_ylim()
+    assert high - low >= 0.02
+    labels = [label.get_text() for label in entropy.get_yticklabels()]
+    assert entropy.yaxis.get_offset_text().get_text() == ""
+    assert all(len(label) <= 6 for label in labels), labels
+
+
 def test_what_was_not_recorded_has_no_panel(tmp_path):
     found = searches(
         record(tmp_path / "a", [({}, [epoch(1, eigenvalue=math.nan, entropy=math.nan, train_loss=math.nan)])])
