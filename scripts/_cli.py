@@ -40,8 +40,10 @@ def chosen(text: str, space_file: str | None = None) -> Chosen:
     A run whose space is a file needs it named again as ``space_file``: reading a run runs nothing. Raises InputError.
     """
     from nas.record import is_run, read_run
+    from nas.storage import copied
     from search_spaces.zoo import find_architecture
 
+    text = str(copied(text))
     if not os.path.isdir(text) or not is_run(text):  # an architecture's text may be no possible file name
         return Chosen(*find_architecture(text), None)
     found = read_run(text)

@@ -24,6 +24,7 @@ from nas.run.command_line import config_meant, run
 from nas.run.methods import SEARCHES
 from nas.run.options import TOPICS, SearchOptions
 from nas.run.simulated import TableOptions
+from nas.storage import mirrored
 from nas.strategies import STRATEGIES
 
 DEFAULT = ("grid", "random", "hyperband", "asha")
@@ -130,9 +131,11 @@ def compare_on_table(config: TableConfig) -> None:
     name = Path(config.table or config.space or "").stem
     default = f"compare-{name}-{config.dataset or 'table'}".replace("/", "_")
     out = config.out or Path("runs") / default
-    compared = simulated.compare_workers(TableOptions(**fields), spaces_with, out, resume=config.resume)
-    reports = [write_comparison(comparison.folder) for comparison in compared]
-    report = reports[0] if compared[0].folder == out else write_workers(out)
+    with mirrored(out, resume=config.resume) as folder:
+        options = TableOptions(**fields)
+        compared = simulated.compare_workers(options, spaces_with, folder, resume=config.resume)
+        reports = [write_comparison(comparison.folder) for comparison in compared]
+        report = reports[0] if compared[0].folder == folder else write_workers(folder)
     print_report(report)
 
 
@@ -146,8 +149,10 @@ def compare_fronts(config: TableConfig, options: TableOptions) -> None:
     fronts = simulated_fronts.FrontOptions(
         config.objective[1:] or ("valid_accuracy",), config.constraint, config.reference
     )
-    simulated_fronts.compare(options, fronts, spaces_with, out, resume=config.resume)
-    print_report(write_fronts(out))
+    with mirrored(out, resume=config.resume) as folder:
+        simulated_fronts.compare(options, fronts, spaces_with, folder, resume=config.resume)
+        report = write_fronts(folder)
+    print_report(report)
 
 
 def print_report(report: Any) -> None:

@@ -47,9 +47,11 @@ def main(config: Config) -> None:
     from nas.report.front_report import write_fronts
     from nas.report.report import write_comparison, write_report
     from nas.report.scaling_report import write_workers
+    from nas.storage import copied
 
     if "" in config.runs:  # as a path it would be the folder this runs in
         raise InputError("runs: '' names no folder")
+    config = dataclasses.replace(config, runs=tuple(str(copied(folder)) for folder in config.runs))
     if config.tensorboard is not None and len(config.tensorboard) > 1:
         raise InputError(f"tensorboard: {' '.join(map(str, config.tensorboard))}: one folder, or none")
     if config.watch:

@@ -15,6 +15,7 @@ from nas.api.drawing import Figure, drawn, png_of, shown
 from nas.errors import InputError
 from nas.record.comparison import Comparison, Search
 from nas.space import SearchSpace
+from nas.storage import copied
 from nas.trial import Trial
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def load_run(folder: str | os.PathLike[str], space: Any = None) -> Run:
     Raises:
         InputError: there is no run, or it is damaged.
     """
-    found = record.read_run(os.fspath(folder))
+    found = record.read_run(copied(os.fspath(folder)))
     return Run.of(found, _space_of(found.config, space))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from nas.data.embedded import EMBEDDED
 from nas.data.generated import GENERATED, Altered
 from nas.errors import InputError
+from nas.storage import fetched, remote
 
 _NAME = re.compile(r"(?P<set>[a-z][a-z0-9_]*)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
@@ -81,11 +82,15 @@ def known_set(name: str) -> None:
 def locate(name: str, data_dir: str | os.PathLike[str] | None = None) -> Located:
     """Find ``set[/config][:version]`` below the TFDS folder; without a version the newest one.
 
+    A folder that is a URL is downloaded once (`nas.storage`).
+
     Raises ``InputError`` for a name that TFDS does not know, for a set that is not there (with the command
     that prepares it), and where several configurations leave a choice.
     """
     base, config, version = parse_name(name)
-    root = tfds_folder(data_dir)
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
+    url = remote(str(chosen)) if chosen else None
+    root = fetched(url, base) if url else tfds_folder(data_dir)
     folder = root / base
     try:
         if folder.is_dir() and config is None and not _versions(folder):

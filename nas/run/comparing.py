@@ -14,7 +14,9 @@ from nas.run.options import SearchOptions
 from nas.run.plan import check_strategies, pass_epochs
 from nas.run.search import search, session
 from nas.space import SearchSpace
+from nas.storage import mirrored
 from nas.strategies.base import MOST_SEEDS
+from nas.training.processes import is_writer
 
 
 def compare(
@@ -26,7 +28,7 @@ def compare(
     seeds: int = 1,
     resume: bool = False,
 ) -> list[Run]:
-    """A run of each strategy from each of ``seeds`` seeds, in a folder of ``out`` each.
+    """A run of each strategy from each of ``seeds`` seeds, in a folder of ``out`` each; ``out`` may be a URL.
 
     Every search gets ``options.total_epochs``, by default those of one pass of Hyperband. A network that several
     of them chose is trained to the end once. Raises InputError.
@@ -36,6 +38,18 @@ def compare(
     check_strategies(strategies)
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError(f"seeds: {seeds} is not from 1 to {MOST_SEEDS}")
+    with mirrored(out, resume=resume, writes=is_writer()) as folder:
+        return _compare(options, strategies, folder, spaces, seeds, resume)
+
+
+def _compare(
+    options: SearchOptions,
+    strategies: Sequence[str],
+    out: Path,
+    spaces: Mapping[str, SearchSpace],
+    seeds: int,
+    resume: bool,
+) -> list[Run]:
     if not resume and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
     if options.total_epochs is None:

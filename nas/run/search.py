@@ -32,6 +32,7 @@ from nas.run.plan import Plan, plan
 from nas.run.progress import FinalTrainings, Progress
 from nas.run.tracking import tracking
 from nas.space import SearchSpace
+from nas.storage import mirrored
 from nas.strategies import Strategy, filtered
 from nas.training import processes
 from nas.training.population import default_trials
@@ -51,13 +52,18 @@ def search(
 ) -> Run:
     """Search, then train the best network anew over several seeds and test it; all of it recorded in ``out``.
 
+    ``out`` may be a URL (`nas.storage`).
+
     ``tested`` are final trainings of other searches with the same options: where one has the network, seed
     and epochs that this search would train, the result would be the same and is recorded as it is, seconds
     included. Raises InputError before anything is written where an option cannot be meant.
     """
     planned = plan(options, strategy, spaces)
-    with _view(options, strategy, planned) as view:
-        return _search(options, strategy, out, planned, view, resume, tested)
+    with (
+        mirrored(out, resume=resume, writes=processes.is_writer()) as folder,
+        _view(options, strategy, planned) as view,
+    ):
+        return _search(options, strategy, folder, planned, view, resume, tested)
 
 
 def _view(options: SearchOptions, strategy: str, planned: Plan) -> Progress:

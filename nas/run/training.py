@@ -15,6 +15,7 @@ from nas.run.driver import Ended, Measured, Started
 from nas.run.options import hyperparameters
 from nas.run.progress import Progress
 from nas.space import Architecture, SearchSpace
+from nas.storage import mirrored
 from nas.strategies.base import LARGEST_SEED
 from nas.training import processes
 from nas.training.config import TrainingConfig
@@ -62,42 +63,43 @@ def train_to_end(
         **dataclasses.asdict(data),
         **dataclasses.asdict(training),
     }
-    out = processes.own_folder(out)
-    opened = (
-        Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes", "steps_per_call"))
-        if resume
-        else Record.create(out, config)
-    )
-    with opened as record, Progress("training", planned_epochs=epochs * len(seeds)) as view:
-        done = {final.seed for final in record.finals}
-        for k, seed in enumerate(seeds):
-            trial = record.trials.get(k) or Trial(id=k, arch=arch, budget=epochs, seed=seed)
-            view(Started(trial))
-            if seed in done:
-                record.end(k, trial.status if trial.status != "running" else "completed")
-                continue
-            folder = trial_folder(out / "checkpoints", k)
-            record.start(trial)
-            steps = objective.final_training(
-                arch,
-                seed,
-                epochs,
-                validate=validate,
-                test_curve=test_curve,
-                checkpoints=folder,
-                measured=trial.measurements,
-            )
-            while True:
-                try:
-                    measurement = next(steps)
-                except StopIteration as end:
-                    final = end.value
-                    break
-                trial = trial.add(measurement)
-                record.measure(k, measurement)
-                view(Measured(trial))
-            record.final(final)
-            record.end(k, "failed" if final.error else "completed", final.error)
-            view(Ended(record.trials[k]))
-        record.done()
-        return record.run()
+    with mirrored(out, resume=resume, writes=processes.is_writer()) as folder:
+        out = processes.own_folder(folder)
+        opened = (
+            Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes", "steps_per_call"))
+            if resume
+            else Record.create(out, config)
+        )
+        with opened as record, Progress("training", planned_epochs=epochs * len(seeds)) as view:
+            done = {final.seed for final in record.finals}
+            for k, seed in enumerate(seeds):
+                trial = record.trials.get(k) or Trial(id=k, arch=arch, budget=epochs, seed=seed)
+                view(Started(trial))
+                if seed in done:
+                    record.end(k, trial.status if trial.status != "running" else "completed")
+                    continue
+                kept = trial_folder(out / "checkpoints", k)
+                record.start(trial)
+                steps = objective.final_training(
+                    arch,
+                    seed,
+                    epochs,
+                    validate=validate,
+                    test_curve=test_curve,
+                    checkpoints=kept,
+                    measured=trial.measurements,
+                )
+                while True:
+                    try:
+                        measurement = next(steps)
+                    except StopIteration as end:
+                        final = end.value
+                        break
+                    trial = trial.add(measurement)
+                    record.measure(k, measurement)
+                    view(Measured(trial))
+                record.final(final)
+                record.end(k, "failed" if final.error else "completed", final.error)
+                view(Ended(record.trials[k]))
+            record.done()
+            return record.run()
