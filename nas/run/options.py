@@ -27,12 +27,21 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
         "filter_candidates",
         "score_batch_size",
         "scores",
+        "reference",
     ),
     "strategy": ("strategy", "strategies", "plan"),
     "budget": ("trials", "epochs", "total_epochs", "seed", "seeds"),
     "training": ("hyper", "training"),
     "final trainings": ("front", "test_seeds", "final_epochs"),
-    "engine": ("engine", "workers", "cpus_per_worker", "gpus_per_worker", "address"),
+    "engine": (
+        "engine",
+        "workers",
+        "trials_per_program",
+        "chips_per_trial",
+        "cpus_per_worker",
+        "gpus_per_worker",
+        "address",
+    ),
     "run folder": ("out", "resume", "log"),
 }
 """Under which titles ``--help`` has the options; ``data``, ``training`` and ``plan`` are all of theirs."""
