@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from nas.training import optimiser
@@ -56,10 +57,16 @@ def default_steps() -> int:
 
 
 def train_steps(
-    network: Any, shape: Shape, state: State, sums: Array, data: Data, steps: Steps, count: ArrayLike
+    network: Any,
+    shape: Shape,
+    mesh: Mesh | None,
+    state: State,
+    sums: Array,
+    data: Data,
+    steps: Steps,
+    count: ArrayLike,
 ) -> tuple[State, Array]:
     """The first ``count`` of K steps one after another: the new state, and ``sums`` with theirs (`tally`)."""
-    mesh = data_mesh(shape.devices)
 
     def step(k: Array, carried: tuple[State, Array]) -> tuple[State, Array]:
         state, sums = carried
@@ -119,13 +126,14 @@ def lower_steps(
     arguments: tuple[State, Tree, Data, Steps],
     *,
     members: int | None = None,
-    mesh: Any = None,
+    mesh: Mesh | None = None,
     name: str = "train_steps",
 ) -> jax.stages.Lowered:
     """`train_steps` lowered for abstract ``arguments``, on this platform or the devices of ``mesh``."""
-    function: Callable[..., Any] = functools.partial(train_steps, network, shape)
+    over = mesh or data_mesh(shape.devices)
+    function: Callable[..., Any] = functools.partial(train_steps, network, shape, over)
     if members is not None:
         function = jax.vmap(function, in_axes=(0, 0, None, 0, None))
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    placed = on_mesh((*arguments, count), mesh or data_mesh(shape.devices))
+    placed = on_mesh((*arguments, count), over)
     return jax.jit(named(name, function), donate_argnums=0).lower(*placed)

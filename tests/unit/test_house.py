@@ -140,7 +140,7 @@ def test_no_file_is_longer_than_can_be_read_at_a_time() -> None:
     [
         ("ray", ("nas/run/tune/",)),
         ("tensorflow_datasets", ("nas/data/",)),
-        ("flax.linen", ("search_spaces/", "nas/nn/", "scripts/bench_training.py")),
+        ("flax.linen", ("search_spaces/", "nas/nn/", "scripts/bench_training.py", "scripts/_plain.py")),
         ("matplotlib", ("nas/report/", "experiments/")),
     ],
 )

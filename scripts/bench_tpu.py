@@ -1,0 +1,181 @@
+"""Our programs beside plain Flax's by the TPU compiler: python scripts/bench_tpu.py --networks resnet20
+
+Compiles the training step of the same networks, ours and in plain Flax and optax (scripts/_plain.py), for a slice of
+TPUs that need not be there, in turns, and prints FLOPs, bytes moved and compile seconds of one device's program, and
+their ratios. The compiler: docs/guide/accelerators.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas.errors import InputError, one_of
+from nas.run.command_line import run
+
+BEST = {  # of NAS-Bench-201, by its test accuracy on CIFAR-10
+    (0, 1): "nor_conv_3x3", (0, 2): "nor_conv_3x3", (1, 2): "nor_conv_3x3",
+    (0, 3): "skip_connect", (1, 3): "nor_conv_3x3", (2, 3): "nor_conv_3x3",
+}  # fmt: skip
+NETWORKS = ("resnet20", "resnet50", "nasbench201")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Compare what the TPU compiler makes of our programs and of plain Flax's."""
+
+    networks: tuple[str, ...] = ("resnet20", "nasbench201")
+    """of resnet20 (batch 128), resnet50 (256 images of 224 pixels) and nasbench201 (its best network, batch 256)"""
+    tpu: str = "v5e:2x2"
+    """the topology"""
+    population: int = 0
+    """instead: one program of so many trainings of a chain network beside the program of one, a step each"""
+    rounds: int = 1
+    """compilations of each; the least seconds count"""
+    libtpu: Path | None = None
+    """where the TPU compiler lies; default: NAS_LIBTPU_DIR, else ~/.cache/nas/libtpu"""
+    json: Path | None = None
+    """write the figures there too"""
+
+    def __post_init__(self) -> None:
+        for name in self.networks:
+            if name not in NETWORKS:
+                raise one_of("networks", name, NETWORKS)
+        for name, value, low in (("rounds", self.rounds, 1), ("population", self.population, 0)):
+            if value < low:
+                raise InputError(f"{name}: {value} is below {low}")
+
+
+def main(config: Config) -> None:
+    from nas.tpu.chips import chip_of
+    from nas.tpu.compiler import compiled_elsewhere, cost, slice_of
+
+    chip_of(config.tpu)
+    if compiled_elsewhere(__file__, config.libtpu):
+        return
+    on = slice_of(config.tpu)
+    if config.population:
+        members = config.population
+        one, many = cost(trainings(None, on)), cost(trainings(members, on))
+        print(f"| {config.tpu} | one training | {members} as one program | {members} programs of one |")
+        print("| --- | ---: | ---: | ---: |")
+        for name in ("flops", "bytes_accessed", "compile_seconds"):
+            each, all_in_one = getattr(one, name), getattr(many, name)
+            print(f"| {name} | {each:.4g} | {all_in_one:.4g} | {members * each:.4g} |")
+        return
+    print(f"| {config.tpu} | FLOPs, ours / plain | bytes, ours / plain | compile s, ours / plain |")
+    print("| --- | ---: | ---: | ---: |")
+    rows = []
+    for name in config.networks:
+        sides = {"ours": ours(name, on), "plain": plain(name, on)}
+        found: dict[str, list[Any]] = {side: [] for side in sides}
+        for _ in range(config.rounds):
+            for side, lower in sides.items():
+                found[side].append(cost(lower))
+        row: dict[str, Any] = {"network": name, "tpu": config.tpu}
+        for side, costs in found.items():
+            row[side] = costs[0]._asdict() | {"compile_seconds": min(c.compile_seconds for c in costs)}
+        rows.append(row)
+        print(
+            f"| {name} | {_pair(row, 'flops')} | {_pair(row, 'bytes_accessed')} | {_pair(row, 'compile_seconds')} |"
+        )
+    if config.json is not None:
+        config.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _pair(row: dict[str, Any], name: str) -> str:
+    mine, other = row["ours"][name], row["plain"][name]
+    return f"{mine:.4g} / {other:.4g} = {mine / other:.3f}"
+
+
+def ours(name: str, on: Any) -> Callable[[], Any]:
+    from nas.nn.bridge import build
+    from nas.training.programs import Shape, lower_step
+    from search_spaces.nasbench201 import SPACE, architecture_of
+    from search_spaces.zoo import find_architecture
+
+    if name == "nasbench201":
+        order = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+        space, arch = SPACE, architecture_of([BEST[edge] for edge in order])
+    else:
+        space, arch, _ = find_architecture(name)
+    image, classes, batch = setting(name)
+    shape = Shape(image, classes, batch, batch, "momentum", dtype="bfloat16", devices=on.devices)
+    return functools.partial(lower_step, build(space, arch, classes), shape, mesh=on.mesh)
+
+
+def plain(name: str, on: Any) -> Callable[[], Any]:
+    import jax
+    from _plain import NasBench201, ResNet, training_step
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    image, classes, batch = setting(name)
+    network: Any = {
+        "resnet20": lambda: ResNet((3, 3, 3), 16, classes),
+        "resnet50": lambda: ResNet((3, 4, 6, 3), 64, classes, bottleneck=True),
+        "nasbench201": lambda: NasBench201(BEST, classes),
+    }[name]()
+    step, arguments = training_step(network, image, batch)
+    *states, images, labels = arguments
+
+    def placed(tree: Any, spec: Any) -> Any:
+        sharding = NamedSharding(on.mesh, spec)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+    split = placed((images, labels), PartitionSpec("data"))
+    return lambda: step.lower(*placed(states, PartitionSpec()), *split)
+
+
+def trainings(members: int | None, on: Any) -> Callable[[], Any]:
+    """A step of the first network of `chain` in a loop over images on the device: of one, or of ``members`` at once."""
+    import jax
+    import numpy as np
+
+    from nas.nn.bridge import build
+    from nas.training.batches import Data
+    from nas.training.programs import Shape, abstract_arguments
+    from nas.training.steps import CALL_STEPS, Steps, lower_steps
+    from search_spaces import SPACES
+
+    space = SPACES["chain"]
+    arch = space.sample((0, 0))
+    image, batch = (28, 28, 1), arch["batch_size"]
+    network = build(space, arch, 10)
+    shape = Shape(image, 10, batch, batch, arch["optimiser"], dtype="bfloat16", devices=on.devices)
+
+    def of(dtype: Any, *sizes: int) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    number = of(np.float32)
+    steps = Steps(
+        {"index": of(np.int32, CALL_STEPS, batch)},
+        of(np.uint32, CALL_STEPS),
+        of(np.float32, CALL_STEPS),
+        *[number] * 5,
+        (),
+        number,
+    )
+    state, *_ = abstract_arguments(network, shape, None)
+    data = Data(of(np.uint8, 60_000, *image), of(np.int32, 60_000), of(np.float32, 1), of(np.float32, 1))
+    each = (state, of(np.float32, 3), steps)
+    if members is not None:
+        each = jax.tree.map(lambda leaf: of(leaf.dtype, members, *leaf.shape), each)
+    arguments = (each[0], each[1], data, each[2])
+    return functools.partial(lower_steps, network, shape, arguments, members=members, mesh=on.mesh)
+
+
+def setting(name: str) -> tuple[tuple[int, int, int], int, int]:
+    """Image, classes and batch."""
+    return {
+        "resnet20": ((32, 32, 3), 10, 128),
+        "resnet50": ((224, 224, 3), 1000, 256),
+        "nasbench201": ((32, 32, 3), 10, 256),
+    }[name]
+
+
+if __name__ == "__main__":
+    run(main)
