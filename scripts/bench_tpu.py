@@ -151,14 +151,12 @@ def trainings(members: int | None, on: Any) -> Callable[[], Any]:
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     number = of(np.float32)
-    steps = Steps(
-        {"index": of(np.int32, CALL_STEPS, batch)},
+    plan, seeds, rates = (
+        of(np.int32, CALL_STEPS, batch),
         of(np.uint32, CALL_STEPS),
         of(np.float32, CALL_STEPS),
-        *[number] * 5,
-        (),
-        number,
     )
+    steps = Steps({"index": plan}, seeds, rates, number, number, number, number, number, (), number)
     state, *_ = abstract_arguments(network, shape, None)
     data = Data(of(np.uint8, 60_000, *image), of(np.int32, 60_000), of(np.float32, 1), of(np.float32, 1))
     each = (state, of(np.float32, 3), steps)
