@@ -17,8 +17,10 @@ TOOLS = (
     "gzip",
     "mkdir",
     "mktemp",
+    "mv",
     "nohup",
     "rm",
+    "sleep",
     "tail",
     "tar",
 )
@@ -38,9 +40,8 @@ GCLOUD = """#!/bin/bash
 printf '%s|' "${@:1:5}" >>"$CALLS"
 echo "${@: -2}" >>"$CALLS"
 case "$*" in
-    *"tpu-vm scp --recurse"*) cp -r "$VM/nas-search/runs" "${7}" ;;
-    *"tpu-vm scp"*) cp "$5" "$VM/nas-search.tar.gz" ;;
-    *"tpu-vm ssh"*) cd "$VM" && bash -c "$7" ;;
+    *"tpu-vm scp"*) cp "$5" "$VM/${6#*:}" ;;
+    *"tpu-vm ssh"*) [ ! -e "$VM/gone" ] && cd "$VM" && bash -c "$7" ;;
 esac
 """
 
@@ -198,8 +199,31 @@ def test_tpu_sends_the_tree_runs_the_command_and_brings_runs_back(clone: Clone) 
     assert done.returncode == 7, done.stderr
     assert (clone.root / "runs/from-vm/runs/a").is_dir()
     assert not (clone.vm / "nas-search/secret").exists()
-    steps = [call for call in clone.calls if call.startswith("compute|tpus|tpu-vm|scp|") or "--fix" in call]
-    assert len(steps) == 3
-    assert clone.calls[-2] == "scripts/search.py --fix a b='c'"
+    steps = [call for call in clone.calls if call.startswith("compute|tpus|tpu-vm|")]
+    assert len(steps) == 3  # the tree, the command, the records
+    assert "scripts/search.py --fix a b='c'" in clone.calls
     assert any(call.endswith("-r requirements-tpu.txt -c constraints.txt") for call in clone.calls)
     assert all("zone-a" in call for call in steps if call.startswith("compute"))
+
+
+def test_records_of_a_spot_vm_that_is_taken_away_are_here_and_go_on_on_the_next(clone: Clone) -> None:
+    clone.stand_in("gcloud", GCLOUD)
+    search = """[[ "$*" != *search.py* ]] || {
+        mkdir -p runs/a/checkpoints && : >runs/a/checkpoints/1 && echo trial >>runs/a/trials.jsonl
+        for k in {1..100}; do [ "$TAKEN" = no ] || [ -d "$ROOT/runs/from-vm/runs/a" ] || sleep 0.1; done
+        [ "$TAKEN" = no ] || { : >"$VM/gone"; exit 255; }
+    }"""
+    clone.python("python3", NEW, then=search)
+    subprocess.run(["git", "init", "--quiet"], cwd=clone.root, check=True)
+    command = ("tpu/run.sh", "vm", "zone-a", "--", "python", "scripts/search.py")
+    record = clone.root / "runs/from-vm/runs/a/trials.jsonl"
+    done = clone.run(*command, MIRROR_SECONDS="0.2", TAKEN="yes", ROOT=str(clone.root))
+    assert done.returncode == 255
+    assert done.stderr.endswith("tpu: runs/ could not be copied; what was is in runs/from-vm\n")
+    assert record.read_text() == "trial\n"
+    assert not (record.parent / "checkpoints").exists()
+    shutil.rmtree(clone.vm)
+    clone.vm.mkdir()
+    done = clone.run(*command, TAKEN="no", ROOT=str(clone.root))
+    assert done.returncode == 0, done.stderr
+    assert record.read_text() == "trial\ntrial\n"
