@@ -84,7 +84,7 @@ class Search:
 
     def wait_for(self, measurements: int, seconds: float = 120) -> None:
         """Till so many measurements are recorded."""
-        self.until(lambda: self._measured() >= measurements, seconds)
+        self.until(lambda: self.measured() >= measurements, seconds)
 
     def until(self, true: Callable[[], bool], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
@@ -100,10 +100,10 @@ class Search:
         except subprocess.TimeoutExpired:
             self.process.kill()
             said = self.process.communicate()[0]
-            raise AssertionError(f"not done after {seconds} s: {said}, {self._measured()} measured") from None
+            raise AssertionError(f"not done after {seconds} s: {said}, {self.measured()} measured") from None
         return self.process.returncode, said
 
-    def _measured(self) -> int:
+    def measured(self) -> int:
         try:
             return (self.folder / "trials.jsonl").read_text().count('"measurement"')
         except OSError:

@@ -114,7 +114,7 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
         yield settled(cluster)
         return
     with contextlib.ExitStack() as stack:
-        settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+        settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
         options: dict[str, Any] = {"address": cluster.address}
         runtime: dict[str, Any] = {}
         if cluster.address is None:
@@ -133,8 +133,6 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
             if os.environ[CLUSTERS] == "0":
                 raise InputError(f"cluster: {CLUSTERS}=1 must be set before nas.run.tune is imported")
             check_address(cluster.address)
-            if JOB not in os.environ:  # a job of Ray's has brought its files itself
-                runtime |= {"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "shared"]}
         stack.enter_context(environment(settings))
         stack.callback(ray.shutdown)
         if (
@@ -143,8 +141,12 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
             _start(cluster.address, **options)
             cluster = settled(cluster)
             note_unused(cluster)
+            if _all_here():  # a copy would be shared by the nodes, and be gone with the first of them
+                runtime |= {"env_vars": {"PYTHONPATH": str(ROOT)}}
+            elif JOB not in os.environ:  # a job of Ray's has brought its files itself
+                runtime |= {"working_dir": str(ROOT), "excludes": [".git", ".venv", "runs", "shared"]}
             ray.shutdown()
-        runtime |= {"env_vars": worker_environment(cluster)}
+        runtime["env_vars"] = runtime.get("env_vars", {}) | worker_environment(cluster)
         _start(cluster.address, runtime_env=runtime, **options)
         check_room(cluster)
         if cluster.address is not None:
@@ -243,6 +245,12 @@ def note_unused(cluster: Cluster) -> None:
         used = (cluster.workers or room(cluster, nodes)) * cluster.resources.get(name, 0)
         if used < there:
             print(f"note: cluster: {used:g} of its {there:g} {name} are used", file=sys.stderr, flush=True)
+
+
+def _all_here() -> bool:
+    """Whether all nodes of the running Ray are on this machine, and so have this tree."""
+    here = ray.util.get_node_ip_address()
+    return all(node["NodeManagerAddress"] == here for node in ray.nodes() if node["Alive"])
 
 
 def _nodes() -> list[dict[str, float]]:

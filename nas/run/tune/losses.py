@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import ray
 from ray._private import state  # what Ray knows of an actor has no public name
@@ -40,21 +41,26 @@ class Death:
 
     def own(self) -> bool | None:
         """Whether the worker, or what it ran, is to blame rather than the loss of its node; None: not known yet."""
-        if not isinstance(self.error, RayActorError) or self.error.actor_init_failed:
-            return True
-        left = internal_kv._internal_kv_exists(f"left {self.error.actor_id}", namespace=NAMESPACE)
-        if self.error.preempted or left:
-            return False
+        error, waited = self.error, time.monotonic() - self.when
+        actor: dict[str, Any] = {}
+        if isinstance(error, RayActorError):
+            if error.preempted or has_left(error.actor_id):
+                return False
+            if self.on_cluster:
+                actor = state.actors(error.actor_id) or {}
         if not self.on_cluster:
             return True
-        waited = time.monotonic() - self.when
-        actor = state.actors(self.error.actor_id)
         if actor and actor["Address"]["NodeID"] in lost_nodes():
             return False
-        if isinstance(self.error, OutOfMemoryError):
+        if isinstance(error, OutOfMemoryError):
             return True
-        settled = actor and actor["State"] == "DEAD" and waited > SETTLE_SECONDS
-        return True if settled or waited > UNKNOWN_SECONDS else None
+        known = not isinstance(error, RayActorError) or actor.get("State") == "DEAD"
+        return True if (known and waited > SETTLE_SECONDS) or waited > UNKNOWN_SECONDS else None
+
+
+def has_left(actor: str) -> bool:
+    """Whether this worker ended because it was asked to; see `nas.run.tune.worker.leave`."""
+    return internal_kv._internal_kv_exists(f"left {actor}", namespace=NAMESPACE)
 
 
 def lost_nodes() -> Collection[str]:

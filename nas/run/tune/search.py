@@ -182,8 +182,6 @@ class _Work:
         self._waiting.pop(tune_id, None)
         trial = self._given.pop(tune_id, None)
         with self._keeping_error():
-            if error is not None and "creation task" in str(error):
-                raise InputError(f"worker: does not start: {one_line(str(error)[-300:])}")
             if trial is not None and not self.over:
                 self._deaths.setdefault(trial.id, []).append(Death(error, self._on_cluster))
                 self._suspects.append(trial)
@@ -196,7 +194,10 @@ class _Work:
             if own.count(False) + RETRIES >= len(own):
                 self.first.appendleft(self._recorded(trial))
             elif own.count(True) > RETRIES:
-                why = why_it_died(self._deaths[trial.id][-1].error)
+                error = self._deaths[trial.id][-1].error
+                if "creation task" in str(error):
+                    raise InputError(f"worker: does not start: {one_line(str(error)[-300:])}")
+                why = why_it_died(error)
                 if not self._began:
                     raise InputError(f"worker: died before it could begin: {why}")
                 self.state.fail(trial.id, TrialFailed(f"the worker died: {why}"))
