@@ -34,6 +34,7 @@ from nas.training.loop import (
     train,
 )
 from nas.training.network import outline
+from nas.training.own_augment import AUGMENTS, Augment, load_named
 from nas.training.population import Event, streams, train_together
 from nas.training.programs import mesh_size, timed
 from nas.training.stored import use_compilation_cache
@@ -60,7 +61,8 @@ class TrainSetup:
     """What a worker needs to build a `TrainObjective`: settings, no data; called with the checkpoint folder.
 
     ``defaults`` are hyperparameters (`Hyper` fields) for what an architecture leaves open, ``overrides``
-    those that hold whatever it says.
+    those that hold whatever it says. ``augments`` are own augmentations, filled in with those that are known here: a
+    worker knows none.
     """
 
     space: SearchSpace
@@ -69,6 +71,13 @@ class TrainSetup:
     epochs: int
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    augments: Mapping[str, Augment] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choice = self.space.choices.get("augmentation")
+        for named in getattr(choice, "values", ()):  # a space of the user's may name functions in files
+            load_named(str(named))
+        object.__setattr__(self, "augments", {**AUGMENTS, **self.augments})
 
     def __call__(self, checkpoints: Path | None) -> TrainObjective:
         return TrainObjective(self, checkpoints)
@@ -84,6 +93,7 @@ class TrainObjective:
     def __init__(self, setup: TrainSetup, checkpoints: Path | None) -> None:
         self.setup, self.checkpoints = setup, checkpoints
         self.space, self.config = setup.space, setup.training
+        AUGMENTS.update(setup.augments)
         use_compilation_cache()
         check_devices(setup.training)
         cpu.native_status()  # builds the native kernels, where nobody has, before any time is taken

@@ -143,6 +143,7 @@ def narrowed(options: SearchOptions, spaces: Mapping[str, SearchSpace]) -> Searc
 def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
     """``["learning_rate=0.1"]`` as values of `Hyper`'s fields. Raises InputError."""
     from nas.training.hyper import Hyper  # here: a command line does not wait for jax
+    from nas.training.own_augment import load_named
 
     kinds = {f.name: type(f.default) for f in dataclasses.fields(Hyper) if not isinstance(f.default, tuple)}
     values: dict[str, Any] = {}
@@ -155,6 +156,7 @@ def hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
             values[name] = kinds[name](to[0])
         except ValueError:
             raise InputError(f"hyper: {name}={to[0]} is not {kinds[name].__name__}") from None
+    load_named(values.get("augmentation", ""))
     Hyper(**values)
     return values
 

@@ -14,6 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
+from nas.training import own_augment
+
 # What each draws for a batch; see `draw`.
 AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca")
 
@@ -77,6 +79,7 @@ def draw(
     - pca: ``offset`` float32 [.., C], what is added to all pixels of an image: the `principal_components` (which
       only this needs) times normal numbers of deviation 0.1 (Krizhevsky et al. 2012, section 4.1). On one channel
       it is a change of brightness
+    - a function of the user's: a seed uint32 [steps] for each (`nas.training.own_augment`)
     """
     height, width, channels = image_shape
     parts = augmentation.split("+")
@@ -102,6 +105,8 @@ def draw(
         assert components is not None
         multiples = rng.normal(0, PCA_DEVIATION, (steps, batch, channels)).astype(np.float32)
         plan["offset"] = multiples @ components.T
+    for name in own_augment.used(augmentation).values():
+        plan[name] = rng.integers(2**32, size=steps, dtype=np.uint32)
     return plan
 
 

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nas.data import Split
-from nas.training import augment
+from nas.training import augment, own_augment
 from nas.training.programs import Batch, count_correct, data_mesh, spread
 
 
@@ -76,6 +76,7 @@ def make_batch(
         images = augment.adjust_colour(images, plan["colour"], data.mean, data.std)
     if "offset" in plan:
         images = images + (plan["offset"] / data.std)[:, None, None, :]
+    images = own_augment.apply(images, plan, data.mean, data.std)
     labels, target = augment.gather_targets(data.labels, plan["index"], num_classes, smoothing)
     if "mix" in plan:
         images, target = (plan["mix"] * a + (1 - plan["mix"]) * a[::-1] for a in (images, target))

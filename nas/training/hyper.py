@@ -16,6 +16,7 @@ import optax
 from nas.errors import InputError, one_of
 from nas.training.augment import AUGMENTATIONS
 from nas.training.optimiser import FACTORIES
+from nas.training.own_augment import AUGMENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Hyper:
     label_smoothing: float = 0.0
     """probability mass spread evenly over all classes"""
     augmentation: str = "none"
-    """one of, or several joined by +, of nas.training.augment.AUGMENTATIONS"""
+    """one of, or several joined by +, of nas.training.augment.AUGMENTATIONS or FILE.py:NAME"""
     dropout: float = 0.0
     """probability of dropping an input of a dense layer"""
     own_weight_decay: tuple[tuple[str, float], ...] = ()
@@ -53,8 +54,8 @@ class Hyper:
         if self.schedule not in SCHEDULES:
             raise one_of("schedule", self.schedule, SCHEDULES)
         for part in self.augmentation.split("+"):
-            if part not in AUGMENTATIONS:
-                raise one_of("augmentation", part, AUGMENTATIONS)
+            if part not in AUGMENTATIONS and part not in AUGMENTS:
+                raise one_of("augmentation", part, (*AUGMENTATIONS, *AUGMENTS))
         if self.batch_size < 1:
             raise InputError(f"batch_size: {self.batch_size} is below 1")
         for name in ("label_smoothing", "dropout", "drop_path"):

@@ -68,7 +68,9 @@ def test_from_python(engine: str, folder: Path) -> None:
     assert {row["strategy"] for row in rows} == {"narrow", "random", "hyperband"}
     assert all(row["status"] in ("completed", "stopped") for row in rows)
     assert all(row["width"] < 16 for row in rows if row["strategy"] == "narrow")
-    for row in rows:
+    measured = [row for row in rows if row["epochs"]]  # the budget may end before a trial has begun
+    assert len(measured) >= 6
+    for row in measured:
         assert row["score"] == pytest.approx(row["valid_accuracy"] - 1e-3 * row["width"])
 
 
