@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax import Array
@@ -29,10 +29,10 @@ def load_named(augmentation: str) -> None:
     """Make known what ``crop+my.py:NAME`` names in files. Raises InputError."""
     for part in augmentation.split("+"):
         if named_in_file(part) is not None:
-            found = value_named(part, "augmentation")
+            found: Any = value_named(part, "augmentation")
             if not callable(found):
                 raise InputError(f"augmentation: {part} is a {type(found).__name__}, not a function")
-            AUGMENTS[part] = found
+            AUGMENTS[part] = cast(Augment, found)
 
 
 def used(augmentation: str) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -43,7 +44,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    digits = load_digits()
+    digits: Any = load_digits()
     for k in range(200):
         of = tmp_path / "images" / str(digits.target[k])
         of.mkdir(parents=True, exist_ok=True)
