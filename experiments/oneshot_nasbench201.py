@@ -122,7 +122,9 @@ SCALES = {
         2,
         1,
     ),
-    # 25 epochs of 47 steps of 32 images, a 17th of the 50 epochs of 390 steps of the benchmark's DARTS.
+    # 25 epochs of 47 steps of 32 images, a 17th of the 50 epochs of 390 steps of the benchmark's DARTS. An epoch of
+    # first order took 3 CPU seconds and a search's programs 25 to compile: about 1,750 CPU seconds a seed for all
+    # methods and random search, so that five seeds are planned to end in 2 hours on two idle cores.
     "cpu": Scale(
         DataConfig("cifar10", subset=3334, valid_fraction=0.1, image_size=16),
         25,
