@@ -269,9 +269,13 @@ class Machines:
     def down(self) -> None:
         """Copy the records once more, then delete everything."""
         self.mirror()
-        for part in self.config.parts:
-            if self._state(part, dry="ACTIVE"):
-                self._delete(part)
+        listed = self.run.read(
+            "gcloud", "compute", "tpus", "queued-resources", "list", *self._zone,
+            "--filter", f"name~/{self.config.name}-[0-9]+$", "--format", "value(name)",
+            dry="\n".join(self.config.parts),
+        )  # fmt: skip
+        for part in listed.split():  # whatever --slices says: one that is forgotten would go on costing
+            self._delete(part.rpartition("/")[2])
         self.run(
             "gcloud", "compute", "instances", "delete", self.config.head, *self._zone, "--quiet", check=False
         )

@@ -118,6 +118,7 @@ echo "$*" >>"$VM/calls"
 case "$*" in
     *"queued-resources create"*) echo "${5} WAITING_FOR_RESOURCES" >>"$VM/states" ;;
     *"queued-resources delete"*) sed -i "/^${5} /d" "$VM/states" ;;
+    *"queued-resources list"*"value(name)"*) sed 's, .*,,; s,^,projects/p/queuedResources/,' "$VM/states" ;;
     *"queued-resources list"*)
         name=$(sed 's,.*name~/\\(.*\\)[$].*,\\1,' <<<"$*")
         sed -n "s/^$name //p" "$VM/states"
@@ -195,9 +196,11 @@ def test_submit_sends_the_tree_follows_the_command_and_keeps_its_records(
 
 
 def test_down_copies_the_records_and_deletes_all(machines: Any) -> None:
-    (machines.vm / "states").write_text("sweep-0 ACTIVE\nsweep-1 SUSPENDED\n")
+    states = ["sweep-0 ACTIVE", "sweep-1 SUSPENDED", "sweep-2 ACTIVE"]  # more than --slices says
+    (machines.vm / "states").write_text("\n".join(states) + "\n")
     machines.down()
-    assert [line.split()[4] for line in calls(machines, "queued-resources delete")] == ["sweep-0", "sweep-1"]
+    deleted = [line.split()[4] for line in calls(machines, "queued-resources delete")]
+    assert deleted == ["sweep-0", "sweep-1", "sweep-2"]
     order = [line.split()[1] for line in calls(machines) if "list" not in line]
     assert order[0] == "ssh", "the records are copied before anything is deleted"
     assert calls(machines)[-1].startswith("compute instances delete sweep-head ")
