@@ -21,9 +21,9 @@ ARCH = (
 )
 TRAIN = ("train.py", "--arch", ARCH, "--dataset", "digits", "--validate", "--hyper", "batch_size=64")
 SEARCH = (
-    "search.py", "--space", "nasbench201", "--strategy", "darts_first", "--dataset", "digits", "--subset", "400",
-    "--supernet", "channels=4", "cells=1", "eigenvalue=false", "--evaluate-batch-size", "40", "--trials", "1",
-    "--engine", "local", "--epochs", "2", "--test-seeds", "0",
+    "search.py", "--space", "chain", "--fix", "depth=2", "width=16", "--strategy", "darts_first", "--trials", "1",
+    "--dataset", "digits", "--subset", "400", "--supernet", "eigenvalue=false", "--engine", "local", "--epochs", "2",
+    "--test-seeds", "0",
 )  # fmt: skip
 
 
