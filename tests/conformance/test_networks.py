@@ -18,7 +18,8 @@ from nas.training.network import computing, outline
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
-SAMPLES = {"darts": 1, "mbconv": 1, "nasbench201": 1, "natssize": 1}  # take long to trace; 4 of the others
+LONG = ("accel_nasbench", "darts", "mbconv", "nasbench201", "natssize")
+SAMPLES = dict.fromkeys(LONG, 1)  # these take long to trace; 4 of the others
 
 
 @pytest.mark.parametrize("image_shape", IMAGES)
@@ -64,6 +65,8 @@ def test_bfloat16_stays_bfloat16_between_layers(name):
 
 # Where another rule holds (LeNet's scaled tanh; weights that units do not share), the unit tests check that.
 SHARED = {
+    "accel_nasbench": ("depth=1", "expansion=1"),
+    "mbconv": ("depth=1",),
     "lenet": ("activation=relu", "c3_table=full"),
     "mlp": ("edges=full",),
     "autoencoder": ("weights=shared",),
