@@ -24,6 +24,7 @@ from rich.progress import Progress
 from nas.errors import InputError, one_of
 from nas.objectives.surrogate import table_objective
 from nas.objectives.table import TableObjective
+from nas.own_file import named_in_file
 from nas.record.comparison import (
     Comparison,
     Job,
@@ -33,7 +34,7 @@ from nas.record.comparison import (
     planned,
     read_comparison,
 )
-from nas.run.methods import foreign_options
+from nas.run.methods import foreign_options, search_named
 from nas.run.simulated_cluster import MOST_WORKERS, PLAIN, AccumulatedScore, SimulatedCluster, execute
 from nas.space import SearchSpace
 from nas.strategies import STRATEGIES, StrategyConfig, combined_config, converted, filtered
@@ -138,7 +139,7 @@ class Benchmark:
     def search(self, job: Job) -> Search:
         """One search, from its start to the end of its budget."""
         name, _, score = job.strategy.partition("+")
-        record = STRATEGIES[name]
+        record = search_named(name)  # one of a user's file is run again in each process
         config = record.own(dataclasses.replace(self.plan, seed=job.seed, epochs=self.epochs))
         strategy = record(self.objective.space, config.without_end())
         scoring = None
@@ -240,9 +241,12 @@ def compared(options: TableOptions, shared: Benchmark) -> tuple[str, ...]:
     kept = sensible(shared.objective.space, plan)
     for label in options.strategies:
         name = label.partition("+")[0]
-        if name not in STRATEGIES:
+        own = named_in_file(name) is not None
+        if own:
+            search_named(name, "strategies")
+        elif name not in STRATEGIES:
             raise one_of("strategies", name, STRATEGIES)
-        if name not in kept:
+        if name not in kept and not own:
             raise InputError(
                 f"strategies: {name} with trials of at most {shared.epochs} of the table's units "
                 f"({shared.objective.valid}) has no rung to stop at: it would be random search"
@@ -319,7 +323,7 @@ def compare_workers(
 def config_of(options: TableOptions, shared: Benchmark, names: Iterable[str]) -> dict[str, Any]:
     """What was compared, on what: what ``config.json`` holds and a resumption must repeat."""
     objective, table = shared.objective, shared.objective.table
-    plan = converted(shared.plan, combined_config(STRATEGIES[name] for name in names))
+    plan = converted(shared.plan, combined_config(search_named(name) for name in names))
     return {
         "objective": "table",
         "space": objective.space.name,
