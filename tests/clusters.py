@@ -71,8 +71,10 @@ def cluster() -> Iterator[Nodes]:
         yield Nodes(process)
     finally:
         assert process.stdin
+        assert process.stdout
         process.stdin.close()
         process.wait(60)
+        process.stdout.close()
 
 
 @dataclasses.dataclass
@@ -126,6 +128,8 @@ def searching(
     finally:
         process.kill()
         process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def counts(folder: Path) -> tuple[Run, dict[str, int]]:
