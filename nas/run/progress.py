@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -44,6 +45,7 @@ class Progress:
         planned_trials: where the search ends after so many trials, each with any number of epochs; those to come
             are then expected to take as many as those that have ended.
         finals: the trainings after the search.
+        patience_seconds: outside a terminal a stage is told when it has lasted so long: bad input stays one line.
         now: seconds of a clock that never goes back.
     """
 
@@ -55,6 +57,7 @@ class Progress:
         planned_trials: int | None = None,
         finals: FinalTrainings | None = None,
         stream: TextIO | None = None,
+        patience_seconds: float = 2.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title = title
@@ -72,6 +75,8 @@ class Progress:
         self._stage = ""
         self._now, self._started = now, now()
         self._work: list[tuple[float, int]] = []  # when so many epochs were spent, of this process's own
+        self._patience_seconds = patience_seconds
+        self._timer: threading.Timer | None = None
         self._over = ""
         self.followers: list[Follower] = []
         """These hear, after this, of all that this hears of."""
@@ -88,6 +93,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._enter_stage("")
         self._over = "done" if kind is None else "ended early"
         if self._live is not None:
             self._live.stop()
@@ -97,9 +103,17 @@ class Progress:
     def stage(self, doing: str) -> None:
         """What is under way until the first trial is measured, such as ``loading digits``."""
         if doing != self._stage:
-            self._stage = doing
-            if self._live is None:
-                self._say(doing)
+            self._enter_stage(doing)
+
+    def _enter_stage(self, doing: str) -> None:
+        self._stage = doing
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if doing and self._live is None:
+            self._timer = threading.Timer(self._patience_seconds, self._say, [doing])
+            self._timer.daemon = True
+            self._timer.start()
 
     def __call__(self, event: Event) -> None:
         self._hear(event)
@@ -119,7 +133,7 @@ class Progress:
             self._running.add(trial.id)
         elif isinstance(event, Measured):
             if not event.replayed:
-                self._stage = ""
+                self._enter_stage("")
                 spent = self._work[-1][1] + trial.spent - (before.spent if before is not None else 0)
                 self._work.append((self._now(), spent))
             if trial.feasible and (self._best is None or trial.score > self._best.score):
@@ -130,7 +144,7 @@ class Progress:
             if trial.status == "failed":
                 self._lost += max(0, trial.budget - trial.spent)
             if not event.replayed:
-                self._stage = ""
+                self._enter_stage("")
                 self._say(describe(trial))
 
     def begin_finals(self, count: int) -> None:
@@ -147,7 +161,9 @@ class Progress:
             follower.final(final)
 
     def status(self) -> str:
-        """One line that says how the run stands."""
+        """One line that says how the run stands; nothing where it ended before its first trial."""
+        if self._over == "ended early" and not self._trials:
+            return ""
         spent = sum(trial.spent for trial in self._trials.values())
         done, failed = sum(self._done.values()), self._done.get("failed", 0)
         begun, testing = bool(self._trials), self._finals_begun is not None

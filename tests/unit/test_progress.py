@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import time
 
 from nas.run.driver import Ended, Measured, Started
 from nas.run.progress import FinalTrainings, Progress
@@ -95,16 +97,26 @@ def test_trials_that_fail_or_are_stopped_are_not_waited_for() -> None:
 def test_it_says_what_is_under_way_before_the_first_trial() -> None:
     stream = io.StringIO()
     now = Clock()
-    with Progress("x", planned_epochs=8, stream=stream, now=now) as view:
+    with Progress("x", planned_epochs=8, stream=stream, now=now, patience_seconds=0.02) as view:
         view.stage("loading digits")
         assert view.status() == "x: loading digits, 0:00"
+        time.sleep(0.2)
         view.stage("starting Ray")
+        time.sleep(0.2)
         view(Started(trial(0)))
         now.seconds = 5
         assert view.status() == "x: starting Ray, 0 trials done, 1 running, 0 of 8 epochs, 0:05"
         view(Measured(trial(0).add(measurement(1))))
         assert "starting" not in view.status()
     assert stream.getvalue().startswith("x: loading digits\nx: starting Ray\n")
+
+
+def test_bad_input_before_the_first_trial_leaves_no_line_of_it() -> None:
+    stream = io.StringIO()
+    with contextlib.suppress(ValueError), Progress("x", stream=stream, now=Clock()) as view:
+        view.stage("loading digits")
+        raise ValueError
+    assert stream.getvalue() == ""
 
 
 def test_what_a_resumed_run_had_is_no_part_of_its_pace() -> None:
