@@ -345,8 +345,11 @@
     controls.querySelector(".many").textContent = `${chosen.length} of ${data.trials.length + data.left_out} trials`;
     const head = columns.map(([name], k) => `<th scope="col" tabindex="0"${k === 8 ? ' class="text"' : ""}${k === column ? ` aria-sort="${direction > 0 ? "ascending" : "descending"}"` : ""}>${k === 3 ? (scored() ? "Score" : "Valid. %") : name}</th>`).join("");
     const body = chosen.slice(0, state.shown).map((t) => `<tr data-trial="${t.run}:${t.id}" tabindex="0">${columns.map((_, k) => cell(t, k)).join("")}</tr>`).join("");
-    plot.innerHTML = `<div class="wide"><table class="trials"><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>${chosen.length > state.shown ? '<button type="button">show more</button>' : ""}`;
-    plot.querySelector("table").classList.add("sortable");
+    const table = document.createElement("table");
+    table.className = "trials sortable";
+    table.innerHTML = `<thead><tr>${head}</tr></thead><tbody>${body}</tbody>`;
+    plot.innerHTML = `<div class="wide"></div>${chosen.length > state.shown ? '<button type="button">show more</button>' : ""}`;
+    plot.querySelector(".wide").append(table);
     plot.querySelectorAll("th").forEach((th, k) => onPress(th, () => {
       const [was, way] = state.sort.trials ?? [3, -1];
       state.sort.trials = [k, was === k ? -way : [1, 0, 2, 8].includes(k) ? 1 : -1];

@@ -77,7 +77,7 @@ def standings(comparison: Comparison) -> Standings:
         raise InputError(f"{comparison.folder}: no seed yet from which every strategy has been searched")
     tested = {name: finals(searches) for name, searches in groups.items()}
     baseline = BASELINE if BASELINE in tested else next(iter(tested))
-    several = len(tested) > 1 and len(tested[baseline]) >= FEWEST
+    several = len(tested) > 1 and len(tested[baseline]) > 1
     ranks = critical_difference(tested) if several else None
     by_name = {} if ranks is None else dict(zip(ranks.names, ranks.mean_ranks.tolist(), strict=True))
     rows = []
@@ -162,7 +162,7 @@ def notes(comparison: Comparison, held: Standings) -> tuple[str, ...]:
     ]
     if held.rows[0].searches < FEWEST:
         said[-1] = (
-            f"Test: mean over so few searches that nothing can be said of its spread: intervals, ranks and tests are "
+            "Test: mean with its number of searches, which are too few to say anything of their spread: intervals are "
             f"given from {FEWEST} seeds on."
         )
     if any("+" in name for name in comparison.strategies):

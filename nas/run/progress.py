@@ -57,7 +57,7 @@ class Progress:
         planned_trials: int | None = None,
         finals: FinalTrainings | None = None,
         stream: TextIO | None = None,
-        patience_seconds: float = 2.0,
+        patience_seconds: float = 5.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title = title
