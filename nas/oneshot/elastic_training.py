@@ -370,6 +370,15 @@ class ElasticTraining:
 
     # ------------------------------------------------------------------------------------------------ the run
 
+    def restore(self, checkpoints: Checkpoints) -> list[Measurement]:
+        """Go back to the newest checkpoint; returns its measurements, none where there is no checkpoint of this
+        supernet."""
+        if not (found := checkpoints.restore(self.state)):
+            return []
+        _, state, meta = found
+        self.state = State(*jax.device_put(state))
+        return [measurement_of(fields) for fields in meta["measurements"]]
+
     def run(
         self, valid: Data, *, until: int | None = None, checkpoints: Checkpoints | None = None
     ) -> Generator[Measurement, None, None]:
@@ -378,12 +387,8 @@ class ElasticTraining:
         A checkpoint is written behind every epoch and gone on from, with its measurements yielded again.
         """
         until = self.settings.epochs if until is None else until
-        known: list[Measurement] = []
-        if checkpoints is not None and (found := checkpoints.restore(self.state)):
-            _, state, meta = found
-            self.state = State(*jax.device_put(state))
-            known = [measurement_of(fields) for fields in meta["measurements"]]
-            yield from known[:until]
+        known = [] if checkpoints is None else self.restore(checkpoints)
+        yield from known[:until]
         for epoch in range(len(known), until):
             with listening() if checkpoints else contextlib.nullcontext():
                 shown, train_seconds = timed(functools.partial(self.train_epoch, epoch))
