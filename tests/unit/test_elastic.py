@@ -12,15 +12,24 @@ import numpy as np
 import optax
 import pytest
 
+from nas.data.config import DataConfig
 from nas.errors import InputError
+from nas.goals import parse_goals
+from nas.objectives.base import TrialFailed
+from nas.objectives.elastic import ElasticObjective, ElasticSetup
+from nas.objectives.quantities import QuantitiesSetup, sign_of
 from nas.oneshot import elastic_training
 from nas.oneshot.elastic import Elastic, sub_network
 from nas.oneshot.elastic_training import ElasticSettings, ElasticTraining, Phase, shrinking
+from nas.run.elastic import best, told
+from nas.strategies import STRATEGIES
+from nas.strategies.evolution import EvolutionConfig
 from nas.training.checkpoint import Checkpoints
 from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper
 from nas.training.loop import Data
 from nas.training.network import Noise, apply_evaluate, apply_train
+from nas.trial import Trial
 from search_spaces import SPACES
 from search_spaces.chain import chain_space
 
@@ -364,3 +373,46 @@ def test_unknown_and_missing_choices_are_refused() -> None:
     with pytest.raises(InputError, match="batch_size"):
         ElasticTraining(elastic, settings, images(32, (6, 6, 1)), TrainingConfig(), seed=0)
     assert elastic_training.ORDER[0] == ("kernel",)
+
+
+def setup(tmp_path: FilePath, **more: Any) -> ElasticSetup:
+    space = CHAIN.restrict(
+        fix=(*PLAIN, "connections=plain", "pooling=none", "depth=2"),
+        narrow=("kernel=1,3",),
+    )
+    settings = ElasticSettings((Phase(("kernel", "width"), 1),), Hyper(batch_size=200), random=0)
+    data = DataConfig("digits", image_size=4)
+    return ElasticSetup(space, data, settings, tmp_path, vary=("kernel", "width"), **more)
+
+
+def test_a_supernet_is_an_objective_of_any_strategy(tmp_path: FilePath) -> None:
+    limit = 5_000
+    goals = parse_goals(["valid_accuracy"], [f"macs_per_image<={limit}"], sign_of)
+    fresh = setup(tmp_path)
+    quantities = QuantitiesSetup(fresh.space, fresh.data, ("macs_per_image",))
+    fresh = setup(tmp_path, goals=goals, quantities=quantities)
+    with pytest.raises(InputError, match="holds no supernet"):
+        fresh()
+    training, valid = fresh.fresh()
+    keeper = Checkpoints(tmp_path)
+    assert len(list(training.run(valid, checkpoints=keeper))) == 1
+    keeper.close()
+    objective = fresh()
+    config = EvolutionConfig(trials=12, epochs=1, population=4)
+    trials = told(STRATEGIES["evolution"](fresh.space, config), objective)
+    assert [trial.status for trial in trials] == ["completed"] * 12
+    kept = [trial for trial in trials if trial.feasible]
+    assert 0 < len(kept) < 12
+    for trial in trials:
+        assert trial.macs_per_image == trial.measurements[0].values["macs_per_image"]  # type: ignore[union-attr]
+        assert trial.feasible == ((trial.macs_per_image or 0) <= limit)
+        if trial.feasible:
+            assert trial.score == pytest.approx(training.evaluate(trial.arch, valid).accuracy)
+    found = best(trials)
+    assert found is not None
+    assert found.score == max(trial.score for trial in kept)
+    with pytest.raises(InputError, match="needs quantities"):
+        ElasticObjective(training, valid, goals)
+    refused = Trial(0, fresh.space.sample(0).set(depth=1), 1, 0)
+    with pytest.raises(TrialFailed):
+        list(objective(refused))
