@@ -62,7 +62,7 @@ def execute(
         if not asked:
             break
         outstanding = {trial.id for trial in (*asked, *under_way)}
-        for group in objective.grouped(asked) if isinstance(objective, Together) else [[of] for of in asked]:
+        for group in _groups(objective, asked):
             for trial in _measured(state, objective, group):
                 outstanding.discard(trial.id)
                 if not state.full:
@@ -70,6 +70,14 @@ def execute(
                     state.end(state.running - strategy.paused - outstanding)
     state.close()
     return record.run()
+
+
+def _groups(objective: Objective, asked: Sequence[Trial]) -> Sequence[Sequence[Trial]]:
+    """Trials that share a program; each alone where that cannot be said: what is wrong with one is its own failure."""
+    if len(asked) > 1 and isinstance(objective, Together):
+        with contextlib.suppress(Exception):
+            return objective.grouped(asked)
+    return [[trial] for trial in asked]
 
 
 def _measured(state: SearchState, objective: Objective, group: Sequence[Trial]) -> Iterator[Trial]:
