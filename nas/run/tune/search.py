@@ -325,7 +325,11 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
     together = min(cluster.workers or room(cluster), room(cluster))
     work.fill(together)
     searcher: Any = _Searcher(work)
-    if cluster.workers is not None:  # else Tune has one more trial waiting than there is room for
+    if (
+        cluster.workers is None
+    ):  # without a limit Tune would start one at a time, and each waits for the others
+        settings["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, together))
+    else:
         searcher = ConcurrencyLimiter(searcher, max_concurrent=cluster.workers)
     barrier = StartBarrier(uuid.uuid4().hex, min(together, len(work.first)))
     worker = tune.with_parameters(
