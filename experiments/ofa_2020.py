@@ -171,7 +171,13 @@ SCALES = {
         (
             *SUBSPACES["ofa"],
             *TRAINED_BY[1:],
-            *("dropout=0.1", "learning_rate=2.6", "batch_size=2048", "augmentation=crop+flip+colour"),
+            *(
+                "resolution=0",
+                "dropout=0.1",
+                "learning_rate=2.6",
+                "batch_size=2048",
+                "augmentation=crop+flip+colour",
+            ),
         ),
         epochs=605,
         networks=30,
