@@ -173,6 +173,7 @@ SCALES = {
             *TRAINED_BY[1:],
             *(
                 "resolution=0",
+                "epsilon=0.00001",
                 "dropout=0.1",
                 "learning_rate=2.6",
                 "batch_size=2048",
