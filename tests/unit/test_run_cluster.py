@@ -94,7 +94,7 @@ def test_two_searches_share_a_cluster(nodes: Nodes, tmp_path: Path) -> None:
 
 def test_a_search_takes_the_chips_of_the_cluster_and_follows_it(nodes: Nodes, tmp_path: Path) -> None:
     nodes.add(4, resources={"TPU": 2})
-    with searching(tmp_path / "run", nodes.address, {"trials": 24}) as search:
+    with searching(tmp_path / "run", nodes.address, {"trials": 12}, seconds=4) as search:
         search.wait_for(4)
         nodes.add(4, resources={"TPU": 2})
         assert search.end() == (0, "")
