@@ -15,28 +15,34 @@ PICTURE = ROOT / "docs" / "imports.png"
 
 # What is drawn: a folder, within nas a package or file there; its column and row, and what it is.
 PARTS = {
-    "nas.check": (0.4, 0.0, "of users' own files"),
-    "nas.api": (2.4, 0.5, "programs, notebooks"),
-    "scripts": (1.2, 0, "command lines"),
-    "experiments": (3.2, 0, "papers' experiments"),
-    "nas.run": (1.7, 1, "plan, engines"),
-    "nas.report": (3.6, 1, "tables, plots, HTML"),
-    "search_spaces": (4.5, 1, "networks by family"),
-    "nas.strategies": (0.6, 2, "ask and tell"),
-    "nas.objectives": (1.7, 2, "what a trial is worth"),
-    "nas.record": (2.7, 2, "a run, append-only"),
-    "nas.tables": (0.2, 3, "benchmark tables"),
-    "nas.oneshot": (1.6, 3, "search in a supernet"),
-    "nas.proxies": (2.95, 3, "scores, no training"),
-    "nas.training": (3.6, 4, "one pure train step"),
-    "nas.nn": (4.5, 5, "layers, supernets"),
-    "nas.trial": (1.55, 5, "trial, measurement"),
-    "nas.data": (3.7, 5, "sets of images"),
-    "nas.space": (1.1, 6, "architectures, spaces"),
-    "nas.cache": (4.0, 6, "what is kept on disk"),
-    "nas.cpu": (4.9, 6, "fast beneath JAX"),
-    "nas.own_file": (3.2, 6, "users' own files"),
-    "nas.errors": (2.4, 7, "errors in one line"),
+    "nas.check": (0.6, 0, "of users' own files"),
+    "nas.api": (2.3, 1, "programs, notebooks"),
+    "scripts": (1.5, 0, "command lines"),
+    "experiments": (3.6, 1, "papers' experiments"),
+    "nas.run": (1.7, 2, "plan, engines"),
+    "nas.report": (3.6, 3, "tables, plots, HTML"),
+    "search_spaces": (4.6, 3, "networks by family"),
+    "nas.strategies": (0.6, 4, "ask and tell"),
+    "nas.objectives": (1.7, 4, "what a trial is worth"),
+    "nas.record": (2.7, 4, "a run, append-only"),
+    "nas.tables": (0.2, 5, "benchmark tables"),
+    "nas.oneshot": (1.6, 5, "search in a supernet"),
+    "nas.proxies": (2.95, 5, "scores, no training"),
+    "nas.pareto": (0.5, 6, "fronts"),
+    "nas.tpu": (4.6, 4, "chips not at hand"),
+    "nas.export": (4.9, 1, "StableHLO, ONNX"),
+    "nas.training": (3.6, 6, "one pure train step"),
+    "nas.nn": (4.5, 7, "layers, supernets"),
+    "nas.trial": (1.55, 7, "trial, measurement"),
+    "nas.data": (3.6, 7, "sets of images"),
+    "nas.storage": (3.9, 8, "buckets"),
+    "nas.ending": (2.9, 8, "SIGTERM"),
+    "nas.space": (1.1, 9, "architectures, spaces"),
+    "nas.goals": (2.05, 9, "objectives, constraints"),
+    "nas.cache": (4.0, 9, "what is kept on disk"),
+    "nas.cpu": (4.9, 9, "fast beneath JAX"),
+    "nas.own_file": (3.0, 9, "users' own files"),
+    "nas.errors": (2.4, 10, "errors in one line"),
 }
 
 
@@ -110,9 +116,11 @@ def arrows(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 def draw(graph: Mapping[str, set[str]]) -> Figure:
     """Every part in its place, every arrow of `arrows`; raises ValueError for one that would not point down."""
-    wide, high, scale = 0.76, 0.5, (2.3, 1.15)  # inches a column and a row
+    wide, high, scale = 0.8, 0.55, (2.2, 0.95)  # inches a column and a row
     columns, rows = [PARTS[name][0] for name in graph], [PARTS[name][1] for name in graph]
-    figure = Figure(figsize=(scale[0] * (max(columns) - min(columns) + 1), scale[1] * (max(rows) + 1)))
+    figure = Figure(
+        figsize=(scale[0] * (max(columns) - min(columns) + 1), scale[1] * (max(rows) - min(rows) + 1))
+    )
     axes = figure.add_axes((0, 0, 1, 1))
     for name, target in arrows(graph):
         (x, y, _), (to_x, to_y, _) = PARTS[name], PARTS[target]
@@ -132,7 +140,7 @@ def draw(graph: Mapping[str, set[str]]) -> Figure:
         axes.text(x, y - 0.09, name, ha="center", va="center", fontsize=9.5, family="monospace", zorder=3)
         axes.text(x, y + 0.12, text, ha="center", va="center", fontsize=8, color="0.25", zorder=3)
     axes.set_xlim(min(columns) - 0.5, max(columns) + 0.5)
-    axes.set_ylim(max(rows) + 0.5, -0.5)
+    axes.set_ylim(max(rows) + 0.5, min(rows) - 0.5)
     axes.set_axis_off()
     return figure
 
