@@ -43,7 +43,7 @@ WRONG = {
         ("compare", "--objective", "table", "--table", "none.npz"), "table: there is no file none.npz"),
     "no table of a space": (
         ("compare", "--objective", "table", "--space", "natssize"),
-        "table: there is none named natssize, only nasbench201",
+        "table natssize: say where natssize.npz is",
     ),
     "unknown data set": (("search", *SEARCH, "--dataset", "cifra10"), "cifra10"),
     "a data set not prepared": (("search", *SEARCH, "--dataset", "cifar100", "--data-dir", "here"), "prepare_data.py"),

@@ -78,4 +78,4 @@ def test_a_full_disk_ends_a_search_which_goes_on_when_there_is_room(tmp_path: Pa
 def test_a_space_file_that_calls_exit_is_one_line(script, tmp_path: Path) -> None:
     Path("ends.py").write_text("import sys\nsys.exit(7)\n")
     code, _, err = script("search", "--space", "ends.py")
-    assert (code, err) == (2, "error: space: ends.py does not run: SystemExit: 7\n")
+    assert (code, err) == (2, "error: space: ends.py does not run: SystemExit: 7 (line 2)\n")

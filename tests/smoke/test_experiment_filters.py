@@ -35,7 +35,7 @@ def test_from_a_shell(tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     path = tmp_path / "run" / "gallery.png"
-    assert ended.stdout.split() == [str(path)]
+    assert ended.stdout.split() == [str(path), str(path.with_name("result.json"))]
     drawn = np.asarray(Image.open(path).convert("L"))
     assert min(drawn.shape) > 500
     assert drawn.std() > 30

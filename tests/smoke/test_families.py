@@ -14,7 +14,8 @@ from search_spaces import SPACES
 
 FIXED = {"darts": ("cells=1", "channels=4")}  # compiling the whole networks takes long
 # Its first kernels, of N(0, 0.0001²), take some hundred steps to show anything.
-SLOW = ("cuda_convnet",)
+# What was made for ImageNet learns little of 8 x 8 pixels in an epoch.
+SLOW = ("cuda_convnet", "accel_nasbench", "mbconv")
 
 
 LONG = ("natssize", "nasbench_macro", "densenet", "inception", "nasbench201", "resnet")  # to compile

@@ -58,8 +58,11 @@ def test_a_page_runs(page, tmp_path):
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
-def test_every_option_on_a_page_exists(page, script):
+def test_every_option_on_a_page_exists(page, script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page):
+        if block.language == "python" and (named := re.match(r"# (\w+\.py)\n", block.text)):
+            Path(named[1]).write_text(block.text)
         if block.language != "bash":
             continue
         lines = block.text.replace("\\\n", " ")
@@ -73,7 +76,8 @@ def test_every_option_on_a_page_exists(page, script):
 
 def test_every_link_leads_somewhere():
     for page in [*PAGES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
