@@ -146,7 +146,8 @@ def _split_folders(folder: Path) -> dict[str, Path] | None:
     return found if some else None
 
 
-def _read_folder(path: Path, image_size: int | None, writer: Writer) -> dict[str, Any]:
+def class_files(path: Path) -> tuple[list[str], dict[str, tuple[list[Path], list[int]]]]:
+    """The classes' names, and files and labels of each split of a folder that passed `check`. Raises InputError."""
     splits = _split_folders(path) or {}
     classes = [folder.name for folder in _class_folders(splits["train"])]
     files: dict[str, tuple[list[Path], list[int]]] = {}
@@ -164,6 +165,11 @@ def _read_folder(path: Path, image_size: int | None, writer: Writer) -> dict[str
         files[role] = named, labels
     if len(classes) < 2:
         raise InputError(f"dataset: {path} has one class, {classes[0]}; at least two are needed")
+    return classes, files
+
+
+def _read_folder(path: Path, image_size: int | None, writer: Writer) -> dict[str, Any]:
+    classes, files = class_files(path)
     shape = _common_shape([file for named, _ in files.values() for file in named], path, image_size)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for role, (named, labels) in files.items():

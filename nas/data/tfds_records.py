@@ -43,7 +43,7 @@ class Records:
                 f"prepare it again as array_record: {prepare_command(source.name, Path('ANOTHER_FOLDER'))}"
             )
         self._image_key, self._label_key = image_and_label(source.name, info)
-        self._channels = info.features[self._image_key].shape[-1] or 3
+        self.channels = info.features[self._image_key].shape[-1] or 3
         label = info.features[self._label_key]
         self.num_classes = int(label.num_classes)
         self.class_names = list(label.names or map(str, range(self.num_classes)))
@@ -55,10 +55,17 @@ class Records:
         """Label of the first record (-1 where the labels are secret)."""
         return self._read(split, 0, range(1))[0][1]
 
+    def shard_lengths(self, split: str) -> list[int]:
+        return list(self._builder.info.splits[split].shard_lengths)
+
+    def encoded(self, split: str, shard: int, number: int) -> tuple[bytes, int]:
+        """The file and the label of one record, of the whole split's count, which is in that shard."""
+        return self._read(split, shard, range(number, number + 1))[0]
+
     def check(self) -> None:
         """Read and decode the first image of every shard; ``InputError`` when one is damaged."""
         for split in self.splits:
-            lengths = self._builder.info.splits[split].shard_lengths
+            lengths = self.shard_lengths(split)
             for shard, first in enumerate(itertools.accumulate(lengths[:-1], initial=0)):
                 if lengths[shard]:
                     self._decode(split, first, self._read(split, shard, range(first, first + 1))[0][0])
@@ -84,7 +91,7 @@ class Records:
     def plan(self, split: str) -> list[tuple[int, range]]:
         """Chunks of ``split``: the shard and the record numbers of each. No chunk crosses a shard."""
         plan, start = [], 0
-        for shard, length in enumerate(self._builder.info.splits[split].shard_lengths):
+        for shard, length in enumerate(self.shard_lengths(split)):
             stop = start + length
             plan += [(shard, range(first, min(first + _CHUNK, stop))) for first in range(start, stop, _CHUNK)]
             start = stop
@@ -113,7 +120,7 @@ class Records:
 
     def _decode(self, split: str, number: int, encoded: bytes) -> np.ndarray:
         try:
-            return decode_image(encoded, self._channels, self.image_size)
+            return decode_image(encoded, self.channels, self.image_size)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(
                 f"dataset: {self.source.name}: image {number} of split {split} in {self.source.folder} "
