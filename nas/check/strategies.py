@@ -168,18 +168,19 @@ def candidates_come_first(make: Make, space: SearchSpace, config: StrategyConfig
     """The first candidate is what is asked for, and looking changes nothing."""
     watched, alone = make(config), make(config)
     run, seen = outcome(any_score, some_fail), set()
-    while True:
+    for _ in range(1000):
         first = next(iter(watched.candidates()), None)
         trial = watched.ask()
         require(alone.ask() == trial, "looking at candidates changes what is asked for")
         if trial is None:
-            break
+            return
         if trial.id not in seen:
             require(first == trial.arch, f"trial {trial.id} is not the first of its candidates")
         seen.add(trial.id)
         told = run(trial)
         watched.tell(told)
         alone.tell(told)
+    require(False, "the search does not end within 1000 trials")
 
 
 def checks(record: StrategyRecord, space: SearchSpace) -> Iterator[Check]:
