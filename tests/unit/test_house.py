@@ -221,7 +221,12 @@ def imported(*folders: str) -> set[str]:
     modules = {name.partition(".")[0] for path in sources(*folders) for name in imports(path)}
     own = {*HOUSE, "tests", "docs", *(path.stem for path in sources("scripts", "experiments", "tests"))}
     foreign = modules - set(sys.stdlib_module_names) - own
-    foreign -= {"torch", "onnx", "onnxruntime"}  # optional: requirements-bench.txt, requirements-export.txt
+    foreign -= {
+        "torch",
+        "torchvision",
+        "onnx",
+        "onnxruntime",
+    }  # optional: requirements-bench.txt, requirements-export.txt
     assert not (unknown := {module for module in foreign if module not in homes}), unknown
     return {canonicalize_name(home) for module in foreign for home in set(homes[module])}
 

@@ -334,3 +334,32 @@ def test_top_k_accuracy_counts_labels_among_the_largest() -> None:
     assert top_k_accuracy(np.full((1, 6), np.nan), np.array([0])) == 0
     with pytest.raises(InputError, match="k: 5 is not from 1 to the 3 classes"):
         top_k_accuracy(np.zeros((1, 3)), np.array([0]))
+
+
+@pytest.mark.slow
+def test_the_benchmark_makes_its_files_and_measures(tmp_path: Path) -> None:
+    data = os.environ.get("TFDS_DATA_DIR") or Path(__file__).parents[3] / "shared/data/tfds"
+    if not all(Path(data, name).is_dir() for name in ("cifar10", "mnist")):
+        pytest.skip("no prepared cifar10 and mnist")
+    script = Path(__file__).parents[2] / "scripts" / "bench_input.py"
+    options = [
+        "--images",
+        "40",
+        "--batch",
+        "8",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "1",
+        "--folder",
+        str(tmp_path),
+    ]
+    command = [sys.executable, str(script), *options, "--data-dir", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "40 files of 400 x 300" in done.stdout
+    assert "images/s" in done.stdout
+    files = sorted(tmp_path.glob("*/*.jpg"))
+    assert len(files) == 40
+    assert len({file.parent for file in files}) == 20
+    with Image.open(files[0]) as image:
+        assert image.size == (400, 300)
