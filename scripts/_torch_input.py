@@ -11,8 +11,8 @@ import time
 
 
 def main(folder: str, size: int, batch: int, workers: int, seconds: float, colour: float, warm: int) -> None:
-    import torch
-    from torchvision import datasets, transforms
+    import torch  # pyright: ignore[reportMissingImports]
+    from torchvision import datasets, transforms  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]

@@ -44,6 +44,8 @@ class SupernetObjective:
         self.setup, self.checkpoints = setup, checkpoints
         self.supernet = supernet_of(setup.train.space)
         self.training = TrainObjective(setup.train, None)
+        if self.training.streams:
+            raise InputError("input: a supernet trains from images on the device: --input device")
 
     def describe(self, trial: Trial) -> Size:
         """Of the supernet."""

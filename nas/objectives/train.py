@@ -23,6 +23,7 @@ from nas.nn.bridge import build
 from nas.objectives.base import Trained, TrialFailed, trial_folder
 from nas.space import Architecture, SearchSpace
 from nas.training import processes
+from nas.training.batches import Streamed, streamed
 from nas.training.checkpoint import Checkpoints
 from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper, hyper_of
@@ -98,6 +99,7 @@ class TrainObjective:
         check_devices(setup.training)
         cpu.native_status()  # builds the native kernels, where nobody has, before any time is taken
         self.dataset = setup.data.load()
+        self.streams = streams_input(setup.training, self.dataset.train.images.nbytes)
 
     @functools.cached_property
     def train_data(self) -> Data:
@@ -117,6 +119,8 @@ class TrainObjective:
         return self._on_device(Split(images, labels))
 
     def _on_device(self, split: Any) -> Data:
+        if self.streams:
+            return streamed(split, self.dataset.mean, self.dataset.std)
         return on_device(split, self.dataset.mean, self.dataset.std, mesh_size(self.config.devices))
 
     def hyper(self, arch: Architecture) -> Hyper:
@@ -149,6 +153,8 @@ class TrainObjective:
 
     def grouped(self, trials: Sequence[Trial]) -> list[list[Trial]]:
         """``trials`` in groups that `together` can train as one program, as large as memory has room for."""
+        if self.streams:
+            return [[trial] for trial in trials]
         groups: dict[Any, list[Trial]] = {}
         room: dict[Any, int] = {}
         for trial in trials:
@@ -316,8 +322,22 @@ def check_devices(training: TrainingConfig) -> None:
         )
 
 
+def streams_input(training: TrainingConfig, image_bytes: int) -> bool:
+    """Whether the images stay on the host: as ``training`` says, else where an accelerator has no room for them."""
+    if jax.process_count() > 1:  # each process has its share on its devices
+        if training.input == "stream":
+            raise InputError("input: stream works in one process; several keep their shares on the devices")
+        return False
+    if training.input is not None:
+        return training.input == "stream"
+    return jax.default_backend() != "cpu" and image_bytes > free_memory() // 2
+
+
 def join(a: Data, b: Data) -> Data:
     """Both splits as one, with the statistics of ``a``."""
+    if isinstance(a.images, Streamed):
+        labels: Any = np.concatenate([a.labels, b.labels])
+        return a._replace(images=Streamed((*a.images.parts, *b.images.parts)), labels=labels)
     images = np.concatenate([np.asarray(a.images), np.asarray(b.images)])
     labels = np.concatenate([np.asarray(a.labels), np.asarray(b.labels)])
     images, labels = jax.device_put((images, labels), a.images.sharding)

@@ -66,7 +66,9 @@ def train_to_end(
     with mirrored(out, resume=resume, writes=processes.is_writer()) as folder:
         out = processes.own_folder(folder)
         opened = (
-            Record.resume(out, config, may_differ=("data_dir", "checkpoint_minutes", "steps_per_call"))
+            Record.resume(
+                out, config, may_differ=("data_dir", "checkpoint_minutes", "steps_per_call", "input")
+            )
             if resume
             else Record.create(out, config)
         )

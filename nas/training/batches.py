@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -17,10 +18,31 @@ from nas.training import augment, own_augment
 from nas.training.programs import Batch, count_correct, data_mesh, spread
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Streamed:
+    """Images that stay on the host, memory-mapped: ``parts`` uint8 [n_i, H, W, C], one behind the other."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return sum(map(len, self.parts)), *self.parts[0].shape[1:]
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Uint8 [len(index), H, W, C]."""
+        taken = np.empty((len(index), *self.shape[1:]), np.uint8)
+        first = 0
+        for part in self.parts:
+            here = (first <= index) & (index < first + len(part))
+            taken[here] = part[index[here] - first]
+            first += len(part)
+        return taken
+
+
 class Data(NamedTuple):
     """One split on the devices, with what turns its pixels into inputs."""
 
-    images: Array  # uint8 [n, H, W, C]
+    images: Any  # uint8 [n, H, W, C], or `Streamed`
     labels: Array  # int32 [n]
     mean: Array  # float32 [C]
     std: Array  # float32 [C]
@@ -35,6 +57,22 @@ def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1)
     where = NamedSharding(mesh, PartitionSpec()) if mesh else None
     values = (split.images, split.labels, np.asarray(mean), np.asarray(std))
     return Data(*(jax.device_put(value, where, may_alias=True) for value in values))
+
+
+def streamed(split: Split, mean: np.ndarray, std: np.ndarray) -> Data:
+    """``split`` where it is; `fetched` brings what a batch needs to the device."""
+    labels, mean, std = (np.asarray(of) for of in (split.labels, mean, std))
+    return Data(Streamed((split.images,)), labels, mean, std)  # pyright: ignore[reportArgumentType]
+
+
+def fetched(data: Data, plan: dict[str, Any]) -> tuple[Data, dict[str, Any]]:
+    """Both for the device: of streamed ``data`` the images that ``plan`` names alone, and a plan that names those."""
+    if not isinstance(data.images, Streamed):
+        return data, plan
+    index = np.asarray(plan["index"])
+    chosen = index.ravel()
+    own = data._replace(images=data.images.take(chosen), labels=np.asarray(data.labels)[chosen])
+    return own, {**plan, "index": np.arange(index.size, dtype=np.int32).reshape(index.shape)}
 
 
 def _shared(split: Split, mean: np.ndarray, std: np.ndarray, mesh: Mesh) -> Data:

@@ -7,6 +7,7 @@ import dataclasses
 from nas.errors import InputError, one_of
 
 EVALUATIONS = ("centre", "ten_crop")
+INPUTS = ("device", "stream")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,9 @@ class TrainingConfig:
     """local devices to split every batch over; 0: all there are"""
     steps_per_call: int | None = None
     """training steps that are one program; default: 1 on CPU, on accelerators 50"""
+    input: str | None = None
+    """where decoded images lie: device (whole on each) or stream (on the host's disk, a batch at a time; same values);
+    default: stream where they would fill more than half of an accelerator's memory"""
     evaluation: str = "centre"
     """how test images are seen: centre (as they are) or ten_crop (corners, centre, all mirrored; averaged)"""
     crop_fraction: float = 0.875
@@ -49,6 +53,8 @@ class TrainingConfig:
             raise InputError(f"steps_per_call: {self.steps_per_call} is below 1")
         if self.devices < 0:
             raise InputError(f"devices: {self.devices} is below 0")
+        if self.input is not None and self.input not in INPUTS:
+            raise one_of("input", self.input, INPUTS)
         if self.evaluation not in EVALUATIONS:
             raise one_of("evaluation", self.evaluation, EVALUATIONS)
         if not 0 < self.crop_fraction < 1:

@@ -20,6 +20,7 @@ from nas.training.batches import (
     Averages,
     Data,
     averages,
+    fetched,
     make_batch,
     mean_probabilities,
     on_device,
@@ -128,7 +129,9 @@ class Training:
         """Compile all that training and evaluation run, on shapes alone; the state stays as it is."""
         self.runner.compile(step=self.steps_per_call == 1)
         if self.steps_per_call > 1:
-            self._program(self._zero(), part(self.steps_of(0), 0, self.steps_per_call))
+            steps = part(self.steps_of(0), 0, self.steps_per_call)
+            data, plan = fetched(self.train, steps.plan)
+            self._program(self._zero(), data, steps._replace(plan=plan))
         learning_rates(self.hyper, epoch=0, epochs=self.epochs, steps=self.steps)
         plan = self._plan(np.random.default_rng(0), 1, np.arange(self.hyper.batch_size))
         zero = np.float32(0)
@@ -158,9 +161,11 @@ class Training:
         for first in range(done, self.steps, size):
             last = min(first + size, self.steps)
             if size > 1:
-                program = self._program(sums, part(steps, 0, size))
                 chosen = part(steps, first, size)
-                self.state, sums = program(self.state, sums, self.train, chosen, np.int32(last - first))
+                data, plan = fetched(self.train, chosen.plan)  # while the device is at the steps before
+                chosen = chosen._replace(plan=plan)
+                program = self._program(sums, data, chosen)
+                self.state, sums = program(self.state, sums, data, chosen, np.int32(last - first))
             else:
                 sums = self._step(steps, first, sums)
             if last // NAN_CHECK_STEPS > first // NAN_CHECK_STEPS or last == self.steps:
@@ -179,9 +184,9 @@ class Training:
         self.state, loss, logits = self.runner.step(self.state, batch, noise, now, steps.ema_decay)
         return tally(sums, loss, logits, batch.labels)
 
-    def _program(self, sums: Array, steps: Steps) -> Any:
+    def _program(self, sums: Array, data: Data, steps: Steps) -> Any:
         """The program of as many steps."""
-        return compiled_steps(self.runner.network, self.shape, self.state, sums, self.train, steps)
+        return compiled_steps(self.runner.network, self.shape, self.state, sums, data, steps)
 
     def steps_of(self, epoch: int) -> Steps:
         """All steps of an epoch, as (seed, epoch) fix them: numpy arrays."""
@@ -247,6 +252,7 @@ class Training:
         return {"index": order[: steps * size].reshape(steps, size).astype(np.int32), **plan}
 
     def _batch(self, data: Data, plan: dict[str, Any], smoothing: Any) -> Batch:
+        data, plan = fetched(data, plan)
         return make_batch(
             data, plan, smoothing, num_classes=self.num_classes, dtype=self.shape.dtype, mesh=self.mesh
         )
