@@ -64,7 +64,8 @@ export JAX_PLATFORMS=tpu,cpu PATH="$PWD/.venv/bin:$PATH"
 nohup '$(printf '%q ' "$@")'>tpu.log 2>&1 </dev/null &
 tail -n +1 -f --pid=$! tpu.log
 wait $!'
-(while sleep "${MIRROR_SECONDS:-60}"; do mirror || true; done) &
+# (The sleep that outlives the loop holds no output open.)
+(while sleep "${MIRROR_SECONDS:-60}" >/dev/null 2>&1; do mirror || true; done) &
 mirroring=$!
 trap 'kill "$mirroring" 2>/dev/null || true; rm -f "$archive"' EXIT
 status=0

@@ -109,7 +109,10 @@ def test_no_python_is_said_in_one_line(clone: Clone) -> None:
 def test_unknown_requirements_name_the_choices(clone: Clone) -> None:
     done = clone.run("setup.sh", "requirements-cpu.txt")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "requirements-cpu.txt is not one of requirements-bench.txt requirements-data.txt " in done.stderr
+    assert (
+        "requirements-cpu.txt is not one of requirements-bench.txt requirements-cloud.txt requirements-data.txt "
+        in done.stderr
+    )
 
 
 def test_a_newer_python_is_found_behind_an_old_one(clone: Clone) -> None:
