@@ -73,7 +73,7 @@ def test_the_recipe_runs_as_it_is_written(title: str, tree: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert ": done, " in done.stderr
-        assert "failed" not in done.stderr
+        assert not re.search(r"trial \d+ failed", done.stderr)
     assert commands
 
 

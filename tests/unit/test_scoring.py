@@ -78,7 +78,7 @@ def test_every_kind_of_measurement_is_read_as_it_was_written(tmp_path: Path):
 def test_a_search_by_score_trains_its_best_alone(tmp_path: Path):
     options = SearchOptions(
         space="tiny",
-        objective="flops",
+        objective=("flops",),
         engine="local",
         test_seeds=1,
         data=DIGITS,
