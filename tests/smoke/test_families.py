@@ -18,7 +18,16 @@ FIXED = {"darts": ("cells=1", "channels=4")}  # compiling the whole networks tak
 SLOW = ("cuda_convnet", "accel_nasbench", "mbconv")
 
 
-LONG = ("natssize", "nasbench_macro", "densenet", "inception", "nasbench201", "resnet")  # to compile
+LONG = (
+    "accel_nasbench",
+    "mbconv",
+    "natssize",
+    "nasbench_macro",
+    "densenet",
+    "inception",
+    "nasbench201",
+    "resnet",
+)  # to compile
 
 
 @pytest.mark.parametrize(

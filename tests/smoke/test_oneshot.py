@@ -69,6 +69,7 @@ def test_two_seeds_side_by_side_then_the_derived_network(tmp_path):
         assert [m.train_loss for m in one] == pytest.approx([m.train_loss for m in other], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_comparison_with_other_strategies(tmp_path):
     said, _ = script(
         "compare.py", *CHAIN, "--strategies", "random", "rsps", "--engine", "local", "--trials", "1", "--epochs", "1",
@@ -117,6 +118,7 @@ def test_others_killed_and_resumed(method, tmp_path):
     assert record_difference(tmp_path / "undisturbed", tmp_path / "killed") is None
 
 
+@pytest.mark.slow
 def test_the_darts_space_on_images(tmp_path):
     """A cell for real images: the network of the derived genotype trains."""
     arguments = ["--space", "darts", "--dataset", "digits", "--subset", "400", "--strategy", "darts_first"]

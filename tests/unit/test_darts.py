@@ -118,6 +118,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> loop.Data:
     return on_device(dataset.train, dataset.mean, dataset.std)
 
 
+@pytest.mark.slow
 def test_the_published_recipe_trains(digits):
     """Auxiliary head, drop path, cutout and clipped gradients at once, on 8x8 pixels."""
     arch = small(auxiliary=True, learning_rate=0.1)

@@ -34,6 +34,7 @@ def test_defaults_are_what_was_chosen() -> None:
         assert str(getattr(STRATEGIES[strategy].config(), setting)) == value, strategy
 
 
+@pytest.mark.slow
 def test_the_script_says_the_same_twice_and_goes_on(tmp_path: Path) -> None:
     def started(*options: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, str(ROOT / "scripts" / "tune_strategies.py"), "--seeds", "2", *options]
