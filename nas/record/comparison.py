@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,19 @@ class Job(NamedTuple):
 
     seed: int
     strategy: str
+
+
+class AnySearch(Protocol):
+    """What the searches of all comparisons have in common."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def job(self) -> Job: ...
+    def to_json(self) -> str: ...
+
+
+S = TypeVar("S", bound=AnySearch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +202,16 @@ class Comparison:
         return planned(self.strategies, self.config["seed"], self.config["seeds"])
 
     def complete(self) -> dict[str, tuple[Search, ...]]:
-        """By strategy, the searches from those seeds that every strategy has been searched from."""
-        found = {search.job: search for search in self.searches}
-        seeds = dict.fromkeys(search.seed for search in self.searches)
-        common = [seed for seed in seeds if all(Job(seed, name) in found for name in self.strategies)]
-        return {name: tuple(found[Job(seed, name)] for seed in common) for name in self.strategies}
+        """See `complete`."""
+        return complete(self.searches, self.strategies)
+
+
+def complete(searches: Sequence[S], strategies: Sequence[str]) -> dict[str, tuple[S, ...]]:
+    """By strategy, the searches from those seeds that every strategy has been searched from."""
+    found = {search.job: search for search in searches}
+    seeds = dict.fromkeys(search.seed for search in searches)
+    common = [seed for seed in seeds if all(Job(seed, name) in found for name in strategies)]
+    return {name: tuple(found[Job(seed, name)] for seed in common) for name in strategies}
 
 
 def planned(strategies: Sequence[str], seed: int, seeds: int) -> tuple[Job, ...]:
@@ -201,30 +219,46 @@ def planned(strategies: Sequence[str], seed: int, seeds: int) -> tuple[Job, ...]
     return tuple(Job(seed + k, name) for k in range(seeds) for name in strategies)
 
 
-class Searches:
+class SearchesFile(Generic[S]):
     """The writer of a comparison's folder; made by `create` or `resume`, closed by ``with``."""
 
-    def __init__(self, lines: RecordFile, done: list[Search]) -> None:
+    file: ClassVar[str]
+    of: ClassVar[Callable[[Any], Any]]  # a search of its line; raises ValueError
+
+    def __init__(self, lines: RecordFile, done: list[S]) -> None:
         self._lines, self._done = lines, done
 
     @classmethod
-    def create(cls, folder: Path, config: Mapping[str, Any]) -> Searches:
+    def create(cls, folder: Path, config: Mapping[str, Any]) -> Self:
         """Raises InputError: the folder holds a comparison or a run already, or cannot be written."""
         # No fsync: a kill loses nothing of what was written, and a power cut milliseconds of work a line.
-        return cls(RecordFile.create(folder, SEARCHES, config, fsync=False), [])
+        return cls(RecordFile.create(folder, cls.file, config, fsync=False), [])
 
     @classmethod
-    def resume(cls, folder: Path, config: Mapping[str, Any], *, may_differ: Sequence[str] = ()) -> Searches:
+    def resume(cls, folder: Path, config: Mapping[str, Any], *, may_differ: Sequence[str] = ()) -> Self:
         """Raises InputError: no comparison there, another config, damaged, in use, or not writable."""
-        done: list[Search] = []
+        done: list[S] = []
 
         def accept(lines: Sequence[Any]) -> None:
-            done.extend(_searches(folder, lines))
+            done.extend(cls.read(folder, lines))
 
-        lines = RecordFile.resume(folder, SEARCHES, config, accept, may_differ=may_differ, fsync=False)
+        lines = RecordFile.resume(folder, cls.file, config, accept, may_differ=may_differ, fsync=False)
         return cls(lines, done)
 
-    def __enter__(self) -> Searches:
+    @classmethod
+    def read(cls, folder: Path, lines: Sequence[Any]) -> list[S]:
+        """The searches of the file's lines; raises InputError, which names the line."""
+        searches: list[S] = []
+        for place, line in enumerate(lines, 1):
+            try:
+                if isinstance(line, ValueError):
+                    raise line
+                searches.append(cls.of(line))
+            except ValueError as error:
+                raise InputError(f"{folder / cls.file}:{place}: {error}") from error
+        return searches
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -233,14 +267,21 @@ class Searches:
         self._lines.close()
 
     @property
-    def done(self) -> tuple[Search, ...]:
+    def done(self) -> tuple[S, ...]:
         """The searches recorded so far."""
         return tuple(self._done)
 
-    def add(self, search: Search) -> None:
+    def add(self, search: S) -> None:
         """Record a search; InputError where it cannot be written."""
         self._lines.append(search.to_json(), lambda: f"{len(self._done):,} searches")
         self._done.append(search)
+
+
+class Searches(SearchesFile[Search]):
+    """Of searches by one objective."""
+
+    file = SEARCHES
+    of = Search.of
 
 
 def is_comparison(folder: str | Path) -> bool:
@@ -259,7 +300,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         _check_config(config)
     except ValueError as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
-    return Comparison(folder, config, env, tuple(_searches(folder, lines)))
+    return Comparison(folder, config, env, tuple(Searches.read(folder, lines)))
 
 
 def worker_folders(folder: str | Path) -> tuple[Path, ...]:
@@ -314,15 +355,3 @@ def _check_config(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is missing")
     if not isinstance(config["left_out"], list):
         raise ValueError(f"left_out={config['left_out']!r} is not a list")
-
-
-def _searches(folder: Path, lines: Sequence[Any]) -> list[Search]:
-    searches: list[Search] = []
-    for place, line in enumerate(lines, 1):
-        try:
-            if isinstance(line, ValueError):
-                raise line
-            searches.append(Search.of(line))
-        except ValueError as error:
-            raise InputError(f"{folder / SEARCHES}:{place}: {error}") from error
-    return searches

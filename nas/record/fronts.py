@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from nas.errors import InputError
-from nas.record.comparison import Job, planned
+from nas.record.comparison import Job, SearchesFile, complete, planned
 from nas.record.fields import integer, number, seconds_of
-from nas.record.files import CONFIG, RecordFile, holds, read
+from nas.record.files import CONFIG, holds, read
 
 FRONTS = "fronts.jsonl"
 
@@ -108,11 +107,8 @@ class FrontComparison:
         return np.array(self.config["front"], float)
 
     def complete(self) -> dict[str, tuple[FrontSearch, ...]]:
-        """By strategy, the searches from those seeds that every strategy has been searched from."""
-        found = {search.job: search for search in self.searches}
-        seeds = dict.fromkeys(search.seed for search in self.searches)
-        common = [seed for seed in seeds if all(Job(seed, name) in found for name in self.strategies)]
-        return {name: tuple(found[Job(seed, name)] for seed in common) for name in self.strategies}
+        """See `nas.record.comparison.complete`."""
+        return complete(self.searches, self.strategies)
 
     @property
     def missing(self) -> int:
@@ -120,47 +116,11 @@ class FrontComparison:
         return len(planned(self.strategies, self.config["seed"], self.config["seeds"])) - len(self.searches)
 
 
-class FrontSearches:
-    """The writer of such a folder; made by `create` or `resume`, closed by ``with``."""
+class FrontSearches(SearchesFile[FrontSearch]):
+    """Of searches by several objectives."""
 
-    def __init__(self, lines: RecordFile, done: list[FrontSearch]) -> None:
-        self._lines, self._done = lines, done
-
-    @classmethod
-    def create(cls, folder: Path, config: Mapping[str, Any]) -> FrontSearches:
-        """Raises InputError: the folder holds a comparison already, or cannot be written."""
-        return cls(RecordFile.create(folder, FRONTS, config, fsync=False), [])
-
-    @classmethod
-    def resume(
-        cls, folder: Path, config: Mapping[str, Any], *, may_differ: Sequence[str] = ()
-    ) -> FrontSearches:
-        """Raises InputError: no such comparison there, another config, damaged, in use, or not writable."""
-        done: list[FrontSearch] = []
-
-        def accept(lines: Sequence[Any]) -> None:
-            done.extend(_searches(folder, lines))
-
-        return cls(
-            RecordFile.resume(folder, FRONTS, config, accept, may_differ=may_differ, fsync=False), done
-        )
-
-    def __enter__(self) -> FrontSearches:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.close()
-
-    @property
-    def done(self) -> tuple[FrontSearch, ...]:
-        return tuple(self._done)
-
-    def add(self, search: FrontSearch) -> None:
-        """Record a search; InputError where it cannot be written."""
-        self._lines.append(search.to_json(), lambda: f"{len(self._done):,} searches")
-        self._done.append(search)
+    file = FRONTS
+    of = FrontSearch.of
 
 
 def is_front_comparison(folder: str | Path) -> bool:
@@ -189,20 +149,8 @@ def read_fronts(folder: str | Path) -> FrontComparison:
             raise ValueError("budget_seconds is no time")
     except (ValueError, TypeError) as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
-    searches = _searches(folder, lines)
+    searches = FrontSearches.read(folder, lines)
     for place, search in enumerate(searches, 1):
         if any(len(row) != len(goals) for rows in (search.gains, search.tested) for row in rows):
             raise InputError(f"{folder / FRONTS}:{place}: its points are not of {len(goals)} objectives")
     return FrontComparison(folder, config, env, tuple(searches))
-
-
-def _searches(folder: Path, lines: Sequence[Any]) -> list[FrontSearch]:
-    searches = []
-    for place, line in enumerate(lines, 1):
-        try:
-            if isinstance(line, ValueError):
-                raise line
-            searches.append(FrontSearch.of(line))
-        except ValueError as error:
-            raise InputError(f"{folder / FRONTS}:{place}: {error}") from error
-    return searches

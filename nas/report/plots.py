@@ -249,20 +249,24 @@ def regret_figure(groups: Mapping[str, Sequence[Search]], optimum: float, budget
         axes.set_xscale("log")
         axes.set_xlim(grid[0], grid[-1])
         _log_ticks(axes.xaxis, "{:,g}")
-        # Regret can come to 0, which has no logarithm: below a fiftieth of the largest the axis is even.
-        top = 100 * max(float(curve.value[0]) for curve in curves.values())
-        if top > 0:
-            axes.set_yscale("symlog", linthresh=top / 50, linscale=0.4)
-            steps = (n * 10.0**k for k in range(-6, 3) for n in (1, 2, 5))
-            axes.yaxis.set_major_locator(FixedLocator([0, *(y for y in steps if y >= top / 50)]))
-            axes.yaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.set_ylim(0, 1.4 * top)
+        regret_axis(axes, 100 * max(float(curve.value[0]) for curve in curves.values()))
         axes.set_xlabel("simulated cost of the search (s)")
         axes.set_ylabel("test regret of the incumbent (points)")
         _remark(axes, _searches_said(groups), at_left=True)
         _legend(axes)
         return figure
+
+
+def regret_axis(axes: Axes, top: float) -> None:
+    """Regret can come to 0, which has no logarithm: below a fiftieth of ``top``, the largest, the axis is even."""
+    if top <= 0:
+        return
+    axes.set_yscale("symlog", linthresh=top / 50, linscale=0.4)
+    steps = (n * 10.0**k for k in range(-6, 3) for n in (1, 2, 5))
+    axes.yaxis.set_major_locator(FixedLocator([0, *(y for y in steps if y >= top / 50)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylim(0, 1.4 * top)
 
 
 def profile_figure(groups: Mapping[str, Sequence[Search]], optimum: float) -> Figure:

@@ -173,8 +173,12 @@ def latex(lines: Sequence[Sequence[str]]) -> str:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Every number in full, units in the names; empty where not known."""
+    return csv_text([_flat(row) for row in rows])
+
+
+def csv_text(flat: Sequence[Mapping[str, object]]) -> str:
+    """Rows of equal names, below a line of these names."""
     out = io.StringIO()
-    flat = [_flat(row) for row in rows]
     writer = csv.DictWriter(out, fieldnames=list(flat[0]) if flat else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nas.record.comparison import Comparison, Search
-from nas.report.result_table import NO_VALUE, format_mean, format_percent, format_seconds
+from nas.report.result_table import NO_VALUE, csv_text, format_mean, format_percent, format_seconds
 from nas.report.standings import finals
 from nas.report.statistics import (
     Estimate,
@@ -271,12 +269,7 @@ def cluster_said(config: Mapping[str, object]) -> str:
 
 def to_csv(rows: Sequence[Scaling]) -> str:
     """Every number in full, units in the names; empty where not known."""
-    out = io.StringIO()
-    flat = [_flat(row) for row in rows]
-    writer = csv.DictWriter(out, fieldnames=list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
+    return csv_text([_flat(row) for row in rows])
 
 
 def _flat(row: Scaling) -> dict[str, object]:

@@ -7,12 +7,11 @@ from typing import Literal
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from nas.record.comparison import Comparison
-from nas.report.plots import STYLE, line_styles
+from nas.report.plots import STYLE, line_styles, regret_axis
 from nas.report.scaling import HOUR, Scaling, by_strategy, price_of
 from nas.report.statistics import at_costs, cost_grid, estimate, regret
 
@@ -59,7 +58,7 @@ def regret_by_workers(comparisons: Sequence[Comparison], over: Literal["wall", "
         for axes in panels[: len(names)]:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
-            _regret_axis(axes, top)
+            regret_axis(axes, top)
         for axes in panels[len(names) :]:
             axes.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()
@@ -68,18 +67,6 @@ def regret_by_workers(comparisons: Sequence[Comparison], over: Literal["wall", "
         figure.supxlabel(said, fontsize=STYLE["axes.labelsize"])
         figure.supylabel("test regret of the incumbent (points)", fontsize=STYLE["axes.labelsize"])
         return figure
-
-
-def _regret_axis(axes: Axes, top: float) -> None:
-    """Logarithmic down to a fiftieth of the top, for regret can come to 0."""
-    if top <= 0:
-        return
-    axes.set_yscale("symlog", linthresh=top / 50, linscale=0.4)
-    steps = (n * 10.0**k for k in range(-6, 3) for n in (1, 2, 5))
-    axes.yaxis.set_major_locator(FixedLocator([0, *(y for y in steps if y >= top / 50)]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(0, 1.4 * top)
 
 
 def scaling_figure(rows: Sequence[Scaling]) -> Figure | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 
@@ -12,7 +10,7 @@ import numpy as np
 
 from nas.errors import InputError
 from nas.record.comparison import Comparison, Search
-from nas.report.result_table import NO_VALUE, format_mean, format_percent
+from nas.report.result_table import NO_VALUE, csv_text, format_mean, format_percent
 from nas.report.statistics import (
     FEWEST,
     FRACTION,
@@ -186,12 +184,7 @@ def notes(comparison: Comparison, held: Standings) -> tuple[str, ...]:
 
 def to_csv(held: Standings) -> str:
     """Every number in full, units in the names; empty where not known."""
-    out = io.StringIO()
-    flat = [_flat(row) for row in held.rows]
-    writer = csv.DictWriter(out, fieldnames=list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
+    return csv_text([_flat(row) for row in held.rows])
 
 
 def _flat(row: Standing) -> dict[str, object]:

@@ -16,6 +16,7 @@ from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter
 from nas.objectives.several import SeveralSetup
+from nas.run.environment import environment
 from nas.space import Architecture
 
 ENVIRONMENT: Mapping[str, str] = {"NPROC": "1", "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
@@ -40,14 +41,14 @@ def metered(setup: SeveralSetup, meter: Meter) -> SeveralSetup:
 @contextlib.contextmanager
 def process(make: Callable[[], Meter]) -> Iterator[Meter]:
     """A meter in a process of its own on this machine's last core, started when first asked."""
-    with _environment():
+    with environment(ENVIRONMENT):
         pool = concurrent.futures.ProcessPoolExecutor(
             1, multiprocessing.get_context("spawn"), _begin, (make,)
         )
 
     def measure(arch: Architecture) -> Latency:
         try:
-            with _environment():  # the process starts with the first piece of work
+            with environment(ENVIRONMENT):  # the process starts with the first piece of work
                 return pool.submit(_measure, arch).result()
         except BrokenProcessPool:
             raise InputError("latency_ms: the process that measures ended unexpectedly") from None
@@ -56,20 +57,6 @@ def process(make: Callable[[], Meter]) -> Iterator[Meter]:
         yield measure
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 _meter: Meter  # of a process of `process`

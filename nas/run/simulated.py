@@ -34,6 +34,7 @@ from nas.record.comparison import (
     planned,
     read_comparison,
 )
+from nas.run.environment import environment
 from nas.run.methods import foreign_options, search_named
 from nas.run.simulated_cluster import MOST_WORKERS, PLAIN, AccumulatedScore, SimulatedCluster, execute
 from nas.space import SearchSpace
@@ -47,7 +48,9 @@ SEARCHES_A_PROCESS = 50  # fewer are not worth another process, which takes seco
 # What a resumed comparison may be given anew: where it runs, not what it computes.
 MAY_DIFFER = ("data_dir", "processes")
 # Several of these side by side with several threads each would be slower, and sums might be in another order.
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ONE_THREAD: dict[str, str] = dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,23 +276,28 @@ def compare(options: TableOptions, spaces: Spaces, out: Path, *, resume: bool = 
         opened = Searches.resume(out, config, may_differ=(*MAY_DIFFER, *foreign_options(names)))
     else:
         opened = Searches.create(out, config)
+    carry_out(jobs, opened, functools.partial(benchmark, options, spaces), shared, out, options.processes)
+    return read_comparison(out)
+
+
+def carry_out(
+    jobs: tuple[Job, ...], opened: Any, make: Callable[[], Any], made: Any, out: Path, processes: int | None
+) -> None:
+    """Search what of ``jobs`` the record ``opened`` lacks, and record it; see `searched` for ``make`` and ``made``."""
     with opened as record:
         done = tuple(search.job for search in record.done)
         if done != jobs[: len(done)]:
             raise InputError(f"{out}: its searches are not in the order planned; choose another --out")
         left = jobs[len(done) :]
-        processes = options.processes
         if processes is None:
             processes = min(len(os.sched_getaffinity(0)), -(-len(left) // SEARCHES_A_PROCESS))
-        make = functools.partial(benchmark, options, spaces)
         with (
             progress(len(jobs), len(done)) as advance,
-            contextlib.closing(searched(make, shared, left, processes)) as found,
+            contextlib.closing(searched(make, made, left, processes)) as found,
         ):
             for search in found:
                 record.add(search)
                 advance()
-    return read_comparison(out)
 
 
 def compare_workers(
@@ -369,7 +377,7 @@ def searched(
 
 def _in_processes(make: Callable[[], Any], jobs: Sequence[Job], processes: int) -> Generator[Any, None, None]:
     """The searches, in the order of ``jobs``, from ``processes`` new processes that end with this one."""
-    with _one_thread():
+    with environment(_ONE_THREAD):
         pool = concurrent.futures.ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), _begin, (make,)
         )
@@ -381,21 +389,6 @@ def _in_processes(make: Callable[[], Any], jobs: Sequence[Job], processes: int) 
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes begun here compute with one thread each."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 _shared: Any  # of a process of `_in_processes`

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -167,20 +165,6 @@ def compare(
         opened = FrontSearches.resume(out, config, may_differ=may_differ)
     else:
         opened = FrontSearches.create(out, config)
-    with opened as record:
-        done = tuple(search.job for search in record.done)
-        if done != jobs[: len(done)]:
-            raise InputError(f"{out}: its searches are not in the order planned; choose another --out")
-        left = jobs[len(done) :]
-        processes = options.processes
-        if processes is None:
-            processes = min(len(os.sched_getaffinity(0)), -(-len(left) // simulated.SEARCHES_A_PROCESS))
-        make = functools.partial(front_benchmark, options, fronts, spaces)
-        with (
-            simulated.progress(len(jobs), len(done)) as advance,
-            contextlib.closing(simulated.searched(make, made, left, processes)) as found,
-        ):
-            for search in found:
-                record.add(search)
-                advance()
+    make = functools.partial(front_benchmark, options, fronts, spaces)
+    simulated.carry_out(jobs, opened, make, made, out, options.processes)
     return read_fronts(out)

@@ -27,7 +27,7 @@ TRIES = 20  # children made for one that was not asked before, until one that wa
 @dataclasses.dataclass(frozen=True)
 class Nsga2Config(StrategyConfig):
     population: int = 10
-    """how many of the youngest trials may be parents (P)"""
+    """how many trials a generation has"""
     crossover: float = 0.9
     """how often a child has two parents"""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nas import pareto
+from nas.check.strategies import drive
 from nas.goals import Goal, Goals, Limit
 from nas.objectives.several import with_values
 from nas.space import Architecture, Categorical, Integer, SearchSpace
@@ -46,22 +47,6 @@ def run(goals=GOALS, fails=lambda trial: False):
         return trial.replace(status="completed")
 
     return measured
-
-
-def drive(strategy, measured, workers=1, order=0):
-    rng, outstanding, calls = np.random.default_rng(order), [], []
-    while True:
-        while len(outstanding) < workers:
-            trial = strategy.ask()
-            calls.append(("ask", trial))
-            if trial is None:
-                break
-            outstanding.append(trial)
-        if not outstanding:
-            return calls
-        told = measured(outstanding.pop(rng.integers(len(outstanding))))
-        strategy.tell(told)
-        calls.append(("tell", told))
 
 
 def told(calls):

@@ -32,6 +32,7 @@ import ray  # noqa: E402
 
 from nas.errors import InputError, one_of  # noqa: E402
 from nas.run.driver import one_line  # noqa: E402
+from nas.run.environment import environment  # noqa: E402
 from nas.run.tune.losses import watched_head  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -338,21 +339,6 @@ def _abandoned(folder: Path) -> bool:
     except OSError:
         pass  # locked, or another user's
     return False
-
-
-@contextlib.contextmanager
-def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """With these environment variables within."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -28,7 +28,8 @@ from nas.errors import DISK_FULL, InputError
 from nas.objectives.base import Objective, TrialFailed
 from nas.record import Record, Run
 from nas.run.driver import Listener, SearchState, one_line
-from nas.run.tune.cluster import Cluster, environment, private_folder, room, session, without_log
+from nas.run.environment import environment
+from nas.run.tune.cluster import Cluster, private_folder, room, session, without_log
 from nas.run.tune.jobs import RETRIES, SCORES, why_it_died
 from nas.run.tune.losses import NAMESPACE, Death
 from nas.run.tune.worker import SECONDS, StartBarrier, Worker, pickled, to_config
