@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -116,7 +115,7 @@ def _search(
             view.stage("starting Ray")
             stack.enter_context(session(options))
         else:  # there may be nothing left to do
-            tune = _tune(options)
+            tune = _tune()
             tune.check_cores(tune.Cluster(**cluster_of(options)))
         if resume:
             # Earlier versions recorded the options of all strategies.
@@ -175,7 +174,7 @@ def _on_workers(
     options: SearchOptions, planned: Plan, strategy: Strategy, record: Record, view: Progress
 ) -> Iterator[FinalTrainer]:
     """The search, then what makes its final trainings."""
-    tune = _tune(options)
+    tune = _tune()
     view.stage("starting Ray")
     with tune.session(tune.Cluster(**cluster_of(options))) as cluster:
         view.stage(f"starting {cluster.workers or 'the'} workers, which compile their first networks")
@@ -258,15 +257,13 @@ def session(options: SearchOptions) -> Iterator[None]:
     if options.engine == "local":
         yield
         return
-    tune = _tune(options)
+    tune = _tune()
     with tune.session(tune.Cluster(**cluster_of(options))):
         yield
 
 
-def _tune(options: SearchOptions) -> ModuleType:
+def _tune() -> ModuleType:
     """The engine on Ray: 2 s of imports that the local one does without."""
-    if options.address is not None:  # else Ray is bound to this machine when it is imported
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
     from nas.run import tune
 
     return tune

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private import ray_constants
 
 from nas.errors import InputError
 from nas.record import Record, Run, record_difference
@@ -41,8 +42,10 @@ TWO = Cluster(workers=2, cpus_per_worker=1)
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[None]:
-    with tune.session(TWO):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # as where ray was imported before nas
+        with tune.session(TWO):
+            yield
 
 
 def search(

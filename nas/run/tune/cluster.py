@@ -21,19 +21,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# What follows is read when ray is imported. Ray would print on stdout that a worker died; the record says which
-# trial had one.
+# Read when ray is imported: Ray would print on stdout that a worker died; the record says which trial had one.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
-# On every system: without clusters all of Ray's ports are bound to the loopback interface.
-CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-os.environ.setdefault(CLUSTERS, "0")
 
-import ray  # noqa: E402
+import ray
+from ray._private import ray_constants  # which address Ray listens at has no public option
 
-from nas.errors import InputError, one_of  # noqa: E402
-from nas.run.driver import one_line  # noqa: E402
-from nas.run.environment import environment  # noqa: E402
-from nas.run.tune.losses import watched_head  # noqa: E402
+from nas.errors import InputError, one_of
+from nas.run.driver import one_line
+from nas.run.environment import environment
+from nas.run.tune.losses import watched_head
 
 ROOT = Path(__file__).resolve().parents[3]
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -116,6 +113,7 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
         return
     with contextlib.ExitStack() as stack:
         settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+        settings |= stack.enter_context(_reach(others=cluster.address is not None))
         options: dict[str, Any] = {"address": cluster.address}
         runtime: dict[str, Any] = {}
         if cluster.address is None:
@@ -131,8 +129,6 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
             if not cluster.gpus_per_worker:
                 options |= {"num_gpus": 0}
         else:
-            if os.environ[CLUSTERS] == "0":
-                raise InputError(f"cluster: {CLUSTERS}=1 must be set before nas.run.tune is imported")
             check_address(cluster.address)
         stack.enter_context(environment(settings))
         stack.callback(ray.shutdown)
@@ -164,6 +160,21 @@ def _start(at: str | None, **options: Any) -> None:
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         where = "" if at is None else f" at {at}"
         raise InputError(f"cluster: no Ray{where}: {one_line(said[-1])}") from error
+
+
+@contextlib.contextmanager
+def _reach(*, others: bool) -> Iterator[dict[str, str]]:
+    """Have Ray bind its ports to the interfaces of other machines, or, on every system, to loopback alone.
+
+    Ray knows this as whether it supports clusters. It reads an environment variable when it is imported, here perhaps
+    before this module. Yields the variable for the processes that Ray starts.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = others
+    try:
+        yield {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: str(int(others))}
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @functools.cache
