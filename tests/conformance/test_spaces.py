@@ -122,7 +122,7 @@ def all_spaces(test: Callable[..., None]) -> Callable[..., None]:
     return with_keys
 
 
-def corner(space: SearchSpace, around: Architecture, limit: int = 1_000) -> SearchSpace:
+def corner(space: SearchSpace, around: Architecture, limit: int = 300) -> SearchSpace:
     """A subspace round ``around`` of at most ``limit`` architectures: choices are fixed until it is small."""
     small = space.discretise(2) if math.isinf(space.size().value) else space
     names = sorted(small.choices, key=lambda name: name[::-1])  # an order unlike the space's own
@@ -242,7 +242,7 @@ def test_neighbours_are_valid_and_distinct_and_one_edit_away(space: SearchSpace,
 @all_spaces
 def test_neighbours_are_all_there_are(space: SearchSpace, key: int) -> None:
     """Against enumeration: whatever differs in one choice alone, by one step, is a neighbour."""
-    small = corner(space, space.sample(key), limit=300)
+    small = corner(space, space.sample(key))
     members = list(small.enumerate())
     arch = members[key % len(members)]
     neighbours = set(small.neighbours(arch))

@@ -23,7 +23,9 @@ def by_hand(blocks: int, widths: tuple[int, ...], classes: int) -> int:
     return total
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet1202" else name for name in NAMED]
+)
 def test_parameters(name):
     named = NAMED[name]
     SPACE.validate(named.arch)

@@ -61,7 +61,15 @@ def test_there_is_a_recipe_for_each() -> None:
     }
 
 
-@pytest.mark.parametrize("title", SECTIONS)
+@pytest.mark.parametrize(
+    "title",
+    [
+        title
+        if title in ("A strategy", "A training-free score")
+        else pytest.param(title, marks=pytest.mark.slow)
+        for title in SECTIONS
+    ],
+)
 def test_the_recipe_runs_as_it_is_written(title: str, tree: Path) -> None:
     commands = apply(SECTIONS[title], tree)
     for command in commands:

@@ -272,6 +272,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, done.stdout
 
 
+@pytest.mark.slow
 def test_smoke(finished: tuple[Path, str], experiment: ModuleType, tmp_path: Path) -> None:
     out, printed = finished
     assert printed.startswith((out / "table.md").read_text())

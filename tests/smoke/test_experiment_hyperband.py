@@ -41,6 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, ended.stdout
 
 
+@pytest.mark.slow
 def test_both_parts_run(done: tuple[Path, str], experiment: ModuleType) -> None:
     out, printed = done
     assert printed.startswith((out / "table.md").read_text().rstrip())

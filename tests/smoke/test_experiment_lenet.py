@@ -36,6 +36,7 @@ def finished(tmp_path_factory):
     return out, done.stdout
 
 
+@pytest.mark.slow
 def test_smoke(finished):
     out, printed = finished
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -20,6 +20,10 @@ SLOW = ("cuda_convnet", "accel_nasbench", "mbconv")
 
 LONG = (
     "accel_nasbench",
+    "alexnet",
+    "cuda_convnet",
+    "darts",
+    "lenet",
     "mbconv",
     "natssize",
     "nasbench_macro",

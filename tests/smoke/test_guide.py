@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-QUICK = {"your_space", "reasons", "your_data"}  # in the default run; the others take minutes together
+QUICK = {"reasons", "your_data"}  # in the default run; the others take minutes together
 
 
 class Block(NamedTuple):

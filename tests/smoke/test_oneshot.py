@@ -101,6 +101,7 @@ def measurements(folder: Path) -> int:
     return path.read_text().count('"measurement"') if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_in_mid_search_and_resumed_the_same_to_the_bit(tmp_path):
     arguments = [*SMALL, "--strategy", "darts", "--epochs", "4", "--engine", "local", "--test-seeds", "0"]
     script("search.py", *arguments, "--out", str(tmp_path / "undisturbed"))
