@@ -10,6 +10,8 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -273,6 +275,9 @@ def test_worker_that_dies_before_it_begins_ends_the_search_with_a_line(tmp_path:
     assert str(caught.value) == "worker: died before it could begin: killed, crashed or out of memory"
 
 
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
 def listening_addresses(ancestor: int) -> set[str]:
     """Where the children of a process, and theirs, listen, as /proc/net has it."""
     parents = {}
@@ -298,15 +303,32 @@ def listening_addresses(ancestor: int) -> set[str]:
 @pytest.mark.usefixtures("running")
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="finds sockets in /proc")
 def test_ray_of_our_own_is_open_to_nobody_else() -> None:
-    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     found = listening_addresses(os.getpid())
     assert found, "nothing listens"
-    assert found <= loopback
+    assert found <= LOOPBACK
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     folders = [path.parent for path in Path(tempfile.gettempdir()).glob("nas-ray-*/lock")]
     assert folders
     assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="finds sockets in /proc")
+@pytest.mark.parametrize("first", ["ray", "nas"])
+def test_ray_is_bound_to_loopback_in_whatever_order_a_script_imports(first: str) -> None:
+    lines = ["import ray", "from nas.run import tune"][:: 1 if first == "ray" else -1]
+    lines += ["with tune.session(tune.Cluster(1, 1)):", "    print('up', flush=True)", "    input()"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as script:
+        assert script.stdout
+        assert script.stdout.readline() == "up\n"
+        found = listening_addresses(script.pid)
+        script.communicate("\n", timeout=60)
+    assert found, "nothing listens"
+    assert found <= LOOPBACK
 
 
 @pytest.mark.usefixtures("running")
