@@ -1,11 +1,14 @@
-"""The end of this process when it is asked for, by SIGTERM: training writes a checkpoint first."""
+"""The end of this process when it is asked for, by SIGTERM: training writes a checkpoint first; and with its parent."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import connection
 from typing import Any, NoReturn
 
 NOTICE_SECONDS = 15.0
@@ -60,3 +63,16 @@ def end() -> NoReturn:
         _asked.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)
     raise Terminated
+
+
+def follow_parent() -> None:
+    """Called in a process of `multiprocessing`: Ctrl-C is its parent's to hear, and it ends when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -109,6 +109,14 @@ def parse_limit(text: str) -> Limit:
     return Limit(name, relation, bound)
 
 
+def without_direction(text: str) -> tuple[str, int | None]:
+    """The quantity that an objective names, and the direction of its ``:min`` or ``:max``, None where it has none."""
+    for suffix, sign in DIRECTIONS.items():
+        if text.endswith(suffix):
+            return text.removesuffix(suffix), sign
+    return text, None
+
+
 def parse_goals(
     objectives: Sequence[str], constraints: Iterable[str], sign_of: Callable[[str, str], int]
 ) -> Goals:
@@ -120,10 +128,7 @@ def parse_goals(
     """
     goals = []
     for text in objectives:
-        name, sign = text, None
-        for suffix, meant in DIRECTIONS.items():
-            if text.endswith(suffix):
-                name, sign = text.removesuffix(suffix), meant
+        name, sign = without_direction(text)
         name = ACCURACY if name == TRAIN else name
         known = sign_of(name, "objective")
         goals.append(Goal(name, known if sign is None else sign))

@@ -19,6 +19,7 @@ from _strategies import strategy_options, values_of
 
 from _cli import cells, operations, print_table
 from nas.errors import InputError
+from nas.goals import without_direction
 from nas.own_file import named_in_file
 from nas.run.command_line import config_meant, run
 from nas.run.methods import SEARCHES
@@ -103,9 +104,10 @@ def known_objectives(given: list[str]) -> tuple[str, ...]:
     """Those beside train and table, where one is given: to know them takes seconds of imports."""
     if not given or given[0] in ("train", "table"):
         return ()
-    from nas.objectives.quantities import KNOWN, is_function
+    from nas.objectives.quantities import KNOWN
 
-    return (*KNOWN, *(name for name in given if is_function(name) or name.rpartition(":")[0] in KNOWN))
+    bare = {text: without_direction(text)[0] for text in given}
+    return (*KNOWN, *(text for text, name in bare.items() if name in KNOWN or named_in_file(name)))
 
 
 def main(config: Config | TableConfig) -> None:

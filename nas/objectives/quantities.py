@@ -16,7 +16,7 @@ from nas.nn.bridge import build
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter, MeterSetup
 from nas.objectives.score import Scorer
-from nas.own_file import value_named
+from nas.own_file import named_in_file, value_named
 from nas.proxies import PROXIES
 from nas.space import Architecture, SearchSpace
 from nas.training.network import Outline, outline
@@ -37,16 +37,12 @@ def sign_of(name: str, place: str) -> int:
 
     ``FILE.py:FUNCTION`` is a user's own: more is better unless said otherwise (``:min``).
     """
-    if is_function(name):
+    if named_in_file(name) is not None:
         function_of(name, place)
         return 1
     if name not in KNOWN:
         raise one_of(place, name, (*KNOWN, "FILE.py:FUNCTION"))
     return KNOWN[name]
-
-
-def is_function(name: str) -> bool:
-    return ".py:" in name
 
 
 def function_of(name: str, place: str = "objective") -> Function:
@@ -95,7 +91,7 @@ class Quantities:
         self._dataset = setup.data.load()
         names = setup.names
         self._sizes = [name for name in names if name in SIZES]
-        self._functions = {name: function_of(name) for name in names if is_function(name)}
+        self._functions = {name: function_of(name) for name in names if named_in_file(name) is not None}
         scores = [name for name in names if name in SCORES]
         self._scorer = (
             Scorer(setup.space, setup.data, scores, seed=setup.seed, batch_size=setup.batch_size)

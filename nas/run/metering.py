@@ -7,11 +7,11 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 
+from nas.ending import follow_parent
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter
@@ -64,7 +64,7 @@ _meter: Meter  # of a process of `process`
 
 def _begin(make: Callable[[], Meter]) -> None:
     global _meter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    follow_parent()
     if sys.platform == "linux":
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     _meter = make()

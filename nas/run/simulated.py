@@ -9,11 +9,8 @@ import functools
 import math
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from nas.ending import follow_parent
 from nas.errors import InputError, one_of
 from nas.objectives.surrogate import table_objective
 from nas.objectives.table import TableObjective
@@ -396,15 +394,7 @@ _shared: Any  # of a process of `_in_processes`
 
 def _begin(make: Callable[[], Any]) -> None:
     global _shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    follow_parent()
     _shared = make()
 
 

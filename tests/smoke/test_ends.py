@@ -79,3 +79,22 @@ def test_a_space_file_that_calls_exit_is_one_line(script, tmp_path: Path) -> Non
     Path("ends.py").write_text("import sys\nsys.exit(7)\n")
     code, _, err = script("search", "--space", "ends.py")
     assert (code, err) == (2, "error: space: ends.py does not run: SystemExit: 7 (line 2)\n")
+
+
+POOLS = {
+    "meter": "from nas.run.metering import process\nwith process(serve) as meter: meter(None)",
+    "table": "from nas.run.simulated import _in_processes\nnext(_in_processes(serve, [None], 2))",
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_processes_that_serve_another_end_when_it_is_killed(tmp_path: Path, pool: str) -> None:
+    script = tmp_path / "script.py"
+    served = "import time\ndef serve():\n    print('served', flush=True)\n    time.sleep(600)\n"
+    body = "".join(f"    {line}\n" for line in POOLS[pool].splitlines())
+    script.write_text(f"{served}if __name__ == '__main__':\n{body}")
+    killed = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout
+    assert killed.stdout.readline() == "served\n"
+    killed.kill()
+    killed.communicate(timeout=30)  # till nobody holds the pipe
