@@ -278,6 +278,7 @@ class Final:
     evaluate_seconds: float = 0.0
     error: str | None = None
     evaluation: str = "centre"  # how test images were seen: nas.training.config.EVALUATIONS
+    test_top5_accuracy: float = math.nan  # of sets of at least 10 classes
 
     @property
     def seconds(self) -> float:

@@ -61,6 +61,8 @@ def main(config: Config) -> None:
         resume=config.resume,
     )
     print_table([result])
+    if top5 := [final.test_top5_accuracy for final in result.finals if final.test_top5_accuracy >= 0]:
+        print(f"- Top-5 test accuracy: {100 * sum(top5) / len(top5):.2f} %, mean of {len(top5)}.")
     if all(final.error for final in result.finals):
         raise InputError(f"{out}: {result.finals[0].error}")
 

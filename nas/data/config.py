@@ -28,6 +28,10 @@ class DataConfig:
     """use so many of the training and validation images, drawn evenly over classes"""
     image_size: int | None = None
     """resize images to this height and width; needed where a set's sizes vary"""
+    resize: int | None = None
+    """of a folder or a TFDS set whose images fit no disk when they are decoded: leave them in their files and decode
+    those of a batch, the short side scaled to this, the central image_size seen (256, of which 224); training sees
+    random-resized crops with the augmentation resized_crop"""
     data_dir: str | None = None
     """folder of prepared TFDS sets; default: TFDS_DATA_DIR, else ~/tensorflow_datasets"""
 
@@ -43,6 +47,7 @@ class DataConfig:
             "test_fraction": self.test_fraction,
             "subset": self.subset,
             "image_size": self.image_size,
+            "resize": self.resize,
             "data_dir": self.data_dir,
         }
 

@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 
+from nas.data.encoded import SAMPLE, Encoded
 from nas.data.pixels import pixel_covariance
 
 
@@ -14,11 +15,12 @@ from nas.data.pixels import pixel_covariance
 class Split:
     """Images of one purpose with their labels, in an order shuffled once (any prefix is a random sample).
 
-    ``images`` is uint8 [n, height, width, channel] in [0, 255], ``labels`` int32 [n]; both are read-only and
-    memory-mapped. Pickling copies the pixels: give another process the arguments of ``load`` instead.
+    ``images`` is uint8 [n, height, width, channel] in [0, 255], or stays in its files (`Encoded`); ``labels`` int32
+    [n]. Arrays are read-only and memory-mapped. Pickling copies the pixels: give another process the arguments of
+    ``load`` instead.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Encoded
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -51,5 +53,6 @@ class Dataset:
 
     @functools.cached_property
     def covariance(self) -> np.ndarray:
-        """float64 [channel, channel], of the training pixels scaled to [0, 1]."""
-        return pixel_covariance(self.train.images)
+        """float64 [channel, channel], of the training pixels scaled to [0, 1]; of a sample of images in files."""
+        images = self.train.images
+        return pixel_covariance(images if isinstance(images, np.ndarray) else images[:SAMPLE])

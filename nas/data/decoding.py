@@ -36,8 +36,8 @@ def decode(source: Located, image_size: int | None, writer: Writer) -> dict[str,
     """
     records = Records(source, image_size)
     shape: tuple[int, ...] = ()
-    roles = _roles(records)
-    for role, split in roles.items():
+    of_role = roles(records)
+    for role, split in of_role.items():
         labels = []
         with contextlib.closing(_all_chunks(records, split)) as chunks:
             first = next(chunks)
@@ -53,11 +53,12 @@ def decode(source: Located, image_size: int | None, writer: Writer) -> dict[str,
         "image_shape": shape,
         "num_classes": records.num_classes,
         "class_names": records.class_names,
-        "sizes": {role: records.splits[split] for role, split in roles.items()},
+        "sizes": {role: records.splits[split] for role, split in of_role.items()},
     }
 
 
-def _roles(records: Records) -> dict[str, str]:
+def roles(records: Records) -> dict[str, str]:
+    """The split that is train, and those that are test and valid where there are such, as `decode` says."""
     splits = list(records.splits)
     if "train" not in splits:
         if len(splits) == 1:

@@ -18,10 +18,11 @@ from nas.data.cache import Entry, Writer, cached
 from nas.data.dataset import Dataset, Split
 from nas.data.decoding import decode
 from nas.data.embedded import EMBEDDED, read_embedded, version_of
+from nas.data.encoded import SAMPLE, Encoded, read_labels, source_of, view_size
 from nas.data.generated import GENERATED, VERSION, Altered, parts, stream
 from nas.data.pixels import chunks_of, pixel_statistics, resize
 from nas.data.splits import stratified
-from nas.data.tfds_sets import locate
+from nas.data.tfds_sets import Located, locate
 from nas.errors import InputError
 
 LARGEST_SIDE = 10_000  # pixels; a larger image is a slip
@@ -36,6 +37,7 @@ def load(
     test_fraction: float = 0.1,
     subset: int | None = None,
     image_size: int | None = None,
+    resize: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
@@ -53,20 +55,24 @@ def load(
       its validation split is used: all of it, or ``valid_fraction * subset`` images of it.
 
     ``image_size`` scales the centred square of each image to that many pixels a side; without it images keep
-    their size, which must then be one. ``data_dir`` stands in for ``TFDS_DATA_DIR``.
+    their size, which must then be one. With ``resize`` images of a folder or a TFDS set are not decoded: those of the
+    splits are `nas.data.encoded.Encoded`, which scale the short side to ``resize`` and show the central ``image_size``
+    (default: 7/8 of it); the statistics are those of a sample. ``data_dir`` stands in for ``TFDS_DATA_DIR``.
 
     Raises ``InputError`` for whatever of this cannot be had: the line names the set and what to do.
     """
-    request = _Request(name, seed, valid_fraction, test_fraction, subset, image_size)
+    request = _Request(name, seed, valid_fraction, test_fraction, subset, image_size, resize)
     pool, split = _entries(request, data_dir, cache_dir)
     meta = pool.meta
-    parts = ("train.images", "train.labels", "valid.images", "valid.labels")
-    height, width, channels = meta["image_shape"]
+    what = "numbers" if request.resize else "images"
+    parts = (f"train.{what}", "train.labels", f"valid.{what}", "valid.labels")
+    train = _split(split, "train", request, data_dir)
+    height, width, channels = train.images.shape[1:]
     return Dataset(
         name=name,
         version=meta["version"],
-        train=_split(split, "train"),
-        valid=_split(split, "valid"),
+        train=train,
+        valid=_split(split, "valid", request, data_dir),
         num_classes=meta["num_classes"],
         image_shape=(height, width, channels),
         mean=_frozen(split.meta["mean"]),
@@ -85,13 +91,14 @@ def load_test(
     test_fraction: float = 0.1,
     subset: int | None = None,
     image_size: int | None = None,
+    resize: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Split:
     """The test images that belong to ``load`` with the same arguments. For the final training only."""
-    request = _Request(name, seed, valid_fraction, test_fraction, subset, image_size)
+    request = _Request(name, seed, valid_fraction, test_fraction, subset, image_size, resize)
     pool, split = _entries(request, data_dir, cache_dir)
-    return _split(pool if "test" in pool.meta["sizes"] else split, "test")
+    return _split(pool if "test" in pool.meta["sizes"] else split, "test", request, data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +111,21 @@ class _Request:
     test_fraction: float
     subset: int | None
     image_size: int | None
+    resize: int | None
 
     def __post_init__(self) -> None:
         for field in ("valid_fraction", "test_fraction"):
             value = getattr(self, field)
             if not 0 < value < 1:
                 raise InputError(f"dataset: {field}={value} is not between 0 and 1 (both excluded)")
-        for field, least in (("seed", 0), ("subset", 1), ("image_size", 1)):
+        for field, least in (("seed", 0), ("subset", 1), ("image_size", 1), ("resize", 1)):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise InputError(f"dataset: {field}={value} is not at least {least}")
-        if self.image_size is not None and self.image_size > LARGEST_SIDE:
-            raise InputError(f"dataset: image_size={self.image_size} is more than {LARGEST_SIDE}")
+            if field in ("image_size", "resize") and (value or 0) > LARGEST_SIDE:
+                raise InputError(f"dataset: {field}={value} is more than {LARGEST_SIDE}")
+        if self.resize is not None:
+            view_size(self.image_size, self.resize)
 
     def draw(self, stream: int) -> np.random.Generator:
         """Each purpose has its own stream, so that a smaller subset does not change the test split."""
@@ -129,14 +139,44 @@ def _entries(
 ) -> tuple[Entry, Entry]:
     """The decoded set and its splits, two entries of the cache."""
     root = cache_folder("data", cache_dir)
-    key, build_pool = _pool(request.name, request.image_size, data_dir, root)
+    if request.resize is None:
+        key, build_pool = _pool(request.name, request.image_size, data_dir, root)
+    else:
+        key, build_pool = _labels(request.name, _files(request.name, data_dir))
     pool = cached(root / key, build_pool)
     drawn = f"seed{request.seed}-valid{request.valid_fraction!r}"
     if "test" not in pool.meta["sizes"]:
         drawn += f"-test{request.test_fraction!r}"
     if request.subset is not None:
         drawn += f"-subset{request.subset}"
-    return pool, cached(root / f"{key}-{drawn}", lambda writer: _draw(request, pool, writer))
+    if request.resize is None:
+        return pool, cached(root / f"{key}-{drawn}", lambda writer: _draw(request, pool, writer))
+    drawn += f"-{view_size(request.image_size, request.resize)}of{request.resize}px"
+    return pool, cached(
+        root / f"{key}-{drawn}", lambda writer: _draw_numbers(request, pool, data_dir, writer)
+    )
+
+
+def _files(name: str, data_dir: str | os.PathLike[str] | None) -> Path | Located:
+    """Where the files of a set are whose images can be decoded one by one. Raises InputError."""
+    own = own_sets.own_set(name)
+    if name in EMBEDDED or name in GENERATED or (own is not None and own.suffix == ".npz"):
+        raise InputError(f"dataset: resize is for a folder of images or a TFDS set, {name} is none")
+    if own is None:
+        return locate(name, data_dir)
+    own_sets.check(own)
+    return own
+
+
+def _labels(name: str, where: Path | Located) -> tuple[str, Callable[[Writer], dict[str, Any]]]:
+    """As `_pool`, for images that stay in their files."""
+    if isinstance(where, Path):
+        name, version = where.stem.replace(" ", "_"), f"own-{own_sets.identity(where)}"
+        identity = version
+    else:
+        version, identity = where.version, f"{where.version}-{where.fingerprint}"
+    key = f"{name.split(':')[0].replace('/', '-')}-{identity}-labels"
+    return key, lambda writer: {"version": version, **read_labels(where, writer)}
 
 
 def _pool(
@@ -223,14 +263,37 @@ def _embedded(name: str, image_size: int | None, writer: Writer) -> dict[str, An
 
 def _draw(request: _Request, pool: Entry, writer: Writer) -> dict[str, Any]:
     """Write the splits of ``pool``; returns the statistics of the training pixels."""
+    chosen = _chosen(request, pool)
+    for role, (source, indices) in chosen.items():
+        _write(writer, role, pool, source, indices)
+    mean, std = pixel_statistics(pool.array("train.images"), chosen["train"][1])
+    return {"mean": mean, "std": std}
+
+
+def _draw_numbers(
+    request: _Request, pool: Entry, data_dir: str | os.PathLike[str] | None, writer: Writer
+) -> dict[str, Any]:
+    """As `_draw`, with the numbers of the images instead of them, and the statistics of a sample."""
+    chosen = _chosen(request, pool)
+    for role, (source, indices) in chosen.items():
+        writer.whole(f"{role}.numbers", indices)
+        writer.whole(f"{role}.labels", pool.array(f"{source}.labels")[indices])
+    sample = _encoded(request, data_dir, "train", chosen["train"][1])[:SAMPLE]
+    mean, std = pixel_statistics(sample, np.arange(len(sample)))
+    return {"mean": mean, "std": std, "sources": {role: source for role, (source, _) in chosen.items()}}
+
+
+def _chosen(request: _Request, pool: Entry) -> dict[str, tuple[str, np.ndarray]]:
+    """Of each split that is drawn, the role in the pool that its images have, and which of these."""
     sizes = pool.meta["sizes"]
     labels = np.asarray(pool.array("train.labels"))
     classes = len(np.unique(labels))
     left = np.arange(len(labels))  # what train, and validation unless it is official, are drawn from
+    chosen: dict[str, tuple[str, np.ndarray]] = {}
     if "test" not in sizes:
         count = _share(request, "test_fraction", len(left), classes)
         test, left = stratified(labels, count, request.draw(_TEST_STREAM))
-        _write(writer, "test", pool, "train", test)
+        chosen["test"] = "train", test
 
     most = len(left) + sizes.get("valid", 0)
     used = most if request.subset is None else request.subset
@@ -254,16 +317,11 @@ def _draw(request: _Request, pool: Entry, writer: Writer) -> dict[str, Any]:
         valid = _some(
             official, np.arange(len(official)), valid_count, request.draw(_OFFICIAL_VALID_STREAM), keep=0
         )
-        _write(writer, "valid", pool, "valid", valid)
-    else:
-        valid_count = _share(request, "valid_fraction", used, classes)
-        left = _some(labels, left, used, request.draw(_SUBSET_STREAM))
-        valid, train = stratified(labels[left], valid_count, request.draw(_VALID_STREAM))
-        train = left[train]
-        _write(writer, "valid", pool, "train", left[valid])
-    _write(writer, "train", pool, "train", train)
-    mean, std = pixel_statistics(pool.array("train.images"), train)
-    return {"mean": mean, "std": std}
+        return {**chosen, "valid": ("valid", valid), "train": ("train", train)}
+    valid_count = _share(request, "valid_fraction", used, classes)
+    left = _some(labels, left, used, request.draw(_SUBSET_STREAM))
+    valid, train = stratified(labels[left], valid_count, request.draw(_VALID_STREAM))
+    return {**chosen, "valid": ("train", left[valid]), "train": ("train", left[train])}
 
 
 def _share(request: _Request, field: str, total: int, classes: int) -> int:
@@ -296,8 +354,26 @@ def _write(writer: Writer, role: str, pool: Entry, source: str, indices: np.ndar
     writer.whole(f"{role}.labels", pool.array(f"{source}.labels")[indices])
 
 
-def _split(entry: Entry, role: str) -> Split:
-    return Split(images=entry.array(f"{role}.images"), labels=entry.array(f"{role}.labels"))
+def _split(entry: Entry, role: str, request: _Request, data_dir: str | os.PathLike[str] | None) -> Split:
+    labels = entry.array(f"{role}.labels")
+    if request.resize is None:
+        return Split(images=entry.array(f"{role}.images"), labels=labels)
+    drawn = "sources" in entry.meta  # else the set's own test split
+    source, numbers = (
+        (entry.meta["sources"][role], entry.array(f"{role}.numbers"))
+        if drawn
+        else (role, np.arange(len(labels)))
+    )
+    return Split(images=_encoded(request, data_dir, source, numbers), labels=labels)
+
+
+def _encoded(
+    request: _Request, data_dir: str | os.PathLike[str] | None, source: str, numbers: np.ndarray
+) -> Encoded:
+    assert request.resize is not None
+    where = _files(request.name, data_dir)
+    size = view_size(request.image_size, request.resize)
+    return Encoded(source_of(where, source), numbers, size, request.resize)
 
 
 def _frozen(values: list[float]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Batches of image sets that fit neither a device nor memory: read, decoded and augmented while training runs.
 
-A library: `train_stream` and `evaluation_batches` over a TFDS set (array_record) or a folder of class folders of JPEG
-and PNG files, with Grain. `nas.training.loop` does not read them: it trains from decoded images (`nas.data.load`).
+`train_stream` and `evaluation_batches` over a TFDS set (array_record) or a folder of class folders of JPEG and PNG
+files, with Grain, for training loops of one's own. `nas.training.loop` reads such files through `nas.data.encoded`.
 
 Batch k of `train_stream` is a pure function of the set, the settings, the seed and k. Whatever the number of
 processes, they see the same images in it, each with the same draws, and each process decodes its own share alone.
@@ -17,14 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from nas.data import own_sets
 from nas.data.pixels import pixel_covariance, pixel_statistics
 from nas.data.streaming_pixels import Augmentation, centre_view, ten_views, train_view
 from nas.data.tfds_records import Records, first_line
-from nas.data.tfds_sets import locate
+from nas.data.tfds_sets import Located, locate
 from nas.errors import InputError, one_of
 
 Batch = dict[str, np.ndarray]  # image uint8 [n, size, size, C], label int32 [n]
@@ -51,8 +50,11 @@ class Source(Protocol):
 class TfdsImages:
     """The images of one split of a prepared TFDS set. Raises InputError where it is not there or cannot be read."""
 
-    def __init__(self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None) -> None:
-        self._records, self._split = Records(locate(name, data_dir), None), split
+    def __init__(
+        self, name: str | Located, split: str, data_dir: str | os.PathLike[str] | None = None
+    ) -> None:
+        located = name if isinstance(name, Located) else locate(name, data_dir)
+        self._records, self._split, name = Records(located, None), split, located.name
         if split not in self._records.splits:
             raise one_of(f"dataset: {name}: split", split, self._records.splits)
         self.num_classes, self.channels = self._records.num_classes, self._records.channels
@@ -105,7 +107,7 @@ class Stream:
 
     def __next__(self) -> Batch:
         if self._iterator is None:
-            self._iterator = _read_ahead(self._batches[self.step :], self._threads)
+            self._iterator = read_ahead(self._batches[self.step :], self._threads)
         batch = next(self._iterator)
         self.step += 1
         return batch
@@ -150,12 +152,12 @@ def train_stream(
         raise InputError(f"stream: seed {seed} is not from 0 to {2**32 - 1}")
 
     def view(number: int, rng: np.random.Generator) -> Batch:
-        return _decoded(source, number, lambda of: train_view(of, source.channels, augmentation, rng))
+        return decoded(source, number, lambda of: train_view(of, source.channels, augmentation, rng))
 
     # The draws belong to an image's place in the whole order: before the processes part.
-    views = _grain().MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(view)
+    views = grain().MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(view)
     settings = {"seed": seed, "batch_size": batch_size, "images": len(source)}
-    return Stream(views[process::processes].batch(share), settings, threads or _processors())
+    return Stream(views[process::processes].batch(share), settings, threads or processors())
 
 
 def evaluation_batches(
@@ -185,11 +187,11 @@ def evaluation_batches(
     def view(number: int) -> Batch:
         real = number < len(source)
         number = number if real else len(source) - 1
-        batch = _decoded(source, number, lambda of: of_image(of, source.channels, resize, crop))
+        batch = decoded(source, number, lambda of: of_image(of, source.channels, resize, crop))
         return {**batch, "label": np.asarray(batch["label"] if real else -1, np.int32)}
 
-    numbers = _grain().MapDataset.range(count)[process::processes]
-    return _read_ahead(numbers.map(view).batch(share), threads or _processors())
+    numbers = grain().MapDataset.range(count)[process::processes]
+    return read_ahead(numbers.map(view).batch(share), threads or processors())
 
 
 def statistics(
@@ -199,7 +201,7 @@ def statistics(
     chosen = np.random.default_rng(seed).permutation(len(source))[:images]
     pixels = np.stack(
         [
-            _decoded(source, int(number), lambda of: centre_view(of, source.channels, size, size))["image"]
+            decoded(source, int(number), lambda of: centre_view(of, source.channels, size, size))["image"]
             for number in chosen
         ]
     )
@@ -227,7 +229,8 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
     return float(right.mean())
 
 
-def _decoded(source: Source, number: int, view: Any) -> Batch:
+def decoded(source: Source, number: int, view: Any) -> Batch:
+    """``view`` of the file's bytes, and the label. Raises InputError for a damaged image or a label that is none."""
     encoded, label = source.read(number)
     if not 0 <= label < source.num_classes:
         raise InputError(
@@ -243,6 +246,8 @@ def _decoded(source: Source, number: int, view: Any) -> Batch:
 
 def _share(batch_size: int, process: int | None, processes: int | None) -> tuple[int, int, int]:
     """The process, their number, and the images of a batch that each has."""
+    import jax
+
     process = jax.process_index() if process is None else process
     processes = jax.process_count() if processes is None else processes
     if not 0 <= process < processes:
@@ -252,19 +257,21 @@ def _share(batch_size: int, process: int | None, processes: int | None) -> tuple
     return process, processes, batch_size // processes
 
 
-def _read_ahead(batches: Any, threads: int) -> Iterator[Batch]:
-    options = _grain().ReadOptions(num_threads=threads, prefetch_buffer_size=max(_READ_AHEAD, threads))
+def read_ahead(batches: Any, threads: int) -> Iterator[Any]:
+    """What a Grain data set gives, in order, computed before it is asked for."""
+    options = grain().ReadOptions(num_threads=threads, prefetch_buffer_size=max(_READ_AHEAD, threads))
     return iter(batches.to_iter_dataset(options))
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _grain() -> Any:
+def grain() -> Any:
     """The package, imported when it is needed; ``InputError`` when it is absent."""
     try:
-        import grain
+        import grain as package
     except ImportError as error:
         raise InputError(f"stream: needs grain ({error}): pip install -r requirements.txt") from error
-    return grain
+    return package

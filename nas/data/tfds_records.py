@@ -62,6 +62,11 @@ class Records:
         """The file and the label of one record, of the whole split's count, which is in that shard."""
         return self._read(split, shard, range(number, number + 1))[0]
 
+    def labels(self, split: str) -> np.ndarray:
+        """Int32 [n]: all labels of ``split``, which is read from end to end and not decoded."""
+        parts = [[label for _, label in self._read(split, shard, ids)] for shard, ids in self.plan(split)]
+        return np.array(list(itertools.chain.from_iterable(parts)), np.int32)
+
     def check(self) -> None:
         """Read and decode the first image of every shard; ``InputError`` when one is damaged."""
         for split in self.splits:

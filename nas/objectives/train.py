@@ -18,6 +18,7 @@ import numpy as np
 from nas import cpu
 from nas.data import Split, load_test
 from nas.data.config import DataConfig
+from nas.data.encoded import Encoded
 from nas.errors import InputError
 from nas.nn.bridge import build
 from nas.objectives.base import Trained, TrialFailed, trial_folder
@@ -99,7 +100,7 @@ class TrainObjective:
         check_devices(setup.training)
         cpu.native_status()  # builds the native kernels, where nobody has, before any time is taken
         self.dataset = setup.data.load()
-        self.streams = streams_input(setup.training, self.dataset.train.images.nbytes)
+        self.streams = streams_input(setup.training, self.dataset.train.images)
 
     @functools.cached_property
     def train_data(self) -> Data:
@@ -115,7 +116,8 @@ class TrainObjective:
         if jax.process_count() == 1:
             return join(self.train_data, self.valid_data)
         a, b = self.dataset.train, self.dataset.valid
-        images, labels = np.concatenate([a.images, b.images]), np.concatenate([a.labels, b.labels])
+        images = np.concatenate([a.images[:], b.images[:]])
+        labels = np.concatenate([a.labels, b.labels])
         return self._on_device(Split(images, labels))
 
     def _on_device(self, split: Any) -> Data:
@@ -276,6 +278,7 @@ class TrainObjective:
             final,
             test_accuracy=tested.accuracy,
             test_loss=tested.loss,
+            test_top5_accuracy=tested.top5_accuracy,
             valid_accuracy=seen[-1].valid_accuracy,
             valid_loss=seen[-1].valid_loss,
             compile_seconds=sum(m.compile_seconds for m in seen),
@@ -322,19 +325,26 @@ def check_devices(training: TrainingConfig) -> None:
         )
 
 
-def streams_input(training: TrainingConfig, image_bytes: int) -> bool:
-    """Whether the images stay on the host: as ``training`` says, else where an accelerator has no room for them."""
+def streams_input(training: TrainingConfig, images: np.ndarray | Encoded) -> bool:
+    """Whether the images stay on the host: as ``training`` says, else where an accelerator has no room for them, and
+    where they are in files."""
+    if isinstance(images, Encoded):
+        if training.input == "device" or jax.process_count() > 1:
+            raise InputError("input: with resize images stay in their files: one process, and input=stream")
+        return True
     if jax.process_count() > 1:  # each process has its share on its devices
         if training.input == "stream":
             raise InputError("input: stream works in one process; several keep their shares on the devices")
         return False
     if training.input is not None:
         return training.input == "stream"
-    return jax.default_backend() != "cpu" and image_bytes > free_memory() // 2
+    return jax.default_backend() != "cpu" and images.nbytes > free_memory() // 2
 
 
 def join(a: Data, b: Data) -> Data:
     """Both splits as one, with the statistics of ``a``."""
+    if isinstance(a.images, Encoded):
+        return a._replace(images=a.images + b.images, labels=np.concatenate([a.labels, b.labels]))  # pyright: ignore[reportArgumentType]
     if isinstance(a.images, Streamed):
         labels: Any = np.concatenate([a.labels, b.labels])
         return a._replace(images=Streamed((*a.images.parts, *b.images.parts)), labels=labels)

@@ -135,10 +135,9 @@ class Settings:
             if getattr(self, name) not in choices:
                 raise one_of(f"supernet: {name}", getattr(self, name), choices)
         for part in self.augmentation.split("+"):
-            if part not in AUGMENTATIONS or part == "pca":
-                raise one_of(
-                    "supernet: augmentation", part, [name for name in AUGMENTATIONS if name != "pca"]
-                )
+            able = [name for name in AUGMENTATIONS if name not in ("pca", "resized_crop")]
+            if part not in able:
+                raise one_of("supernet: augmentation", part, able)
         for name, low in AT_LEAST.items():
             if getattr(self, name) < low:
                 raise InputError(f"supernet: {name}={getattr(self, name)} is below {low}")

@@ -164,7 +164,7 @@ class RunState:
             macs_per_image=integer_or_none(event, "macs_per_image"),
             error=None if error is None else str(error),
             evaluation=str(event.get("evaluation", "centre")),
-            **numbers(event, _TESTED),
+            **numbers({"test_top5_accuracy": None, **event}, _TESTED),
         )
         if any(
             (old.arch, old.seed, old.epochs) == (final.arch, final.seed, final.epochs) for old in self.finals

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from nas.training import own_augment
 
 # What each draws for a batch; see `draw`.
-AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca")
+AUGMENTATIONS = ("none", "crop", "flip", "cutout", "mixup", "colour", "pca", "resized_crop")
 
 MIXUP_ALPHA = 0.2  # Zhang et al. 2018 use 0.1 to 0.4 on ImageNet
 COLOUR_RANGE = 0.2  # brightness, contrast and saturation factors in 1 +- this
@@ -79,6 +79,8 @@ def draw(
     - pca: ``offset`` float32 [.., C], what is added to all pixels of an image: the `principal_components` (which
       only this needs) times normal numbers of deviation 0.1 (Krizhevsky et al. 2012, section 4.1). On one channel
       it is a change of brightness
+    - resized_crop: ``view`` uint32 [..], the seed of each image's crop of random area and shape, scaled to the input's
+      size as it is decoded (Szegedy et al. 2015, section 6; `nas.data.encoded`)
     - a function of the user's: a seed uint32 [steps] for each (`nas.training.own_augment`)
     """
     height, width, channels = image_shape
@@ -105,6 +107,8 @@ def draw(
         assert components is not None
         multiples = rng.normal(0, PCA_DEVIATION, (steps, batch, channels)).astype(np.float32)
         plan["offset"] = multiples @ components.T
+    if "resized_crop" in parts:
+        plan["view"] = rng.integers(2**32, size=(steps, batch), dtype=np.uint32)
     for name in own_augment.used(augmentation).values():
         plan[name] = rng.integers(2**32, size=steps, dtype=np.uint32)
     return plan

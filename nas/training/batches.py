@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +17,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nas.data import Split
+from nas.data.encoded import Encoded
+from nas.errors import InputError
 from nas.training import augment, own_augment
 from nas.training.programs import Batch, count_correct, data_mesh, spread
 
@@ -42,7 +47,7 @@ class Streamed:
 class Data(NamedTuple):
     """One split on the devices, with what turns its pixels into inputs."""
 
-    images: Any  # uint8 [n, H, W, C], or `Streamed`
+    images: Any  # uint8 [n, H, W, C], or `Streamed`, or `Encoded`
     labels: Array  # int32 [n]
     mean: Array  # float32 [C]
     std: Array  # float32 [C]
@@ -51,6 +56,8 @@ class Data(NamedTuple):
 
 def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1) -> Data:
     """``split`` where training reads it, whole on each device; on CPU the memory map itself if it can be."""
+    if isinstance(split.images, Encoded):
+        raise InputError("dataset: with resize images stay in their files; this needs them decoded")
     mesh = data_mesh(devices)
     if mesh is not None and jax.process_count() > 1:
         return _shared(split, mean, std, mesh)
@@ -62,17 +69,79 @@ def on_device(split: Split, mean: np.ndarray, std: np.ndarray, devices: int = 1)
 def streamed(split: Split, mean: np.ndarray, std: np.ndarray) -> Data:
     """``split`` where it is; `fetched` brings what a batch needs to the device."""
     labels, mean, std = (np.asarray(of) for of in (split.labels, mean, std))
-    return Data(Streamed((split.images,)), labels, mean, std)  # pyright: ignore[reportArgumentType]
+    images = split.images if isinstance(split.images, Encoded) else Streamed((split.images,))
+    return Data(images, labels, mean, std)  # pyright: ignore[reportArgumentType]
 
 
 def fetched(data: Data, plan: dict[str, Any]) -> tuple[Data, dict[str, Any]]:
     """Both for the device: of streamed ``data`` the images that ``plan`` names alone, and a plan that names those."""
-    if not isinstance(data.images, Streamed):
+    if not isinstance(data.images, Streamed | Encoded):
         return data, plan
     index = np.asarray(plan["index"])
-    chosen = index.ravel()
-    own = data._replace(images=data.images.take(chosen), labels=np.asarray(data.labels)[chosen])
-    return own, {**plan, "index": np.arange(index.size, dtype=np.int32).reshape(index.shape)}
+    return _only(data, plan, index, data.images.take(index.ravel()))
+
+
+def _only(
+    data: Data, plan: dict[str, Any], index: np.ndarray, images: np.ndarray
+) -> tuple[Data, dict[str, Any]]:
+    """``data`` with nothing but the ``images`` at ``index``, and the plan of these."""
+    rest = {name: of for name, of in plan.items() if name != "view"}
+    labels = np.asarray(data.labels)[index.ravel()]
+    own = np.arange(index.size, dtype=np.int32).reshape(index.shape)
+    return data._replace(images=images, labels=labels), {**rest, "index": own}
+
+
+def blank(data: Data) -> Data:
+    """``data`` with black images where they would have to be decoded: for shapes."""
+    if not isinstance(data.images, Encoded):
+        return data
+    return data._replace(images=Streamed((np.broadcast_to(np.uint8(0), data.images.shape),)))
+
+
+def ahead(
+    data: Data, plan: dict[str, np.ndarray], first: int, size: int
+) -> Iterator[tuple[Data, dict[str, Any]]]:
+    """`fetched`, for every ``size`` steps of ``plan`` from step ``first`` on; where they end before, the last again.
+
+    Images in their files are read and decoded ahead of the steps that want them.
+    """
+    count = len(plan["index"])
+    pixels = iter(())
+    if isinstance(data.images, Encoded):
+        seeds = plan["view"][first:] if "view" in plan else None
+        pixels = data.images.batches(plan["index"][first:], seeds)
+    for start in range(first, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        now = {name: values[rows] for name, values in plan.items()}
+        if not isinstance(data.images, Encoded):
+            yield fetched(data, now)
+            continue
+        some = list(itertools.islice(pixels, min(size, count - start)))
+        some += some[-1:] * (size - len(some))
+        yield _only(data, now, now["index"], np.concatenate(some))
+
+
+def in_order(
+    data: Data, size: int, views: Sequence[dict[str, np.ndarray]]
+) -> Iterator[tuple[int, list[tuple[Data, dict[str, Any]]]]]:
+    """All images, ``size`` at a time: how many of them count, and for each of the ``views`` what `make_batch` takes.
+
+    The last ones are filled up. Ten views of images in their files are those of `nas.data.streaming_pixels.ten_views`.
+    """
+    count = len(data.labels)
+    index = np.arange(-(-count // size) * size, dtype=np.int32)
+    index = np.where(index < count, index, 0).reshape(-1, size)
+    pixels = iter(())
+    if isinstance(data.images, Encoded):
+        pixels = data.images.batches(index, ten=bool(views))
+    for k, chosen in enumerate(index):
+        plan: dict[str, Any] = {"index": chosen}
+        if isinstance(data.images, Encoded):
+            of = next(pixels)
+            seen = [_only(data, plan, chosen, one) for one in (np.moveaxis(of, 1, 0) if views else (of,))]
+        else:
+            seen = [fetched(data, plan | view) for view in views or ({},)]
+        yield min(size, count - k * size), seen
 
 
 def _shared(split: Split, mean: np.ndarray, std: np.ndarray, mesh: Mesh) -> Data:
@@ -142,6 +211,14 @@ def tally_padded(sums: Array, logits: Array, batch: Batch, count: Array) -> Arra
 
 
 @jax.jit
+def count_top5(logits: Array, labels: Array, count: Array) -> Array:
+    """How many of the first ``count`` labels are among the five largest of their row of ``logits``."""
+    _, best = jax.lax.top_k(logits, 5)
+    right = (best == labels[:, None]).any(axis=-1) & (jnp.arange(len(labels)) < count)
+    return right.sum(dtype=jnp.float32)
+
+
+@jax.jit
 def mean_probabilities(logits: list[Array]) -> Array:
     """Logits [B, classes] whose softmax is the mean of the softmaxes of ``logits``."""
     return jax.nn.logsumexp(jax.nn.log_softmax(jnp.stack(logits)), axis=0)
@@ -150,6 +227,7 @@ def mean_probabilities(logits: list[Array]) -> Array:
 class Averages(NamedTuple):
     loss: float
     accuracy: float
+    top5_accuracy: float = math.nan
 
 
 def averages(sums: Array | np.ndarray) -> Averages:

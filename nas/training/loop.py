@@ -13,14 +13,19 @@ import jax
 import numpy as np
 from jax import Array
 
+from nas.data.encoded import Encoded
 from nas.ending import listening
 from nas.errors import InputError, one_of
 from nas.training import augment
 from nas.training.batches import (
     Averages,
     Data,
+    ahead,
     averages,
+    blank,
+    count_top5,
     fetched,
+    in_order,
     make_batch,
     mean_probabilities,
     on_device,
@@ -51,6 +56,7 @@ __all__ = [
 ]  # fmt: skip
 
 Tree = Any
+TOP5_CLASSES = 10  # of so many the five best say something
 NAN_CHECK_STEPS = 100  # a lost run is noticed within so many steps, and the device seldom waits for the host
 
 
@@ -103,6 +109,10 @@ class Training:
             if train.covariance is None:
                 raise InputError("augmentation: pca needs the covariance of the training pixels")
             self.components = augment.principal_components(train.covariance)
+        if "resized_crop" in hyper.augmentation.split("+") and not isinstance(train.images, Encoded):
+            raise InputError(
+                "augmentation: resized_crop is made of images in their files: resize=256, image_size=224"
+            )
         train = train._replace(covariance=None)
         self.hyper, self.train, self.config, self.seed, self.epochs = hyper, train, config, seed, epochs
         self.num_classes = num_classes
@@ -128,15 +138,17 @@ class Training:
     def compile(self) -> None:
         """Compile all that training and evaluation run, on shapes alone; the state stays as it is."""
         self.runner.compile(step=self.steps_per_call == 1)
+        train = blank(self.train)
         if self.steps_per_call > 1:
             steps = part(self.steps_of(0), 0, self.steps_per_call)
-            data, plan = fetched(self.train, steps.plan)
+            data, plan = fetched(train, steps.plan)
             self._program(self._zero(), data, steps._replace(plan=plan))
         learning_rates(self.hyper, epoch=0, epochs=self.epochs, steps=self.steps)
         plan = self._plan(np.random.default_rng(0), 1, np.arange(self.hyper.batch_size))
         zero = np.float32(0)
-        batch = self._batch(self.train, {name: values[0] for name, values in plan.items()}, zero)
-        padded = self._batch(self.train, {"index": np.zeros(self.shape.evaluate_batch_size, np.int32)}, zero)
+        batch = self._batch(*fetched(train, {name: values[0] for name, values in plan.items()}), zero)
+        padded = fetched(train, {"index": np.zeros(self.shape.evaluate_batch_size, np.int32)})
+        padded = self._batch(*padded, zero)
         # Targets stand for logits: they have their shape.
         sums = tally(self._zero(), zero, batch.target, batch.labels)
         jax.block_until_ready(tally_padded(sums, padded.target, padded, np.int32(0)))
@@ -158,16 +170,16 @@ class Training:
         steps, size = self.steps_of(epoch), self.steps_per_call
         done, sums = begun or UnderWay(0, self._zero())
         sums = place(sums, self.mesh)
-        for first in range(done, self.steps, size):
+        calls = range(done, self.steps, size)
+        # The images are fetched while the device is at the steps before.
+        for first, (data, plan) in zip(calls, ahead(self.train, steps.plan, done, size), strict=True):
             last = min(first + size, self.steps)
+            chosen = part(steps, first, size)._replace(plan=plan)
             if size > 1:
-                chosen = part(steps, first, size)
-                data, plan = fetched(self.train, chosen.plan)  # while the device is at the steps before
-                chosen = chosen._replace(plan=plan)
                 program = self._program(sums, data, chosen)
                 self.state, sums = program(self.state, sums, data, chosen, np.int32(last - first))
             else:
-                sums = self._step(steps, first, sums)
+                sums = self._step(data, chosen, sums)
             if last // NAN_CHECK_STEPS > first // NAN_CHECK_STEPS or last == self.steps:
                 total = float(np.asarray(sums)[0])
                 if not math.isfinite(total):
@@ -175,12 +187,12 @@ class Training:
             after_step(UnderWay(last, sums))
         return averages(sums)
 
-    def _step(self, steps: Steps, k: int, sums: Array) -> Array:
-        """Step ``k`` alone: ``sums`` with its."""
-        plan = {name: values[k] for name, values in steps.plan.items()}
-        batch = self._batch(self.train, plan, steps.smoothing)
-        noise = Noise(steps.dropout, steps.seeds[k], steps.drop_path)
-        now = Rates(steps.learning_rates[k], steps.weight_decay, steps.clip_norm, steps.own_weight_decay)
+    def _step(self, data: Data, steps: Steps, sums: Array) -> Array:
+        """The one step of ``steps``: ``sums`` with its."""
+        plan = {name: values[0] for name, values in steps.plan.items()}
+        batch = self._batch(data, plan, steps.smoothing)
+        noise = Noise(steps.dropout, steps.seeds[0], steps.drop_path)
+        now = Rates(steps.learning_rates[0], steps.weight_decay, steps.clip_norm, steps.own_weight_decay)
         self.state, loss, logits = self.runner.step(self.state, batch, noise, now, steps.ema_decay)
         return tally(sums, loss, logits, batch.labels)
 
@@ -214,11 +226,13 @@ class Training:
         )
 
     def test(self, data: Data) -> Averages:
-        """`evaluate`, with the views of each image that ``config.evaluation`` says."""
-        return self.evaluate(data, self._test_views())
+        """`evaluate`, with the views of each image that ``config.evaluation`` says, and of 10 classes or more top-5."""
+        return self.evaluate(data, self._test_views(), top5=self.num_classes >= TOP5_CLASSES)
 
-    def evaluate(self, data: Data, views: Sequence[dict[str, np.ndarray]] = ()) -> Averages:
-        """Mean loss and accuracy over ``data``, with averaged parameters where they are kept.
+    def evaluate(
+        self, data: Data, views: Sequence[dict[str, np.ndarray]] = (), *, top5: bool = False
+    ) -> Averages:
+        """Mean loss and accuracy over ``data``, with averaged parameters where they are kept; ``top5`` on request.
 
         With ``views`` (plans of `augment.ten_crop`) an image's class probabilities are their mean over these.
         """
@@ -226,18 +240,16 @@ class Training:
         variables = dict(self.state.variables)
         if self.state.ema is not None:
             variables["params"] = self.state.ema
-        size = self.shape.evaluate_batch_size
-        sums = self._zero()
-        for start in range(0, len(data.labels), size):
-            index = np.arange(start, min(start + size, len(data.labels)), dtype=np.int32)
-            chosen = {"index": np.pad(index, (0, size - len(index)))}
-            seen = []
-            for view in views or ({},):
-                batch = self._batch(data, chosen | view, np.float32(0))
-                seen.append(self.runner.predict(variables, batch.images))
+        sums, top = self._zero(), np.float32(0)
+        for count, given in in_order(data, self.shape.evaluate_batch_size, views):
+            batches = [self._batch(*of, np.float32(0)) for of in given]
+            seen = [self.runner.predict(variables, batch.images) for batch in batches]
             logits = mean_probabilities(seen) if views else seen[0]
-            sums = tally_padded(sums, logits, batch, np.int32(len(index)))
-        return averages(sums)
+            sums = tally_padded(sums, logits, batches[0], np.int32(count))
+            if top5:
+                top = top + count_top5(logits, batches[0].labels, np.int32(count))
+        found = averages(sums)
+        return found._replace(top5_accuracy=float(top) / len(data.labels)) if top5 else found
 
     def _test_views(self) -> list[dict[str, np.ndarray]]:
         if self.config.evaluation == "centre":
@@ -252,7 +264,6 @@ class Training:
         return {"index": order[: steps * size].reshape(steps, size).astype(np.int32), **plan}
 
     def _batch(self, data: Data, plan: dict[str, Any], smoothing: Any) -> Batch:
-        data, plan = fetched(data, plan)
         return make_batch(
             data, plan, smoothing, num_classes=self.num_classes, dtype=self.shape.dtype, mesh=self.mesh
         )

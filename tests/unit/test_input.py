@@ -45,7 +45,8 @@ def test_streamed_parts_are_one_set_and_only_what_is_named_is_fetched() -> None:
 
 
 def test_input_is_chosen_by_size_and_refused_where_it_is_none() -> None:
-    assert not streams_input(TrainingConfig(), 1 << 50)  # on CPU the device is the host
-    assert streams_input(TrainingConfig(input="stream"), 1)
+    pixels = np.zeros((1, 1, 1, 1), np.uint8)
+    assert not streams_input(TrainingConfig(), pixels)  # on CPU the device is the host
+    assert streams_input(TrainingConfig(input="stream"), pixels)
     with pytest.raises(InputError, match="input: 'disk' is not one of device, stream"):
         TrainingConfig(input="disk")
