@@ -21,7 +21,7 @@ BEST = {  # of NAS-Bench-201, by its test accuracy on CIFAR-10
     (0, 1): "nor_conv_3x3", (0, 2): "nor_conv_3x3", (1, 2): "nor_conv_3x3",
     (0, 3): "skip_connect", (1, 3): "nor_conv_3x3", (2, 3): "nor_conv_3x3",
 }  # fmt: skip
-NETWORKS = ("resnet20", "resnet50", "nasbench201")
+NETWORKS = ("resnet20", "resnet56", "resnet110", "resnet50", "nasbench201")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,12 @@ class Config:
     """Compare what the TPU compiler makes of our programs and of plain Flax's."""
 
     networks: tuple[str, ...] = ("resnet20", "nasbench201")
-    """of resnet20 (batch 128), resnet50 (256 images of 224 pixels) and nasbench201 (its best network, batch 256)"""
+    """of resnet20, resnet56, resnet110 (batch 128), resnet50 (256 images of 224 pixels) and nasbench201 (its best
+    network, batch 256)"""
     tpu: str = "v5e:2x2"
     """the topology"""
+    scan_blocks: bool = False
+    """instead: our programs without and with equal blocks compiled once (--scan-blocks of train.py)"""
     population: int = 0
     """instead: one program of so many trainings of a chain network beside the program of one, a step each"""
     rounds: int = 1
@@ -67,6 +70,14 @@ def main(config: Config) -> None:
             each, all_in_one = getattr(one, name), getattr(many, name)
             print(f"| {name} | {each:.4g} | {all_in_one:.4g} | {members * each:.4g} |")
         return
+    if config.scan_blocks:
+        print(f"| {config.tpu} | compile s, scanned / not | MiB of program, scanned / not |")
+        print("| --- | ---: | ---: |")
+        for name in config.networks:
+            whole, scanned = cost(ours(name, on)), cost(ours(name, on, scan_blocks=True))
+            code = scanned.code_bytes / 2**20, whole.code_bytes / 2**20
+            print(f"| {name} | {_ratio(scanned.compile_seconds, whole.compile_seconds)} | {_ratio(*code)} |")
+        return
     print(f"| {config.tpu} | FLOPs, ours / plain | bytes, ours / plain | compile s, ours / plain |")
     print("| --- | ---: | ---: | ---: |")
     rows = []
@@ -88,12 +99,16 @@ def main(config: Config) -> None:
 
 
 def _pair(row: dict[str, Any], name: str) -> str:
-    mine, other = row["ours"][name], row["plain"][name]
+    return _ratio(row["ours"][name], row["plain"][name])
+
+
+def _ratio(mine: float, other: float) -> str:
     return f"{mine:.4g} / {other:.4g} = {mine / other:.3f}"
 
 
-def ours(name: str, on: Any) -> Callable[[], Any]:
+def ours(name: str, on: Any, *, scan_blocks: bool = False) -> Callable[[], Any]:
     from nas.nn.bridge import build
+    from nas.nn.graph import run_as
     from nas.training.programs import Shape, lower_step
     from search_spaces.nasbench201 import SPACE, architecture_of
     from search_spaces.zoo import find_architecture
@@ -105,7 +120,8 @@ def ours(name: str, on: Any) -> Callable[[], Any]:
         space, arch, _ = find_architecture(name)
     image, classes, batch = setting(name)
     shape = Shape(image, classes, batch, batch, "momentum", dtype="bfloat16", devices=on.devices)
-    return functools.partial(lower_step, build(space, arch, classes), shape, mesh=on.mesh)
+    network = run_as(build(space, arch, classes), {"scan_blocks": scan_blocks})
+    return functools.partial(lower_step, network, shape, mesh=on.mesh)
 
 
 def plain(name: str, on: Any) -> Callable[[], Any]:
@@ -116,6 +132,8 @@ def plain(name: str, on: Any) -> Callable[[], Any]:
     image, classes, batch = setting(name)
     network: Any = {
         "resnet20": lambda: ResNet((3, 3, 3), 16, classes),
+        "resnet56": lambda: ResNet((9, 9, 9), 16, classes),
+        "resnet110": lambda: ResNet((18, 18, 18), 16, classes),
         "resnet50": lambda: ResNet((3, 4, 6, 3), 64, classes, bottleneck=True),
         "nasbench201": lambda: NasBench201(BEST, classes),
     }[name]()
@@ -168,11 +186,9 @@ def trainings(members: int | None, on: Any) -> Callable[[], Any]:
 
 def setting(name: str) -> tuple[tuple[int, int, int], int, int]:
     """Image, classes and batch."""
-    return {
-        "resnet20": ((32, 32, 3), 10, 128),
-        "resnet50": ((224, 224, 3), 1000, 256),
-        "nasbench201": ((32, 32, 3), 10, 256),
-    }[name]
+    if name == "resnet50":
+        return (224, 224, 3), 1000, 256
+    return (32, 32, 3), 10, 256 if name == "nasbench201" else 128
 
 
 if __name__ == "__main__":

@@ -328,7 +328,8 @@ def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def table(anatomy: Anatomy, *, full: bool) -> list[str]:
     """A line a layer; where not ``full``, of parts that repeat the first, with the counts of all."""
-    from nas.training.profile import Repeat, repeats, shape_text
+    from nas.nn.repeats import Repeat
+    from nas.training.profile import repeats, shape_text
 
     layers = anatomy.layers
     parts = [Repeat(0, len(layers), 1, False)] if full else repeats(layers)

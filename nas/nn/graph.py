@@ -20,7 +20,9 @@ import numpy as np
 from jax import Array
 
 from nas.cpu.edges import Unnormalised, fork, mixture
+from nas.errors import InputError
 from nas.nn import layers
+from nas.nn.blocks import Blocks, find_blocks, scan
 from nas.nn.call import NOISE, keywords
 from nas.nn.layout import Open
 from nas.nn.noise import node_seed
@@ -103,15 +105,17 @@ class Graph(nn.Module):
     ``auxiliary`` names nodes that are further classifiers, with the weights of their cross-entropies in the
     loss: they and what only they need exist in training alone (see `nas.training.network.Extra`).
 
-    Two ways to run a supernet, which change neither values nor variables. ``batched``: equal nodes on one input
-    run as one, side by side in its channels, where their module has a `side_by_side`. ``remat``: of a node
-    with parameters no more than its output is kept for the gradient, which computes the rest again.
+    Three ways to run it change neither values nor variables. ``scan_blocks``: equal consecutive blocks of nodes are
+    one `jax.lax.scan` over their variables, and compiled once. Of a supernet, ``batched``: equal nodes on one input
+    run as one, side by side in its channels, where their module has a `side_by_side`; ``remat``: of a node with
+    parameters no more than its output is kept for the gradient, which computes the rest again.
     """
 
     nodes: tuple[Node, ...]
     auxiliary: tuple[tuple[str, float], ...] = ()
     batched: bool = False
     remat: bool = False
+    scan_blocks: bool = False
 
     if TYPE_CHECKING:  # Flax makes one of the fields, which the checker does not see
 
@@ -121,14 +125,21 @@ class Graph(nn.Module):
     def __call__(self, x: Array, *, train: bool = False, **rates: Any) -> Array:
         initial = self.is_initializing()
         used = range(len(self.nodes)) if train or initial else self.needed
-        shared = self.mixing_size and not initial and not self.is_mutable_collection("intermediates")
-        variables = self.variables if shared else {}
+        hidden = not initial and not self.is_mutable_collection("intermediates")
+        shared = self.mixing_size and hidden
+        variables = self.variables if hidden and (shared or self.scan_blocks) else {}
         batches = self._batches(used, variables) if shared and self.batched else {}
-        led = {k for batch in batches.values() for k in batch[1:]}
-        readers = collections.Counter(i for k in used if k not in led for i in self.nodes[k].inputs)
         heads = dict(self.auxiliary)
-        mixers = sum(isinstance(self.nodes[k].module, Mix) for k in used)
-        if mixers and initial and "mixing" not in rates:
+        apart = {k for batch in batches.values() for k in batch}
+        apart |= {k for k, node in enumerate(self.nodes) if k not in used or node.name in heads}
+        runs = self._blocks(apart, variables, train) if hidden and self.scan_blocks else {}
+        led = {k for batch in batches.values() for k in batch[1:]}
+        led |= {k for run in runs.values() for k in range(run.start, run.end)}
+        alone = [k for k in used if k not in led]
+        readers = collections.Counter(i for k in alone for i in self.nodes[k].inputs)
+        readers.update(i for run in runs.values() for i in run.read)
+        mixers = sum(isinstance(self.nodes[k].module, Mix) for k in alone)
+        if self.mixing_size and initial and "mixing" not in rates:
             rates["mixing"] = jnp.asarray(np.ones(self.mixing_size, np.float32))
         mixing = list(fork(rates["mixing"], mixers)) if mixers else []
         values: list[tuple[Array, ...]] = []  # of each value, a copy for each reader still to come
@@ -139,7 +150,7 @@ class Graph(nn.Module):
 
         def take(i: int) -> Array:
             value, *rest = values[i]
-            values[i] = tuple(rest)
+            values[i] = tuple(rest) or (value,)
             return value
 
         came: dict[int, Any] = {}  # outputs of nodes that ran with an earlier one
@@ -148,14 +159,18 @@ class Graph(nn.Module):
             if position not in used:
                 values.append(())
                 continue
+            if run := runs.get(position):
+                found = self._run_blocks(run, [take(i) for i in run.read], variables, train, rates)
+                if found is not None:
+                    came |= found
+                elif rest := run.later():
+                    runs[rest.start] = rest
             if position in came:
                 keep(came.pop(position))
                 continue
-            given = keywords(node.module, train=train, **{n: rates[n] for n in NOISE if n in rates})
+            given = self._given(node, position, train, rates)
             if isinstance(node.module, Mix):
-                given["weights"] = mixing.pop()
-            if "seed" in given:
-                given["seed"] = node_seed(given["seed"], position)
+                given["weights"] = mixing.pop() if mixing else rates["mixing"]
             inputs = tuple(take(i) for i in node.inputs)
             if position in batches:
                 found = self._run_batch(batches[position], variables["params"], inputs, given)
@@ -169,6 +184,73 @@ class Graph(nn.Module):
             if train and node.name in heads:
                 self.sow("auxiliary", f"{node.name}_logits", (heads[node.name], take(-1)))
         return take(-1)
+
+    def _given(self, node: Node, position: int, train: bool, rates: dict[str, Any]) -> dict[str, Any]:
+        """The keywords to call the node at ``position`` with, but for a `Mix`'s weights."""
+        given = keywords(node.module, train=train, **{n: rates[n] for n in NOISE if n in rates})
+        if "seed" in given:
+            given["seed"] = node_seed(given["seed"], position)
+        return given
+
+    def _blocks(self, apart: set[int], variables: Mapping[str, Any], train: bool) -> dict[int, Blocks]:
+        """Equal consecutive blocks by the position of their first node; the nodes ``apart`` are none's."""
+
+        def key(position: int, node: Node) -> Any:
+            mode = keywords(node.module, train=train)
+            draws = mode.get("deterministic") is False and self.has_rng("dropout")
+            if position in apart or draws or hasattr(node.module, "nnx_class"):
+                return position
+            own = {name: tree[node.name] for name, tree in variables.items() if node.name in tree}
+            leaves, structure = jax.tree.flatten(own)
+            return node.module, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+        keys = [key(position, node) for position, node in enumerate(self.nodes)]
+        return {run.start: run for run in find_blocks(keys, [node.inputs for node in self.nodes])}
+
+    def _run_blocks(
+        self, run: Blocks, values: list[Any], variables: Mapping[str, Any], train: bool, rates: dict[str, Any]
+    ) -> dict[int, Any] | None:
+        """The outputs of the nodes of equal blocks by position, None where nobody reads one; None: `scan` cannot."""
+        first = self.nodes[run.start : run.start + run.period]
+        sown = ("losses", "auxiliary")  # what modules may make that they have not
+
+        def block(known: dict[int, Any], own: Any) -> tuple[dict[int, Any], list[Any]]:
+            made: dict[int, Any] = {}
+            changes = []
+            for k, (node, (tree, seed)) in enumerate(zip(first, own, strict=True)):
+                given = self._given(node, run.start + k, train, rates)
+                if "seed" in given:
+                    given["seed"] = seed
+                if isinstance(node.module, Mix):
+                    given["weights"] = rates["mixing"]
+                mutable = tuple(
+                    name for name in dict.fromkeys((*tree, *sown)) if self.is_mutable_collection(name)
+                )
+                mode, numbers = _static(given)
+                inputs = tuple((known | made)[i - run.start] for i in node.inputs)
+                program = _program(node.module, mode, mutable, self.remat and "params" in tree)
+                made[k + 1], updated = program(tree, inputs, numbers, {})
+                changes.append(updated)
+            return made, changes
+
+        def owned(position: int) -> Any:
+            name = self.nodes[position].name
+            seed = node_seed(rates["seed"], position) if "seed" in rates else np.uint32(0)
+            return {c: tree[name] for c, tree in variables.items() if name in tree}, seed
+
+        starts = range(run.start, run.end, run.period)
+        each = [[owned(k) for k in range(start, start + run.period)] for start in starts]
+        done = scan(block, run, values, each)
+        if done is None:
+            return None
+        left, changes = done
+        for place, start in enumerate(starts):
+            for k, updated in enumerate(changes):
+                for name, tree in updated.items():
+                    own = jax.tree.map(lambda leaf, place=place: leaf[place], tree)
+                    self.put_variable(name, self.nodes[start + k].name, own)
+        places = run.left
+        return {k: left[places[k + 1]] if k + 1 in places else None for k in range(run.start, run.end)}
 
     def _run(
         self, node: Node, own: dict[str, Any], inputs: tuple[Array, ...], given: dict[str, Any]
@@ -231,6 +313,15 @@ class Graph(nn.Module):
                 found.add(k - 1)
                 open_ends += self.nodes[k - 1].inputs
         return frozenset(found)
+
+
+def run_as(network: Any, ways: Mapping[str, bool]) -> Any:
+    """``network`` run in those ways of `Graph`'s that are True. Raises InputError where it is none."""
+    chosen = {name: True for name, wanted in ways.items() if wanted}
+    for name in chosen:
+        if not hasattr(network, name):
+            raise InputError(f"{name}: needs a Graph, not {type(network).__name__}")
+    return network.clone(**chosen) if chosen else network
 
 
 Mode = tuple[tuple[str, bool], ...]

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from nas.ending import listening
 from nas.errors import InputError
+from nas.nn.graph import run_as
 from nas.nn.layout import Layout
 from nas.nn.supernet import Supernet
 from nas.oneshot import monitor
@@ -202,18 +203,11 @@ class SupernetSearch:
             dtype=self.config.dtype,
             devices=self._devices,
         )
-        network = self._as_run(self.supernet.build(layout.opened(), self.num_classes, **sizes))
+        ways = {"batched": settings.batched, "remat": settings.remat, "scan_blocks": self.config.scan_blocks}
+        network = run_as(self.supernet.build(layout.opened(), self.num_classes, **sizes), ways)
         search = Search(network, problem, shape, "auto" if self._steps_per_call == 1 else "step")
         initial = search.prepare(self.seed + number, curvature=self._curved)
         return _Stage(number, bounds[number], bounds[number + 1], layout, search, initial)
-
-    def _as_run(self, network: Any) -> Any:
-        """``network`` run as the settings say (`search_spaces.graph.Graph`). Raises InputError where it cannot be."""
-        ways = {name: True for name in ("batched", "remat") if getattr(self.settings, name)}
-        for name in ways:
-            if not hasattr(network, name):
-                raise InputError(f"supernet: {name}=True needs a Graph, not {type(network).__name__}")
-        return network.clone(**ways) if ways else network
 
     @property
     def _devices(self) -> int:

@@ -19,6 +19,7 @@ MAY_DIFFER = (
     "address",
     "checkpoint_minutes",
     "steps_per_call",
+    "scan_blocks",
     "input",
     "trials_per_program",
     "data_dir",

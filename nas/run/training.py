@@ -67,7 +67,9 @@ def train_to_end(
         out = processes.own_folder(folder)
         opened = (
             Record.resume(
-                out, config, may_differ=("data_dir", "checkpoint_minutes", "steps_per_call", "input")
+                out,
+                config,
+                may_differ=("data_dir", "checkpoint_minutes", "steps_per_call", "scan_blocks", "input"),
             )
             if resume
             else Record.create(out, config)

@@ -6,10 +6,12 @@ process; so it lies in a folder of its own, and only a process that `compiled_el
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ VERSION = "0.0.42.1"  # of libtpu, for jax 0.10.2
 _MARK = (
     "NAS_TPU_COMPILER_DIR"  # of a process that has the compiler; as a folder's it is part of no program's key
 )
+_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of Linux, the only system that the compiler runs on
 _WITHOUT_A_CHIP = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -48,10 +51,11 @@ def compiled_elsewhere(script: str, place: Path | None) -> bool:
 
     The other has the same options, and what it prints is printed. ``place``: libtpu.so, a folder with the package
     libtpu, or an environment (its folder or its Python). Without it: ``NAS_LIBTPU_DIR`` names one, this environment
-    has it, or ``~/.cache/nas/libtpu`` does. Raises InputError where there is none, and with the line of the other
-    process where that fails.
+    has it, or ``~/.cache/nas/libtpu`` does. However this process ends, the other ends too. Raises InputError where
+    there is none, and with the line of the other process where that fails.
     """
     if os.environ.get(_MARK):
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
         return False
     library = str(_library(place))
     environment = os.environ | _WITHOUT_A_CHIP | {"TPU_LIBRARY_PATH": library, _MARK: library}
@@ -61,8 +65,12 @@ def compiled_elsewhere(script: str, place: Path | None) -> bool:
             command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
         ) as other:
             assert other.stdout is not None
-            for line in other.stdout:
-                print(line, end="", flush=True)
+            try:
+                for line in other.stdout:
+                    print(line, end="", flush=True)
+            except BaseException:  # Ctrl-C, which the compiler does not answer to
+                other.kill()
+                raise
         said.seek(0)
         lines = said.read().strip().splitlines()
     if other.returncode:

@@ -28,6 +28,8 @@ class TrainingConfig:
     """local devices to split every batch over; 0: all there are"""
     steps_per_call: int | None = None
     """training steps that are one program; default: 1 on CPU, on accelerators 50"""
+    scan_blocks: bool = False
+    """compile equal consecutive blocks of a network once (jax.lax.scan): less to compile, more memory traffic"""
     input: str | None = None
     """where decoded images lie: device (whole on each) or stream (on the host's disk, a batch at a time; same values);
     default: stream where they would fill more than half of an accelerator's memory"""

@@ -16,6 +16,7 @@ from jax import Array
 from nas.data.encoded import Encoded
 from nas.ending import listening
 from nas.errors import InputError, one_of
+from nas.nn.graph import run_as
 from nas.training import augment
 from nas.training.batches import (
     Averages,
@@ -129,7 +130,7 @@ class Training:
             devices=devices,
             own_weight_decay=tuple(module for module, _ in hyper.own_weight_decay),
         )
-        self.runner = Runner(network, self.shape)
+        self.runner = Runner(run_as(network, {"scan_blocks": config.scan_blocks}), self.shape)
         self.state: State = self.runner.init(seed)
         for module in self.shape.own_weight_decay:
             if module not in self.state.variables["params"]:

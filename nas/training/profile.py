@@ -18,6 +18,8 @@ from nas.cpu.function import plain
 from nas.errors import InputError
 from nas.nn.call import keywords
 from nas.nn.count import macs_of_equation
+from nas.nn.repeats import Repeat
+from nas.nn.repeats import repeats as repeated
 from nas.training.network import Extra, Noise, Outline, abstract, check_maps, once, streams
 from nas.training.optimiser import Rates
 from nas.training.programs import Batch, Shape, init_state, lower_predict, lower_step, place, timed
@@ -198,73 +200,21 @@ def settings(module: Any) -> str:
     return " ".join(words[name] for name in order)
 
 
-class Repeat(NamedTuple):
-    """Layers ``start`` to ``start + period * times``, of which every ``period`` are alike."""
-
-    start: int
-    period: int
-    times: int
-    dense: bool  # one layer after another, each reading all before it (Huang et al. 2017)
-
-
 def repeats(layers: Sequence[Layer], longest: int = 64) -> list[Repeat]:
-    """Splits ``layers`` into runs of repeated parts, each as long as can be; ``times`` 1 where nothing repeats.
+    """`nas.nn.repeats.repeats` of ``layers``.
 
     Alike are layers of one kind and settings at one height and width that read what stands equally far back.
-    Of a part only the last layer is read outside it.
     """
     dense = _dense(layers)
-    keys: dict[Any, int] = {}
-    signature = np.array(
-        [
-            keys.setdefault(
-                (
-                    *(layer.kind, layer.settings, layer.output_shape[:-1], layer.training_only),
-                    "dense" if dense[k] else tuple(k + 1 - i for i in layer.inputs),
-                ),
-                len(keys),
-            )
-            for k, layer in enumerate(layers)
-        ],
-        int,
-    )
-    n = len(layers)
-    runs = {}  # by period, how many layers from each position on equal those a period later
-    for period in range(1, min(longest, n // 2) + 1):
-        differ = np.flatnonzero(signature[:-period] != signature[period:])
-        ends = np.append(differ, n - period)
-        runs[period] = ends[np.searchsorted(ends, np.arange(n - period))] - np.arange(n - period)
-    last_reader = np.arange(n)
-    for k, layer in enumerate(layers):
-        for i in layer.inputs:
-            if i:
-                last_reader[i - 1] = k
-
-    @functools.cache
-    def best_at(start: int) -> Repeat:
-        best = Repeat(start, 1, 1, False)
-        for period, run in runs.items():
-            times = 1 + int(run[start]) // period if start < len(run) else 1
-            if times * period <= best.period * best.times or times == 1:
-                continue
-            inner = last_reader[start : start + period - 1]
-            if inner.max(initial=0) < start + period:
-                best = Repeat(start, period, times, dense[start])
-        return best
-
-    found, start = [], 0
-    while start < n:
-        best = best_at(start)
-        length = best.period * best.times
-        # A stem of the same layers as the blocks behind it is no part of them.
-        if any(r.period * r.times > length for r in map(best_at, range(start + 1, min(start + length, n)))):
-            best, length = Repeat(start, 1, 1, False), 1
-        if best.times == 1 and found and found[-1].times == 1:
-            found[-1] = found[-1]._replace(period=found[-1].period + 1)
-        else:
-            found.append(best)
-        start += length
-    return found
+    keys = [
+        (
+            *(layer.kind, layer.settings, layer.output_shape[:-1], layer.training_only),
+            "dense" if dense[k] else tuple(k + 1 - i for i in layer.inputs),
+        )
+        for k, layer in enumerate(layers)
+    ]
+    found = repeated(keys, [layer.inputs for layer in layers], longest)
+    return [part._replace(dense=part.times > 1 and dense[part.start]) for part in found]
 
 
 def _dense(layers: Sequence[Layer]) -> list[bool]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,43 @@ def test_without_the_compiler_one_line_says_how_to_get_it(tmp_path: Path, monkey
     monkeypatch.delenv("NAS_LIBTPU_DIR", raising=False)
     with pytest.raises(InputError, match=r"pip install --no-deps --target \S+ libtpu=="):
         compiler.compiled_elsewhere("describe.py", tmp_path)
+
+
+COMPILES = """
+import os, signal, sys, time
+from pathlib import Path
+from nas.tpu.compiler import compiled_elsewhere
+for ended in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(ended, signal.SIG_IGN if "NAS_TPU_COMPILER_DIR" in os.environ else signal.default_int_handler)
+if not compiled_elsewhere(__file__, Path(__file__).with_name("libtpu.so")):
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+"""
+
+
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
+def test_the_compiling_process_ends_with_the_one_that_waits_for_it(tmp_path: Path, how: signal.Signals):
+    """It is deaf to signals, as the compiler is."""
+    (tmp_path / "libtpu.so").touch()
+    script = tmp_path / "compiles.py"
+    script.write_text(COMPILES)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as waiting:
+        assert waiting.stdout is not None
+        compiling = Path("/proc") / waiting.stdout.readline().strip()
+        assert compiling.exists()
+        waiting.send_signal(how)
+        waiting.wait(30)
+    limit = time.monotonic() + 10
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone
+        while "\nState:\tZ" not in (compiling / "status").read_text():
+            assert time.monotonic() < limit, "it compiles on"
+            time.sleep(0.05)
 
 
 def test_the_largest_batch_is_one_that_was_compiled(monkeypatch: pytest.MonkeyPatch):
