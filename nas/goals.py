@@ -15,6 +15,8 @@ ACCURACY = "valid_accuracy"
 TRAIN = "train"
 """What `ACCURACY` is called where it is the only objective."""
 LATENCY = "latency_ms"
+PREDICTED_LATENCY = "predicted_latency_ms"
+SUMMED_LATENCY = "summed_latency_ms"
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda value, bound: value <= bound,
@@ -87,6 +89,8 @@ class LatencyConfig:
     """images at a time"""
     latency_repetitions: int = 30
     """timed calls of each of its rounds"""
+    latency_predictor: str | None = None
+    """folder of scripts/predict_latency.py, for the objectives predicted_latency_ms and summed_latency_ms"""
 
     def __post_init__(self) -> None:
         for name, low in (("latency_batch", 1), ("latency_repetitions", 5)):

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, cast
 from nas.data.config import DataConfig
 from nas.data.dataset import Dataset
 from nas.errors import InputError, one_of
-from nas.goals import ACCURACY, LATENCY, LatencyConfig
+from nas.goals import ACCURACY, LATENCY, PREDICTED_LATENCY, SUMMED_LATENCY, LatencyConfig
 from nas.nn.bridge import build
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter, MeterSetup
+from nas.objectives.predicted_latency import LatencyPredictor
 from nas.objectives.score import Scorer
 from nas.own_file import named_in_file, value_named
 from nas.proxies import PROXIES
@@ -25,8 +26,10 @@ TRAINED: dict[str, int] = {ACCURACY: 1, "valid_loss": -1}
 """Those that a training shows."""
 SIZES: dict[str, int] = {"params": -1, "macs_per_image": -1, "flops": -1, "activation_bytes": -1}
 """Those of a network's shapes; flops are its multiply-adds, activation bytes all its modules' float32 outputs."""
+PREDICTIONS: dict[str, int] = {PREDICTED_LATENCY: -1, SUMMED_LATENCY: -1}
+"""Those that a `nas.objectives.predicted_latency.LatencyPredictor` answers."""
 SCORES = {name: proxy.sign for name, proxy in PROXIES.items() if name not in SIZES}
-KNOWN: dict[str, int] = {**TRAINED, **SIZES, LATENCY: -1, **SCORES}
+KNOWN: dict[str, int] = {**TRAINED, **SIZES, LATENCY: -1, **PREDICTIONS, **SCORES}
 """All but those of a table and of a file, with 1 where more is better and -1 where less is."""
 
 Function = Callable[[Architecture], float]
@@ -75,6 +78,8 @@ class QuantitiesSetup:
     seed: int = 0
     batch_size: int = 32
     meter: Callable[[], Meter] | None = None
+    predictor: LatencyPredictor | None = None
+    """of the names in `PREDICTIONS`, where there are any"""
 
     def __call__(self) -> Quantities:
         return Quantities(self)
@@ -91,6 +96,7 @@ class Quantities:
         self._dataset = setup.data.load()
         names = setup.names
         self._sizes = [name for name in names if name in SIZES]
+        self._predictions = [name for name in names if name in PREDICTIONS]
         self._functions = {name: function_of(name) for name in names if named_in_file(name) is not None}
         scores = [name for name in names if name in SCORES]
         self._scorer = (
@@ -103,9 +109,11 @@ class Quantities:
             self._meter = (setup.meter or setup.meter_setup(self._dataset))()
         self._latencies: dict[Architecture, Latency] = {}
 
+    def network(self, arch: Architecture) -> Any:
+        return build(self.setup.space, arch, self._dataset.num_classes)
+
     def outline(self, arch: Architecture) -> Outline:
-        network = build(self.setup.space, arch, self._dataset.num_classes)
-        return outline(network, self._dataset.image_shape)
+        return outline(self.network(arch), self._dataset.image_shape)
 
     def __call__(self, arch: Architecture) -> Measured:
         """Raises TrialFailed where one cannot be had, or is not a finite number."""
@@ -116,6 +124,10 @@ class Quantities:
             sizes = (float(found.params), float(found.macs_per_image), float(found.macs_per_image))
             named = dict(zip(SIZES, (*sizes, float(found.activation_bytes)), strict=True))
             values |= {name: named[name] for name in self._sizes}
+        if self.setup.predictor is not None:
+            for name in self._predictions:
+                of = self.network(arch), self._dataset.image_shape, self.setup.latency.latency_batch
+                values[name] = self.setup.predictor.predict(name, arch, *of)
         for name, function in self._functions.items():
             values[name] = _called(name, function, arch)
         if self._scorer is not None:

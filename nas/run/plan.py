@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from nas.errors import InputError, one_of
 from nas.goals import LATENCY, TRAIN, Goals, parse_goals
 from nas.objectives.latency import device_of
 from nas.objectives.oneshot import SupernetSetup
 from nas.objectives.own import OBJECTIVES, Function, OwnSetup, own_named, yields
-from nas.objectives.quantities import TRAINED, QuantitiesSetup, sign_of
+from nas.objectives.predicted_latency import LatencyPredictor
+from nas.objectives.quantities import PREDICTIONS, TRAINED, QuantitiesSetup, sign_of
 from nas.objectives.score import ScoreSetup, check_score
 from nas.objectives.several import SeveralSetup
 from nas.objectives.train import TrainSetup
 from nas.proxies import PROXIES, Proxy
 from nas.run.filtering import Filter
+from nas.run.latency_fitting import agreements, checked_predictor
 from nas.run.methods import search_named
 from nas.run.options import SearchOptions, hyper_defaults, local_accelerators, narrowed
 from nas.space import SearchSpace
@@ -216,8 +220,29 @@ def several_setup(options: SearchOptions, train: TrainSetup, goals: Goals) -> Se
         options.latency,
         options.plan.seed,
         options.score_batch_size,
+        predictor=predictor_of(options, train, goals),
     )
     return SeveralSetup(goals, train, quantities)
+
+
+def predictor_of(options: SearchOptions, train: TrainSetup, goals: Goals) -> LatencyPredictor | None:
+    """What predicts latencies, where that is asked for; says first how well it does. Raises InputError."""
+    folder, wanted = options.latency.latency_predictor, [name for name in goals.names if name in PREDICTIONS]
+    if folder is None or not wanted:
+        if wanted:
+            raise InputError(
+                f"{wanted[0]}: say --latency-predictor FOLDER, made by scripts/predict_latency.py"
+            )
+        return None
+    predictor = checked_predictor(Path(folder), train.space, options.data.load(), options.latency)
+    for found in agreements(predictor):
+        if found.name in wanted:
+            tau = f"{found.tau.value:.2f} [{found.tau.low:.2f}, {found.tau.high:.2f}]"
+            over = f"over {len(predictor.networks)} networks"
+            print(
+                f"note: {found.name}: Kendall's tau with the measured latency {tau} {over}", file=sys.stderr
+            )
+    return predictor
 
 
 def check_scores(options: SearchOptions, strategy: str, goals: Goals | None = None) -> None:

@@ -94,6 +94,11 @@ WRONG = {
         ("search", *SEARCH, "--split-seed", "1" + 20 * "0"), "split_seed: 100000000000000000000 is not from 0 to"),
     "a seed of a training too large": (
         ("train", "--arch", "lenet5", "--dataset", "digits", "--seed", "1" + 20 * "0"), "seed: 100000000000000000000"),
+    "a latency predicted from nothing": (
+        ("search", *SEARCH, "--strategy", "nsga2", "--objective", "valid_accuracy", "predicted_latency_ms"),
+        "predicted_latency_ms: say --latency-predictor FOLDER"),
+    "too few networks to predict from": (
+        ("predict_latency", "--networks", "3"), "networks: 3 is below 20"),
     "an empty name": (("search", *SEARCH, "--out", ""), "--out: is empty"),
     "an empty name behind a sign": (("search", *SEARCH, "--out="), "--out: is empty"),
     "a name too long": (("search", *SEARCH, "--out", "x" * 300), "File name too long"),
