@@ -25,7 +25,7 @@ class Operation(NamedTuple):
 def operations(
     network: nn.Module, variables: Any, images: jax.ShapeDtypeStruct
 ) -> list[tuple[Operation, int]]:
-    """The operations of a forward pass in evaluation mode, with how often each is in it; traced, nothing is computed."""
+    """The operations of a forward pass in evaluation mode, with how often each is in it; only traced."""
     found: dict[str, Operation] = {}
     counts: dict[str, int] = {}
     calls_within = [0]
