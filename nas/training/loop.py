@@ -153,6 +153,8 @@ class Training:
         # Targets stand for logits: they have their shape.
         sums = tally(self._zero(), zero, batch.target, batch.labels)
         jax.block_until_ready(tally_padded(sums, padded.target, padded, np.int32(0)))
+        if self.num_classes >= TOP5_CLASSES:
+            jax.block_until_ready(count_top5(padded.target, padded.labels, np.int32(0)) + np.float32(0))
         if views := self._test_views():
             jax.block_until_ready(mean_probabilities([padded.target] * len(views)))
 
