@@ -86,7 +86,7 @@ def test_splits_are_those_of_the_decoded_set_and_nothing_is_decoded_but_the_samp
             b["image"][0]
             for b in [_centre(source, with_files.train.images.numbers[k])]  # type: ignore[union-attr]
         )
-        assert (with_files.train.images[k : k + 1][0] == expected).all()
+        assert (with_files.train.images[np.array([k, 1])][0] == expected).all()
     assert np.abs(whole.mean - with_files.mean).max() < 0.1
     assert len(load_test(str(photos), resize=16, image_size=14)) == 24
 
