@@ -44,7 +44,7 @@ from nas.oneshot.steps import SearchSteps, search_steps
 from nas.training.batches import Data
 from nas.training.network import Noise, Tree, abstract, abstract_noise, apply_train, initialise, outline
 from nas.training.optimiser import initial_state
-from nas.training.programs import Batch, Shape, copied, data_mesh, named, on_mesh, place
+from nas.training.programs import Batch, Shape, copied, data_mesh, named, on_mesh, paced, place
 from nas.training.stored import stored
 
 PROGRAMS = ("auto", "step", "derivative")
@@ -220,7 +220,7 @@ class Search:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         self._compile([name])
-        return self._programs[name](*arguments)
+        return paced(self._programs[name](*arguments), self.mesh)
 
     def step(
         self, state: State, train: Batch, valid: Batch, rates: Rates, seed: np.uint32, *, learn: bool = True
@@ -230,7 +230,7 @@ class Search:
         if self.one_program == "step":
             name = "search_step" if learn else "weights_step"
             self._compile([name])
-            return self._programs[name](state, train, valid, rates, np.uint32(seed))
+            return paced(self._programs[name](state, train, valid, rates, np.uint32(seed)), self.mesh)
         return search_step(
             self._stepping(learn),
             self.derivatives(),
@@ -262,7 +262,7 @@ class Search:
                 lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), given
             )
             self._programs[name] = compiled(self.lower_steps(shapes, name, learn=learn))
-        return self._programs[name](*given)
+        return paced(self._programs[name](*given), self.mesh)
 
     def lower_steps(self, arguments: Any, name: str, *, learn: bool = True) -> jax.stages.Lowered:
         """`search_steps` for abstract ``arguments`` of `steps`."""

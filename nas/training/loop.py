@@ -45,6 +45,7 @@ from nas.training.programs import (
     State,
     data_mesh,
     mesh_size,
+    paced,
     place,
     timed,
 )
@@ -180,7 +181,9 @@ class Training:
             chosen = part(steps, first, size)._replace(plan=plan)
             if size > 1:
                 program = self._program(sums, data, chosen)
-                self.state, sums = program(self.state, sums, data, chosen, np.int32(last - first))
+                self.state, sums = paced(
+                    program(self.state, sums, data, chosen, np.int32(last - first)), self.mesh
+                )
             else:
                 sums = self._step(data, chosen, sums)
             if last // NAN_CHECK_STEPS > first // NAN_CHECK_STEPS or last == self.steps:

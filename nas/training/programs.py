@@ -195,6 +195,17 @@ def spread(values: np.ndarray, mesh: Mesh, spec: PartitionSpec) -> Array:
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
+def paced(result: Tree, mesh: Mesh | None) -> Tree:
+    """``result``, waited for where several devices of ``mesh`` are this process's CPU.
+
+    They share as many threads as there are cores. One thread that waits in an all-reduce and one that waits to launch
+    another program, of which 32 may be under way on a device, would leave none for the rest of that all-reduce.
+    """
+    if mesh is not None and jax.default_backend() == "cpu" and len(mesh.local_devices) > 1:
+        jax.block_until_ready(result)
+    return result
+
+
 class Runner:
     """A network compiled for training, data-parallel over ``shape.devices`` local devices."""
 
@@ -214,11 +225,11 @@ class Runner:
         self, state: State, batch: Batch, noise: Noise, rates: Rates, ema_decay: ArrayLike
     ) -> tuple[State, Array, Array]:
         """`train_step`; ``state`` is consumed."""
-        return self._step(state, batch, noise, rates, ema_decay)
+        return paced(self._step(state, batch, noise, rates, ema_decay), self.mesh)
 
     def predict(self, variables: dict[str, Tree], images: Array) -> Array:
         """Logits float32 [B, classes] in evaluation mode."""
-        return self._predict(variables, images)
+        return paced(self._predict(variables, images), self.mesh)
 
 
 @functools.lru_cache(maxsize=512)

@@ -853,6 +853,30 @@ def test_eight_devices_equal_one_up_to_rounding(tmp_path):
     assert len(list((tmp_path / "programs").iterdir())) == 4
 
 
+MANY_PROGRAMS = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from nas.training.programs import data_mesh, paced
+mesh = data_mesh(2)
+x = jax.device_put(np.ones((16, 300, 300), np.float32), NamedSharding(mesh, P("data")))
+predict = jax.jit(lambda x: jnp.sin(x @ x).sum((1, 2)))
+tally = jax.jit(lambda total, y: total + y.sum(), out_shardings=NamedSharding(mesh, P()))
+total = jax.device_put(np.float32(0), NamedSharding(mesh, P()))
+for _ in range(50):
+    total = tally(total, paced(predict(x), mesh))
+print(float(total))
+"""
+
+
+def test_more_programs_than_may_be_under_way_run_on_two_devices_of_two_threads():
+    """Not waiting for any of them ends in a deadlock, which XLA aborts after 21 s."""
+    flags = "--xla_force_host_platform_device_count=2 --xla_cpu_collective_call_terminate_timeout_seconds=1"
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "NPROC": "2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", MANY_PROGRAMS]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 # ------------------------------------------------------------------- modules' own weight decay, parts of a pass
 
 
