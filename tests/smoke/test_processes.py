@@ -83,6 +83,7 @@ def test_four_processes_have_the_losses_of_one(tmp_path: Path, command: tuple[st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # three trainings of four processes
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_process_that_is_killed_ends_the_job_with_one_line_and_nothing_is_lost(tmp_path: Path, victim: int):
     """Also the one that writes. What was resumed equals, bit for bit, what was never disturbed."""
