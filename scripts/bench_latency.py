@@ -1,10 +1,9 @@
 """How well latencies of HW-NAS-Bench are predicted from a few of them: Kendall's tau on all networks not fitted to.
 
-    python scripts/bench_latency.py --data-dir ../shared/data
+    python scripts/bench_latency.py --data-dir FOLDER
 
-Beside the regression of `nas.objectives.predicted_latency`, here by the choices alone, a sum over operations: one
-value for each operation on each edge,
-found by least squares from the same networks.
+Beside the regression of `nas.objectives.predicted_latency`, here by the choices alone, a sum over operations: one value
+for each operation on each edge, found by least squares from the same networks.
 """
 
 from __future__ import annotations

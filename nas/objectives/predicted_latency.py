@@ -2,9 +2,9 @@
 
 The sum adds the latencies of a network's operations, each measured alone (as in ProxylessNAS, Cai et al. 2019, and
 nn-Meter, Zhang et al. 2021): what lies between operations, and what a compiler fuses, is not in it. The regression is
-a Gaussian process (scikit-learn's; kernel: constant x RBF + white noise) of the logarithm of the latency by the
-architecture's choices (names one-hot, numbers as they are) and the logarithms of parameters, multiply-adds and bytes of
-activations, all standardised.
+kernel ridge regression by the architecture's choices (names one-hot, numbers as they are) and the logarithms of
+parameters, multiply-adds and bytes of activations, all standardised. Cross-validation chooses its form: of the latency
+or its logarithm, by single features or pairs of them, and the penalty.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -103,23 +102,30 @@ def features(arch: Mapping[str, Any], size: Outline | MeasuredNetwork) -> dict[s
 
 def fitted(rows: Iterable[Any], ms: Iterable[float]) -> Any:
     """The regression on ``ms`` by ``rows`` of `features`: a function of rows, which returns float64 [row], in ms."""
-    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.compose import TransformedTargetRegressor
     from sklearn.feature_extraction import DictVectorizer
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.model_selection import GridSearchCV, KFold
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
     from threadpoolctl import threadpool_limits
 
-    kernel: Any = ConstantKernel() * RBF(5.0) + WhiteKernel()
-    process = GaussianProcessRegressor(kernel, normalize_y=True)
-    model = make_pipeline(DictVectorizer(sparse=False), StandardScaler(), process)
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # a length scale at its bound: the choice does not matter
-        model.fit(list(rows), np.log(list(ms)))
-    return lambda *wanted: np.exp(np.asarray(model.predict(list(wanted))))
+    ridge = make_pipeline(DictVectorizer(sparse=False), StandardScaler(), KernelRidge(kernel="poly", coef0=1))
+    forms = {
+        "transformer": [
+            StandardScaler(),
+            make_pipeline(FunctionTransformer(np.log, np.exp), StandardScaler()),
+        ],
+        "regressor__kernelridge__degree": [1, 2],
+        "regressor__kernelridge__alpha": [1e-3, 1e-2, 1e-1, 1.0, 10.0],
+    }
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    model = GridSearchCV(
+        TransformedTargetRegressor(ridge), forms, cv=folds, scoring="neg_mean_absolute_error"
+    )
+    with threadpool_limits(1):  # of so few rows, threads take longer to meet than to compute
+        model.fit(list(rows), list(ms))
+    return lambda *wanted: np.asarray(model.predict(list(wanted)))
 
 
 def operations_of(network: Any, image_shape: tuple[int, ...], batch: int) -> list[tuple[Operation, int]]:
