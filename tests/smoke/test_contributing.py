@@ -64,9 +64,7 @@ def test_there_is_a_recipe_for_each() -> None:
 @pytest.mark.parametrize(
     "title",
     [
-        title
-        if title in ("A strategy", "A training-free score")
-        else pytest.param(title, marks=pytest.mark.slow)
+        title if title == "A training-free score" else pytest.param(title, marks=pytest.mark.slow)
         for title in SECTIONS
     ],
 )

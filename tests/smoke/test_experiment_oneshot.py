@@ -97,6 +97,7 @@ def test_killed_and_resumed_it_says_the_same(tmp_path: Path) -> None:
         assert f"| {name} |" in text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_is_one_line(tmp_path: Path) -> None:
     for methods, says in (
         (("darts_first", "gads"), "methods: gads is not one of darts"),

@@ -116,7 +116,9 @@ def test_gradients_are_those_of_torchvision():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale, rtol=1e-3), grads, expected)
 
 
-@pytest.mark.parametrize("changes", [{}, {"bottleneck": False, "compression": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), {"bottleneck": False, "compression": 1.0}]
+)
 def test_rematerialised_training_has_the_same_numbers(changes):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 4).astype(np.int32)

@@ -227,6 +227,7 @@ def test_a_damaged_image_is_named_in_one_line(photos: Path, tmp_path: Path) -> N
     assert str(caught.value) == f"dataset: {folder}/a/07.jpg is damaged (not an image)"
 
 
+@pytest.mark.slow
 def test_a_tfds_set_is_trained_on_from_its_records() -> None:
     places = (os.environ.get("TFDS_DATA_DIR"), Path(__file__).parents[3] / "shared/data/tfds")
     data_dir = next((str(path) for path in places if path and (Path(path) / "cifar10").is_dir()), None)

@@ -222,6 +222,7 @@ def test_a_second_process_traces_only_what_has_no_name_on_disk(monkeypatch):
         assert np.isfinite(metrics.valid_loss)
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept():
     layout = darts.layout(2, ("none", "sep_conv_3x3"))
     shape, kept, losses = Shape((8, 8, 3), 10, 16, 16, "momentum"), [], []

@@ -138,7 +138,7 @@ def nasbench_supernet():
     return layout, network, initialised(network)
 
 
-@pytest.mark.parametrize("made", [darts_supernet, nasbench_supernet])
+@pytest.mark.parametrize("made", [pytest.param(darts_supernet, marks=pytest.mark.slow), nasbench_supernet])
 @pytest.mark.parametrize("way", ["batched", "remat", "batched and remat"])
 def test_ways_to_run_a_supernet_change_neither_values_nor_gradients(made, way):
     layout, network, variables = made()

@@ -222,6 +222,7 @@ def test_trial_goes_on_after_its_worker_died_once_and_fails_after_twice(tmp_path
     assert len(done) == len(set(done)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_workers_that_are_asked_to_end_cost_no_trial(tmp_path: Path) -> None:
     """As those of a spot machine that is taken away: SIGTERM, more often than a trial may lose a worker by itself."""

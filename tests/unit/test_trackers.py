@@ -129,6 +129,7 @@ def test_what_is_not_there_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) 
         trackers.check(("tensorboard", "mlflow"))
 
 
+@pytest.mark.slow
 def test_the_script_writes_it_below_the_run_or_where_it_is_told(tmp_path: Path) -> None:
     search(tmp_path / "run")
     for more, where in (((), tmp_path / "run" / "tensorboard"), ((tmp_path / "to",), tmp_path / "to")):
