@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
-from nas.data.encoded import SAMPLE, Encoded
+from nas.data.encoded import SAMPLE
 from nas.data.pixels import pixel_covariance
 
 
@@ -20,7 +21,7 @@ class Split:
     ``load`` instead.
     """
 
-    images: np.ndarray | Encoded
+    images: Any  # np.ndarray, or what is indexed as one: Encoded
     labels: np.ndarray
 
     def __len__(self) -> int:
