@@ -16,8 +16,6 @@ import numpy as np
 from nas.errors import InputError
 from nas.run.command_line import run
 
-FEWEST = 20  # networks to fit to
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -36,7 +34,7 @@ class Config:
 def main(config: Config) -> None:
     from scipy.stats import kendalltau
 
-    from nas.objectives.predicted_latency import fitted
+    from nas.objectives.predicted_latency import FEWEST, fitted
     from nas.tables.loading import load_table
     from search_spaces import SPACES
 

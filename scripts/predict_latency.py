@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from nas.errors import InputError
 from nas.goals import LatencyConfig
 from nas.run.command_line import run
 from nas.run.options import SearchOptions, narrowed
-from nas.strategies import sample_architecture
-
-MOST_DRAWS = 100  # for each network wanted, before a space counts as too small
+from nas.strategies import sample_architectures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +52,7 @@ def main(config: Config) -> None:
         raise InputError(f"seed: {config.seed} is not one of 0..{2**32 - 1}")
     options = SearchOptions(space=config.space, fix=config.fix, narrow=config.narrow)
     space = narrowed(options, spaces_with(config.space)).searched()
-    size = space.size()
-    if size.value < config.networks:
-        raise InputError(f"networks: {config.networks} is more than the {size} of {space.name}")
-    draws = (sample_architecture(space, config.seed, i) for i in range(MOST_DRAWS * config.networks))
-    archs = list(itertools.islice(dict.fromkeys(draws), config.networks))
+    archs = sample_architectures(space, config.seed, config.networks, "networks")
     out = config.out or Path("runs") / f"latencies-{space.name}-{config.data.label}".replace("/", "_")
 
     def said(done: int, total: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 
@@ -11,9 +10,7 @@ from nas.data.config import DataConfig
 from nas.errors import InputError
 from nas.run.command_line import run
 from nas.run.options import SearchOptions, narrowed
-from nas.strategies import sample_architecture
-
-MOST_DRAWS = 100  # for each architecture wanted, before a space counts as too small
+from nas.strategies import sample_architectures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +59,7 @@ def main(config: Config) -> None:
         check_score(name)
     options = SearchOptions(space=config.space, fix=config.fix, narrow=config.narrow)
     space = narrowed(options, spaces_with(config.space))
-    size = space.size()
-    if size.value < config.architectures:
-        raise InputError(f"architectures: {config.architectures} is more than the {size} of {space.name}")
-    draws = (sample_architecture(space, config.seed, i) for i in range(MOST_DRAWS * config.architectures))
-    archs = list(itertools.islice(dict.fromkeys(draws), config.architectures))
+    archs = sample_architectures(space, config.seed, config.architectures, "architectures")
     name = f"scores-{Path(config.space).stem}-{config.data.label}-{config.seed}"
     out = config.out or Path("runs") / name.replace("/", "_")
     settings = dataclasses.asdict(config) | {"scores": names, "space": config.space}

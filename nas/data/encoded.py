@@ -1,6 +1,6 @@
 """Images that stay in their files, of a folder or a TFDS set, and are decoded when a batch needs them.
 
-`encoded_entry` finds what the splits of such a set are drawn from without decoding it: labels by number. An `Encoded`
+`read_labels` finds what the splits of such a set are drawn from without decoding it: labels by number. An `Encoded`
 stands for the images of a split where `nas.data.load` has arrays otherwise.
 """
 
@@ -82,12 +82,12 @@ class Encoded:
         crop = Augmentation(size=self.size, flip=False)
 
         def view(k: int) -> np.ndarray:
-            if seeds is None:
-                look = lambda file: of(file, source.channels, self.resize, self.size)  # noqa: E731
-            else:
-                rng = np.random.default_rng(int(seeds.ravel()[k]))
-                look = lambda file: train_view(file, source.channels, crop, rng)  # noqa: E731
-            return decoded(source, int(numbers[k]), look)["image"]
+            def pixels(file: bytes) -> np.ndarray:
+                if seeds is None:
+                    return of(file, source.channels, self.resize, self.size)
+                return train_view(file, source.channels, crop, np.random.default_rng(int(seeds.ravel()[k])))
+
+            return decoded(source, int(numbers[k]), pixels)["image"]
 
         return read_ahead(
             grain().MapDataset.range(len(numbers)).map(view).batch(index.shape[1]), processors()

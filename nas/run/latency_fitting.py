@@ -49,11 +49,8 @@ def measure_latencies(
     """
     device = device_of(config.latency_device)
     told = {
-        "space": space.name,
-        "image_shape": list(dataset.image_shape),
-        "num_classes": dataset.num_classes,
+        **_networks(space, dataset, config),
         "latency_device": device.platform,
-        "latency_batch": config.latency_batch,
         "latency_repetitions": config.latency_repetitions,
     }
     known: list[Any] = []
@@ -102,6 +99,16 @@ def measure_latencies(
     return read_predictor(out)[0]
 
 
+def _networks(space: SearchSpace, dataset: Dataset, config: LatencyConfig) -> dict[str, Any]:
+    """What latencies are of, and are predicted for alone."""
+    return {
+        "space": space.name,
+        "image_shape": list(dataset.image_shape),
+        "num_classes": dataset.num_classes,
+        "latency_batch": config.latency_batch,
+    }
+
+
 def read_predictor(folder: Path) -> tuple[LatencyPredictor, Mapping[str, Any]]:
     """What can be predicted from a folder of `measure_latencies`, and its config. Raises InputError."""
     config, _, lines = read(folder, FILE)
@@ -136,10 +143,13 @@ class Agreement:
     """median of the predictions' errors, as a share of the latency"""
 
 
-def agreements(predictor: LatencyPredictor) -> Iterator[Agreement]:
+def agreements(
+    predictor: LatencyPredictor, names: Sequence[str] = (PREDICTED_LATENCY, SUMMED_LATENCY)
+) -> Iterator[Agreement]:
     """Of the regression by cross-validation; of the sum, which is fitted to nothing, plainly."""
     ms = np.array([each.ms for each in predictor.networks])
-    for name, found in ((PREDICTED_LATENCY, predictor.held_out()), (SUMMED_LATENCY, predictor.sums())):
+    for name in names:
+        found = predictor.held_out() if name == PREDICTED_LATENCY else predictor.sums()
         yield Agreement(name, kendall(found, ms), float(np.median(np.abs(found / ms - 1))))
 
 
@@ -148,13 +158,7 @@ def checked_predictor(
 ) -> LatencyPredictor:
     """The predictor in ``folder``. Raises InputError where its latencies are of another space, or other images."""
     predictor, told = read_predictor(folder)
-    wanted = {
-        "space": space.name,
-        "image_shape": list(dataset.image_shape),
-        "num_classes": dataset.num_classes,
-        "latency_batch": config.latency_batch,
-    }
-    for name, value in wanted.items():
+    for name, value in _networks(space, dataset, config).items():
         if told.get(name) != value:
             raise InputError(f"latency_predictor: {folder} is of {name}={told.get(name)}, not {value}")
     return predictor

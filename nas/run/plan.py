@@ -235,13 +235,10 @@ def predictor_of(options: SearchOptions, train: TrainSetup, goals: Goals) -> Lat
             )
         return None
     predictor = checked_predictor(Path(folder), train.space, options.data.load(), options.latency)
-    for found in agreements(predictor):
-        if found.name in wanted:
-            tau = f"{found.tau.value:.2f} [{found.tau.low:.2f}, {found.tau.high:.2f}]"
-            over = f"over {len(predictor.networks)} networks"
-            print(
-                f"note: {found.name}: Kendall's tau with the measured latency {tau} {over}", file=sys.stderr
-            )
+    for found in agreements(predictor, wanted):
+        tau = f"{found.tau.value:.2f} [{found.tau.low:.2f}, {found.tau.high:.2f}]"
+        over = f"over {len(predictor.networks)} networks"
+        print(f"note: {found.name}: Kendall's tau with the measured latency {tau} {over}", file=sys.stderr)
     return predictor
 
 

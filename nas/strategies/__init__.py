@@ -34,6 +34,7 @@ from nas.strategies.base import (
     recorded,
     rung_score,
     sample_architecture,
+    sample_architectures,
     trial_seed,
 )
 
@@ -70,5 +71,6 @@ __all__ = [
     "recorded",
     "rung_score",
     "sample_architecture",
+    "sample_architectures",
     "trial_seed",
 ]

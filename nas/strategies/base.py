@@ -17,6 +17,7 @@ from nas.trial import Trial
 
 MOST_SEEDS = 100_000  # repetitions of one thing; more are a slip, and would fill the memory with plans
 LARGEST_SEED = 2**32 - 1  # the largest that every generator of random numbers here takes as it is
+MOST_DRAWS = 100  # for each different architecture wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,22 @@ def trial_seed(seed: int, i: int) -> int:
 def sample_architecture(space: SearchSpace, seed: int, i: int) -> Architecture:
     """The architecture of trial ``i`` wherever trials are drawn at random."""
     return space.sample((seed, i))
+
+
+def sample_architectures(space: SearchSpace, seed: int, count: int, option: str) -> list[Architecture]:
+    """The first ``count`` different ones of `sample_architecture`, or those that `MOST_DRAWS` draws for each find.
+
+    Raises InputError, which names ``option``, where ``space`` has fewer.
+    """
+    size = space.size()
+    if size.value < count:
+        raise InputError(f"{option}: {count} is more than the {size} of {space.name}")
+    found: dict[Architecture, None] = {}
+    for i in range(MOST_DRAWS * count):
+        found[sample_architecture(space, seed, i)] = None
+        if len(found) == count:
+            break
+    return list(found)
 
 
 def drawn(space: SearchSpace, seed: int, i: int) -> Iterator[Architecture]:

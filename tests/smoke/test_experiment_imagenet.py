@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def experiment(name: str, *options: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def scales(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
+def scales(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     return importlib.import_module(name).SCALES
 
@@ -55,9 +56,9 @@ def scales(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
 def test_every_scale_trains_networks_of_their_spaces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the paper's scale, of which no more can be run here: what it would train is what was published."""
     for key, scale in scales(name, monkeypatch).items():
-        for network in scale.networks:  # type: ignore[attr-defined]
+        for network in scale.networks:
             named = ZOO[network.name]
-            arch = network.arch(scale.changes)  # type: ignore[attr-defined]
+            arch = network.arch(scale.changes)
             SPACES[named.space].validate(arch)
             assert hyper_of(arch).batch_size >= 32
             paper = "paper" in key if isinstance(key, tuple) else key == "paper"

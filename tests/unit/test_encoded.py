@@ -82,10 +82,7 @@ def test_splits_are_those_of_the_decoded_set_and_nothing_is_decoded_but_the_samp
         assert (getattr(whole, split).labels == getattr(with_files, split).labels).all()
     source = FolderImages(photos, "train")
     for k in (0, 50):
-        expected = next(
-            b["image"][0]
-            for b in [_centre(source, with_files.train.images.numbers[k])]  # type: ignore[union-attr]
-        )
+        expected = _centre(source, with_files.train.images.numbers[k])["image"][0]
         assert (with_files.train.images[np.array([k, 1])][0] == expected).all()
     assert np.abs(whole.mean - with_files.mean).max() < 0.1
     assert len(load_test(str(photos), resize=16, image_size=14)) == 24
