@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     for row, line in zip(rows, lines[1:], strict=True):
         line.append(f"{seconds[row.strategy]:.3f}")
     print(result_table.markdown(lines))
-    print(f"- {front.scale_note(scale, 'the true front of the table')}")
+    print(f"- {front.scale_note(scale, made.objective.front_of)}")
 
 
 def optunas(made: FrontBenchmark, seed: int, population: int) -> FrontSearch:

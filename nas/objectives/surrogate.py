@@ -127,9 +127,12 @@ class SurrogateObjective(TableObjective):
         return int(size.params[row]), int(size.macs_per_image[row])
 
     def device_value(self, arch: Architecture, name: str) -> DeviceValue:
-        unit = self.device_column(name)
-        self.space.validate(arch)
-        return DeviceValue(float(self._surrogate.predict(name, [arch])[0]), unit.unit, unit.direction)
+        column, row = self.device_column(name), self.row(arch)
+        if row < self._measured_rows:
+            value = column.values[row]
+        else:
+            value = self._surrogate.predict(name, [arch])[0]
+        return DeviceValue(float(value), column.unit, column.direction)
 
     def device_column(self, name: str) -> DeviceColumn:
         """Its values are the models' for the rows."""

@@ -114,7 +114,7 @@ class TableObjective:
         yield from self.measurements(trial.arch, trial.seed)[trial.spent : trial.budget]
 
     def measurements(self, arch: Architecture, seed: int) -> tuple[Measurement, ...]:
-        """What all units of a trial show, the first ``budget`` of which are its; for whoever is in a hurry."""
+        """What all units of a trial show, the first ``budget`` of which are its; made once for all searches."""
         row = self.row(arch)
         return self._measured(row, seed % self._repetitions[row])
 

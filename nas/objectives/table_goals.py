@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -39,8 +39,12 @@ class TableGoals:
 
     def _sign_of(self, name: str, place: str) -> int:
         known = {**TRAINED, **SIZES}
-        if name in SIZES and self.objective.size(self.objective.architectures[0])[0] is None:
-            raise InputError(f"{place}: table {self.objective.table.name} has no {name}")
+        if name in SIZES:
+            table = self.objective.table
+            if table.surrogate is not None:
+                raise InputError(f"{place}: the models of table {table.name} do not predict {name}")
+            if self.objective.size(self.objective.architectures[0])[0] is None:
+                raise InputError(f"{place}: table {table.name} has no {name}")
         if name in known:
             return known[name]
         if ":" not in name:
@@ -50,9 +54,8 @@ class TableGoals:
         return self.objective.device_column(name).direction
 
     @functools.cached_property
-    def _columns(self) -> Mapping[str, np.ndarray]:
-        names = [name for name in self.goals.names if name not in TRAINED and name not in SIZES]
-        return {name: self.objective.device_column(name).values for name in names}
+    def _columns(self) -> tuple[str, ...]:
+        return tuple(name for name in self.goals.names if name not in TRAINED and name not in SIZES)
 
     # ---------------------------------------------------------------------------------------------- a search
 
@@ -95,11 +98,11 @@ class TableGoals:
         return tuple(found)
 
     def _untrained(self, arch: Architecture) -> dict[str, float]:
-        row, values = self.row(arch), {}
+        values = {}
         for name, size in zip(SIZES, self.objective.size(arch), strict=True):
             if name in self.goals.names:
                 values[name] = math.nan if size is None else float(size)
-        return values | {name: float(column[row]) for name, column in self._columns.items()}
+        return values | {name: self.objective.device_value(arch, name).value for name in self._columns}
 
     def text(self, arch: Architecture) -> str:
         return self.space.to_string(arch)
@@ -116,9 +119,17 @@ class TableGoals:
         values = self._untrained(arch) | {ACCURACY: float(self.test_accuracies[self.row(arch)])}
         return self.goals.judge(values).violation == 0
 
+    @property
+    def front_of(self) -> str:
+        """What ``front`` is, in words."""
+        if self.objective.table.surrogate is None:
+            return "the table's true front"
+        return "the front of the table's rows as its models see them, which a search can surpass"
+
     @functools.cached_property
     def front(self) -> np.ndarray:
-        """float64 [network, objective]: the tested gains that no architecture of the space dominates.
+        """float64 [network, objective]: the tested gains that no architecture of the table dominates. With models that
+        answer for more than its rows a search can find better ones.
 
         Raises InputError where none keeps the constraints.
         """

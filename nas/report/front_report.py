@@ -35,7 +35,7 @@ def write_fronts(folder: str | Path, out: str | Path | None = None) -> Report:
     told = f"{len(next(iter(groups.values()))):,} searches a strategy, {config['budget_seconds']:,.0f} simulated s each"
     notes = [
         f"Interquartile means over seeds with 95 % bootstrap intervals; {told}.",
-        front.scale_note(scale, "the table's true front"),
+        front.scale_note(scale, config.get("front_of", "the table's true front")),
         "Seen: with the validation accuracies that the searches saw; test: with the test accuracies of the networks "
         f"that they chose by those ({config['valid']} and {config['test']}).",
     ]

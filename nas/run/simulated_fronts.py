@@ -159,9 +159,10 @@ def compare(
         "constraint": [str(limit) for limit in objective.goals.limits],
         "reference": reference_of(objective, fronts.reference).tolist(),
         "front": objective.front.tolist(),
+        "front_of": objective.front_of,
     }
     if resume:
-        may_differ = (*simulated.MAY_DIFFER, *foreign_options(strategies))
+        may_differ = (*simulated.MAY_DIFFER, "front_of", *foreign_options(strategies))
         opened = FrontSearches.resume(out, config, may_differ=may_differ)
     else:
         opened = FrontSearches.create(out, config)

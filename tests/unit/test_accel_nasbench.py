@@ -16,6 +16,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.surrogate import SurrogateObjective, table_objective
+from nas.objectives.table_goals import TableGoals
 from nas.objectives.train import build, size_of
 from nas.tables import load_table
 from nas.tables.accel_nasbench import VALID
@@ -138,6 +139,16 @@ def test_a_surrogate_answers_for_the_whole_space(rows, tmp_path, monkeypatch):
     assert objective.size(SPACE.from_string(rows.archs[3]))[0] == rows.sizes["imagenet"].params[3]
     with pytest.raises(InputError, match="'latency_ms:a100' is not one of throughput:tpuv2, "):
         objective.device_value(b0, "latency_ms:a100")
+    goals = TableGoals(objective, ("valid_accuracy", "throughput:tpuv3"), ())
+    assert objective.row(b0) >= len(objective.architectures)  # the models answer, not a row
+    (judged,) = goals.measurements(b0, 0)
+    assert judged.values["throughput:tpuv3"] == speed.value
+    assert goals.tested(b0) == judged.gains
+    assert "models" in goals.front_of
+    with pytest.raises(
+        InputError, match="the models of table accel_nasbench_surrogate do not predict params"
+    ):
+        TableGoals(objective, ("valid_accuracy", "params"), ())
     assert objective.table.surrogate is not None
     assert 0.7 < objective.table.surrogate.model("valid_accuracy").kendall_tau < 1
 
