@@ -40,6 +40,8 @@ class Config:
     """turns that each side gets; the median is printed"""
     seconds: float = 1.0
     """length of a turn"""
+    mbconv: int = 4
+    """networks of mbconv, for images of 32 pixels; trials of its random search"""
     resnet: bool = True
     """ResNet-20 too"""
     plain: bool = True
@@ -84,6 +86,9 @@ def jobs_of(config: Config) -> list[Job]:
     for i in range(config.networks):
         arch = SPACES["chain"].sample((config.seed, i))
         jobs.append(Job(f"chain {i}", "chain", arch, (28, 28, 1), arch["batch_size"]))
+    for i in range(config.mbconv):
+        arch = SPACES["mbconv"].searched().sample((config.seed, i))
+        jobs.append(Job(f"mbconv {i}", "mbconv", arch, (32, 32, 3), arch["batch_size"]))
     if config.resnet:
         named = NAMED["resnet20"]
         jobs.append(Job("ResNet-20", named.space, named.arch, named.image_shape, named.arch["batch_size"]))
@@ -95,9 +100,14 @@ def jobs_of(config: Config) -> list[Job]:
 def main(config: Config) -> None:
     if config.torch and importlib.util.find_spec("torch") is None:
         raise InputError("torch: not installed; pip install -r requirements-bench.txt, or --no-torch")
-    if config.networks < 0 or config.rounds < 1 or config.seconds <= 0 or config.limit <= 0:
+    if (
+        min(config.networks, config.mbconv) < 0
+        or config.rounds < 1
+        or config.seconds <= 0
+        or config.limit <= 0
+    ):
         raise InputError(
-            "bench: --networks is at least 0, --rounds at least 1, --seconds and --limit above 0"
+            "bench: --networks and --mbconv are at least 0, --rounds at least 1, --seconds and --limit above 0"
         )
     from nas.objectives.train import size_of
 
@@ -136,12 +146,13 @@ def main(config: Config) -> None:
         macs = row["macs_per_image"] / 1e6
         print(f"{job.name:10} {job.batch_size:5} {macs:7.2f} {here:9.0f} {theirs_text} {ratio} "
               f"{compile_seconds:9.2f}", flush=True)  # fmt: skip
-    measured = [row["ratio"] for row in rows if row["ratio"] and row["network"] != "plain Flax"]
-    if measured:
-        print(
-            f"geometric mean of the {len(measured)} ratios, plain Flax apart: "
-            f"{statistics.geometric_mean(measured):.2f}, least {min(measured):.2f}"
-        )
+    for family, names in (("chain and ResNet-20", ("chain", "ResNet")), ("mbconv", ("mbconv",))):
+        measured = [row["ratio"] for row in rows if row["ratio"] and row["network"].startswith(names)]
+        if measured:
+            print(
+                f"geometric mean of the {len(measured)} ratios of {family}: "
+                f"{statistics.geometric_mean(measured):.2f}, least {min(measured):.2f}"
+            )
     chains = [row["compile_seconds"] for row in rows if row["network"].startswith("chain")]
     if chains:
         print(f"compile seconds of chain: median {statistics.median(chains):.2f}")
@@ -306,7 +317,7 @@ def torch_module(module: Any, channels: int, size: tuple[int, ...]) -> Any:
     from torch import nn
 
     activations = {"relu": F.relu, "gelu": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu}
-    activations |= {"tanh": torch.tanh, "identity": lambda x: x}
+    activations |= {"tanh": torch.tanh, "identity": lambda x: x, "relu6": F.relu6, "hard_swish": F.hardswish}
 
     class Normalised(nn.Module):
         def __init__(self) -> None:
@@ -346,6 +357,19 @@ def torch_module(module: Any, channels: int, size: tuple[int, ...]) -> Any:
         def forward(self, x: Any) -> Any:
             return self.linear(F.dropout(x, 0.1, self.training))
 
+    class SqueezeExcite(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reduce, self.expand = (
+                nn.Linear(channels, module.squeezed),
+                nn.Linear(module.squeezed, channels),
+            )
+
+        def forward(self, x: Any) -> Any:
+            gate = torch.sigmoid if module.gate == "sigmoid" else F.hardsigmoid
+            y = self.expand(activations[module.activation](self.reduce(x.mean((2, 3)))))
+            return x * gate(y)[:, :, None, None]
+
     def pool(x: Any) -> Any:
         if module.kind == "average":
             return F.avg_pool2d(x, 2, 2, ceil_mode=True)
@@ -361,9 +385,12 @@ def torch_module(module: Any, channels: int, size: tuple[int, ...]) -> Any:
     kind = type(module).__name__
     if kind == "Conv":
         k = module.kernel_size[0]
-        return nn.Conv2d(channels, module.features, k, module.strides, k // 2, bias=False)
+        groups = module.feature_group_count
+        return nn.Conv2d(channels, module.features, k, module.strides, k // 2, groups=groups, bias=False)
     if kind == "NormAct":
         return Normalised()
+    if kind == "SqueezeExcite":
+        return SqueezeExcite()
     if kind == "Dense":
         return Hidden()
     functions: dict[str, Callable[..., Any]] = {"Pool": pool, "CellAverage": cells, "PadShortcut": padded}

@@ -56,7 +56,7 @@ def norm_act_conv(weights: Weights, maps: Sequence[Array]) -> tuple[Array, Array
     """Concatenation, BN-ReLU-Conv of ``maps`` [B, H, W, C_i]; with the mean and variance of the batch."""
     scale, bias, kernel = weights
     joined = jnp.concatenate(maps, -1)
-    y, mean, var = batch_norm(joined, scale, bias, relu=True, eps=EPSILON)
+    y, mean, var = batch_norm(joined, scale, bias, activation="relu", eps=EPSILON)
     return conv2d(y, kernel), mean, var
 
 

@@ -206,7 +206,7 @@ def _ones_and_zeros(x: Array) -> tuple[Array, Array]:
 
 def _by_batch(x: Array, eps: float) -> Arrays:
     """x normalised, and the mean and variance of its batch."""
-    return batch_norm_kernel(static(relu=False, eps=eps), x, *_ones_and_zeros(x))
+    return batch_norm_kernel(static(activation=0, eps=eps), x, *_ones_and_zeros(x))
 
 
 def _mixture(
@@ -231,7 +231,7 @@ def _mixture_backward(
     seen = [one[0] for one in through]
     parameters = static(positions=positions)
     of_weights, *of_maps = _weighted_sum_backward_kernel(parameters, dy, weights, *seen)
-    identity = static(relu=False, eps=eps)
+    identity = static(activation=0, eps=eps)
     return [
         of_weights,
         *(

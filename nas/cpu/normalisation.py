@@ -1,11 +1,12 @@
-"""Batch normalisation with a rectifier: one kernel forward, one backward.
+"""Batch normalisation with an activation: one kernel forward, one backward.
 
 As plain ``jnp`` it is a dozen fusions for XLA to generate code for; docs/ablation.md has what the kernels are worth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,22 +15,34 @@ from jax import Array
 
 from nas.cpu.function import Arrays, differentiated, kernel, named, relu_is_visible, static, use_kernel
 
+FUSED: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda z: z,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "silu": jax.nn.silu,
+    "hard_swish": jax.nn.hard_swish,
+}
+"""The activations that the kernels apply, in the order of their numbers."""
+_NUMBERS = {name: number for number, name in enumerate(FUSED)}
+_LINEAR_BETWEEN = {"identity": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
-@named("relu", "eps")
+
+@named("activation", "eps")
 def batch_norm(
-    x: Array, scale: Array, bias: Array, *, relu: bool = False, eps: float = 1e-5
+    x: Array, scale: Array, bias: Array, *, activation: str = "identity", eps: float = 1e-5
 ) -> tuple[Array, Array, Array]:
-    """``(x - mean) / sqrt(var + eps) * scale + bias``, mean and var (Ioffe and Szegedy 2015); ``relu``: rectified.
+    """``act((x - mean) / sqrt(var + eps) * scale + bias)``, mean and var (Ioffe and Szegedy 2015).
 
-    ``x`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]. Gradients flow through the
-    first result alone: mean and var are there for running statistics.
+    ``x`` [..., C]; ``scale``, ``bias``, and the batch's ``mean`` and biased ``var`` [C]; ``activation`` is one of
+    `FUSED`. Gradients flow through the first result alone: mean and var are there for running statistics.
     """
-    if relu and relu_is_visible():
+    native = use_kernel("normalisation", x, scale, bias)
+    if activation != "identity" and (not native or relu_is_visible()):
         y, mean, var = batch_norm(x, scale, bias, eps=eps)
-        return jax.nn.relu(y), mean, var
-    if use_kernel("normalisation", x, scale, bias):
-        return _batch_norm_call(static(relu=relu, eps=float(eps)), x, scale, bias)
-    y, mean, var = _batch_norm(x, scale, bias, relu=relu, eps=eps)
+        return FUSED[activation](y), mean, var
+    if native:
+        return _batch_norm_call(static(activation=_NUMBERS[activation], eps=float(eps)), x, scale, bias)
+    y, mean, var = _batch_norm(x, scale, bias, activation=_NUMBERS[activation], eps=eps)
     return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
@@ -58,38 +71,51 @@ def _moments(x: Array) -> Arrays:
     return mean, jnp.square(wide - mean).mean(axes)
 
 
-def _batch_norm(x: Array, scale: Array, bias: Array, *, relu: bool, eps: float) -> Arrays:
+def _batch_norm(x: Array, scale: Array, bias: Array, *, activation: int, eps: float) -> Arrays:
     mean, var = _moments(x)
     y = batch_norm_inference(x, scale, bias, mean, var, eps=eps)
-    return jax.nn.relu(y) if relu else y, mean, var
+    return _function(activation)(y), mean, var
+
+
+def _function(activation: int) -> Callable[[Array], Array]:
+    return tuple(FUSED.values())[activation]
+
+
+def _linear_between(activation: int) -> tuple[float, float] | None:
+    """Where it is linear, being constant elsewhere; None for a curved one, whose second derivatives have no kernel."""
+    return _LINEAR_BETWEEN.get(tuple(FUSED)[activation])
 
 
 def _backward(
-    dy: Array, x: Array, mean: Array, var: Array, scale: Array, bias: Array, *, relu: bool, eps: float
+    dy: Array, x: Array, mean: Array, var: Array, scale: Array, bias: Array, *, activation: int, eps: float
 ) -> Arrays:
     # From x again rather than from mean and var, so that derivatives of this see all that depends on x.
     del mean, var
-    return jax.vjp(lambda *args: _batch_norm(*args, relu=relu, eps=eps)[0], x, scale, bias)[1](dy)
+    return jax.vjp(lambda *args: _batch_norm(*args, activation=activation, eps=eps)[0], x, scale, bias)[1](dy)
 
 
 def _gradient(
-    primals: Arrays, outs: Arrays, dy: Array, asked: Sequence[bool], *, relu: bool, eps: float
+    primals: Arrays, outs: Arrays, dy: Array, asked: Sequence[bool], *, activation: int, eps: float
 ) -> Sequence[Array]:
     x, scale, bias = primals
-    return batch_norm_backward_kernel(static(relu=relu, eps=eps), dy, x, *outs[1:], scale, bias)
+    return batch_norm_backward_kernel(static(activation=activation, eps=eps), dy, x, *outs[1:], scale, bias)
 
 
 def _tangents(
-    primals: Arrays, outs: Arrays, dots: Sequence[Array | None], *, relu: bool, eps: float
+    primals: Arrays, outs: Arrays, dots: Sequence[Array | None], *, activation: int, eps: float
 ) -> Arrays | None:
     """Along x alone: the derivative of normalisation is symmetric, so that its gradient is its tangent too."""
     x, scale, bias = primals
     y, mean, var = outs
-    if dots[0] is None or any(dot is not None for dot in dots[1:]):
+    linear = _linear_between(activation)
+    if linear is None or dots[0] is None or any(dot is not None for dot in dots[1:]):
         return None
-    along = batch_norm_backward_kernel(static(relu=False, eps=eps), dots[0], x, mean, var, scale, bias)[0]
+    identity = static(activation=_NUMBERS["identity"], eps=eps)
+    along = batch_norm_backward_kernel(identity, dots[0], x, mean, var, scale, bias)[0]
+    if linear != _LINEAR_BETWEEN["identity"]:
+        along = jnp.where((y > linear[0]) & (y < linear[1]), along, 0)
     # Nothing is differentiated through mean and var: see `batch_norm`.
-    return jnp.where(y > 0, along, 0) if relu else along, jnp.zeros_like(mean), jnp.zeros_like(var)
+    return along, jnp.zeros_like(mean), jnp.zeros_like(var)
 
 
 def _backward_along(
@@ -112,13 +138,13 @@ def _backward_along(
 
 
 def _backward_tangents(
-    primals: Arrays, outs: Arrays, dots: Sequence[Array | None], **parameters: Any
+    primals: Arrays, outs: Arrays, dots: Sequence[Array | None], *, activation: int, eps: float
 ) -> Arrays | None:
     # mean and var come with x: what depends on x depends on them, but the derivative by x has that already.
-    if any(dot is not None for dot in dots[4:]):
+    if _linear_between(activation) is None or any(dot is not None for dot in dots[4:]):
         return None
     along = [jnp.zeros_like(x) if dot is None else dot for x, dot in zip(primals[:2], dots[:2], strict=True)]
-    return _backward_tangent_kernel(static(**parameters), *primals, *along)
+    return _backward_tangent_kernel(static(activation=activation, eps=eps), *primals, *along)
 
 
 _moments_kernel = kernel("nas_moments", _moments, lambda x: [jax.ShapeDtypeStruct(x.shape[-1:], x.dtype)] * 2)

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from nas.cpu.edges import Unnormalised, add, relu
 from nas.cpu.function import named
-from nas.cpu.normalisation import batch_norm, batch_norm_inference, moments
+from nas.cpu.normalisation import FUSED, batch_norm, batch_norm_inference, moments
 from nas.errors import InputError, one_of
 from nas.nn import noise
 
@@ -235,8 +235,8 @@ class NormAct(nn.Module):
         act = activation(self.activation)
         channels = (x.shape[-1],)
         if self.normalisation == "batch":
-            fused = self.activation == "relu" and shortcut is None
-            inner = BatchNorm(relu=fused, epsilon=self.epsilon)
+            fused = self.activation in FUSED and shortcut is None
+            inner = BatchNorm(activation=self.activation if fused else "identity", epsilon=self.epsilon)
             nn.share_scope(self, inner)
             y = inner(x, train=train)
             if fused:
@@ -251,14 +251,14 @@ class NormAct(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm` of x [B, H, W, C], rectified in the same pass where ``relu``.
+    """`nn.BatchNorm` of x [B, H, W, C], and ``activation`` (of `nas.cpu.normalisation.FUSED`) in the same pass.
 
     ``affine``: with scale and bias. ``tracked``: evaluation goes by running statistics; else by the batch's own,
-    whatever it is. ``deferred``: what goes by the batch's own statistics is left to its reader, a `Mix`, not rectified.
+    whatever it is. ``deferred``: what goes by the batch's own statistics is left to its reader, a `Mix`, unactivated.
     """
 
     affine: bool = True
-    relu: bool = False
+    activation: str = "identity"
     tracked: bool = True
     deferred: bool = False
     epsilon: float = EPSILON
@@ -275,7 +275,7 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", lambda: ones(x, channels))
         if not train:
             y = batch_norm_inference(x, scale, bias, mean.value, var.value, eps=self.epsilon)
-            return relu(y) if self.relu else y
+            return activation(self.activation)(y)
         y, found = self._by_batch(x, scale, bias)
         if not self.is_initializing():
             mean.value, var.value = running((mean.value, var.value), found)
@@ -286,7 +286,7 @@ class BatchNorm(nn.Module):
         if self.deferred:
             found = moments(x)
             return Unnormalised(x, *found), found
-        y, *found = batch_norm(x, scale, bias, relu=self.relu, eps=self.epsilon)
+        y, *found = batch_norm(x, scale, bias, activation=self.activation, eps=self.epsilon)
         return y, (found[0], found[1])
 
 

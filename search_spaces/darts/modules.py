@@ -60,7 +60,7 @@ class SeparableConv(nn.Module):
         if self.count > 1:
             x = jnp.concatenate([x] * self.count, -1)
         for k in range(1, self.repeats):
-            norm = _norm(self.affine, relu=True, name=f"norm_{k}")
+            norm = _norm(self.affine, activation="relu", name=f"norm_{k}")
             x = norm(self.convolved(x, k), train=train)
         x = self.convolved(x, self.repeats)
         norm = _norm(self.affine, deferred=self.deferred, name=f"norm_{self.repeats}")
@@ -165,10 +165,10 @@ class AuxiliaryFeatures(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         window = (min(5, x.shape[1]), min(5, x.shape[2]))
         x = average_pool(x, window, 3, "VALID")
-        x = BatchNorm(relu=True, name="norm_1")(kernel(128, (1, 1), name="pointwise")(x), train=train)
+        x = BatchNorm(activation="relu", name="norm_1")(kernel(128, (1, 1), name="pointwise")(x), train=train)
         weights = self.param("kernel", he_normal, (2, 2, 128, 768))
         x = conv2d(x, weights, "VALID" if min(x.shape[1:3]) > 1 else "SAME")
-        x = BatchNorm(relu=True, name="norm_2")(x, train=train)
+        x = BatchNorm(activation="relu", name="norm_2")(x, train=train)
         return x.mean((1, 2))
 
 

@@ -90,7 +90,9 @@ def small_stem(b: Builder, width: int) -> tuple[int, int]:
 
 
 def imagenet_stem(b: Builder, width: int) -> tuple[int, int]:
-    x = b.add("stem_norm_1", BatchNorm(relu=True), b.add("stem_1", kernel(width // 2, stride=(2, 2)), 0))
+    x = b.add(
+        "stem_norm_1", BatchNorm(activation="relu"), b.add("stem_1", kernel(width // 2, stride=(2, 2)), 0)
+    )
     first = b.add("stem_norm_2", BatchNorm(), b.add("stem_2", kernel(width, stride=(2, 2)), x))
     second = b.add("stem_3", kernel(width, stride=(2, 2)), b.add("stem_relu", Activation("relu"), first))
     return first, b.add("stem_norm_3", BatchNorm(), second)

@@ -16,7 +16,7 @@ from jax import export
 
 from nas.cpu import native
 from nas.cpu.function import visible_relu
-from nas.cpu.normalisation import batch_norm, batch_norm_inference, moments
+from nas.cpu.normalisation import FUSED, batch_norm, batch_norm_inference, moments
 from nas.nn.layers import layer_norm, local_response_norm, running
 from tests.arrays import agree, close, in_plain, normal, second_derivatives_agree
 
@@ -39,26 +39,26 @@ def batch(shape, *, seed=0):
 
 
 @needs_native
-@pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm(relu):
+@pytest.mark.parametrize("activation", FUSED)
+def test_batch_norm(activation):
     shapes = [(4, 3, 5, 1), (6, 7, 3), (50, 24), (40, 100), (1100, 8)]
-    agree({shape: (lambda *a: batch_norm(*a, relu=relu)[0], *batch(shape)) for shape in shapes})
+    agree({shape: (lambda *a: batch_norm(*a, activation=activation)[0], *batch(shape)) for shape in shapes})
 
 
 @needs_native
 def test_batch_norm_over_many_tasks():
     """Large enough for several threads, and channels that fill no vector."""
     cases = {
-        channels: (lambda *a: batch_norm(*a, relu=True)[0], *batch((16, 28, 28, channels)))
+        channels: (lambda *a: batch_norm(*a, activation="relu")[0], *batch((16, 28, 28, channels)))
         for channels in (20, 129)
     }
     agree(cases, atol=1e-4)
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm_passes_nan_on(relu):
+@pytest.mark.parametrize("activation", FUSED)
+def test_batch_norm_passes_nan_on(activation):
     arrays, _ = batch((9, 3))
-    y, *_ = batch_norm(arrays[0].at[4, 1].set(np.nan), *arrays[1:], relu=relu)
+    y, *_ = batch_norm(arrays[0].at[4, 1].set(np.nan), *arrays[1:], activation=activation)
     assert np.isnan(y).all(0).tolist() == [False, True, False]
 
 
@@ -247,19 +247,18 @@ def second_order_cases():
     """A function whose derivatives of two orders go through native kernels, and its arguments."""
     x, cotangent = normal(0, 5, 6, 7, 20, shift=0.3), normal(1, 5, 6, 7, 20)
 
-    def normalised(relu):
+    def normalised(activation):
         def run(x):
-            y = batch_norm(x, jnp.full(20, 1.5), jnp.full(20, 0.3), relu=relu)[0]
+            y = batch_norm(x, jnp.full(20, 1.5), jnp.full(20, 0.3), activation=activation)[0]
             return jnp.sum(jnp.tanh(y) * cotangent)
 
         return run
 
     def affine(x, scale, bias):
-        return jnp.sum(jnp.tanh(batch_norm(x, scale, bias, relu=True)[0]) * cotangent)
+        return jnp.sum(jnp.tanh(batch_norm(x, scale, bias, activation="relu")[0]) * cotangent)
 
     return {
-        "batch_norm": (normalised(False), (x,)),
-        "batch_norm_relu": (normalised(True), (x,)),
+        **{f"batch_norm_{name}": (normalised(name), (x,)) for name in FUSED},
         "batch_norm_affine": (affine, (x, normal(2, 20), normal(3, 20))),
     }
 
@@ -298,7 +297,7 @@ def test_nothing_is_left_for_xla_to_compile():
     arrays, dy = batch((4, 6, 6, 8))
 
     def run(*arrays):
-        value, backward = jax.vjp(lambda *a: batch_norm(*a, relu=True)[0], *arrays)
+        value, backward = jax.vjp(lambda *a: batch_norm(*a, activation="relu")[0], *arrays)
         return value, backward(dy)
 
     lowered = jax.jit(run).lower(*arrays)
@@ -313,7 +312,7 @@ def test_nothing_is_left_for_xla_to_compile():
 def test_rectifiers_are_seen_where_they_are_looked_for():
     """Apart from the normalisation before them, which keeps its kernel; values are the same."""
     arrays, _ = batch((4, 6, 8))
-    function = functools.partial(batch_norm, relu=True)
+    function = functools.partial(batch_norm, activation="relu")
     found = function(*arrays)
     assert "name=relu" not in str(jax.make_jaxpr(function)(*arrays))
     with visible_relu():
@@ -327,10 +326,10 @@ def test_rectifiers_are_seen_where_they_are_looked_for():
 def test_other_dtypes(dtype):
     arrays, _ = batch((5, 4, 6))
     small = [arrays[0].astype(dtype), *arrays[1:3]]
-    y, mean, _ = batch_norm(*small, relu=True)
+    y, mean, _ = batch_norm(*small, activation="relu")
     assert y.dtype == dtype
     assert mean.dtype == jnp.float32
-    np.testing.assert_allclose(y, batch_norm(*arrays, relu=True)[0], atol=0.1)
+    np.testing.assert_allclose(y, batch_norm(*arrays, activation="relu")[0], atol=0.1)
     assert layer_norm(*small).dtype == dtype
 
 
@@ -352,7 +351,7 @@ from nas.cpu.native import native_status
 from nas.cpu.normalisation import batch_norm
 x = jnp.asarray(np.random.default_rng(0).normal(size=(60, 30, 30, 24)), jnp.float32)
 s = x[0, 0, 0]
-f = lambda x, s: batch_norm(x, s, s, relu=True)[0]
+f = lambda x, s: batch_norm(x, s, s, activation="relu")[0]
 y, backward = jax.vjp(f, x, s)
 z, along = jax.vjp(lambda w, x: weighted_sum(w, [x, x], (1, 0)), s, x)
 found = [y, *backward(x), z, *along(x)]

@@ -9,18 +9,7 @@ inline bool is_depthwise(const Geometry& at, Index channels, Index outputs) {
   return at.groups == channels && channels == outputs && at.members == 1 && channels > 1;
 }
 
-// An image as the kernels read it: in place, taps that fall outside left out, or as a copy with zeros around it,
-// where all taps count. A copy costs a pass over memory, and pays where most windows hang over an edge.
-inline bool wants_copy(const Plan& plan, const Images& in) {
-  const Phase& phase = plan.phases[0];
-  if (phase.taps() == 0) return false;
-  const Index before = std::max<Index>(0, -phase.across[0].offset);
-  const Index after =
-      std::max<Index>(0, (phase.columns - 1) * plan.in_column_step + phase.across.back().offset + 1 - in.columns);
-  return 2 * ceil_div(before + after, plan.in_column_step) > phase.columns;
-}
-
-// A tap that some windows see: where, from the window's origin, and its weights.
+// A tap of a window: where, from the window's origin, and its weights.
 struct Seen {
   Index offset;
   const float* weights;
@@ -80,53 +69,48 @@ inline void depthwise_row(const float* x, Index x_step, const Seen* taps, Index 
   });
 }
 
-// A depthwise correlation, an image at a time.
+// The most rows of a plan's phases whose input, copied with zeros around it, fits the cache.
+inline Index band_of(const Plan& plan, const Reach& reach, Index channels) {
+  Index band = plan.phases[0].rows;
+  while (band > 1 && reach.cut(plan, 0, band, 0, channels).floats() > kCacheFloats) band = ceil_div(band, 2);
+  return band;
+}
+
+// A depthwise correlation, an image at a time. It reads a copy of the image with zeros around it: all windows then see
+// all taps, which is worth more than the pass over memory even where few windows hang over an edge.
 class Depthwise {
  public:
   Depthwise(const Plan& plan, const Geometry& at, Images in, Images out)
-      : plan_(plan), kernel_columns_(at.columns.taps), in_(in), out_(out), reach_(plan_), copy_(wants_copy(plan_, in)) {
-    row_floats_ = copy_ ? reach_.columns * in.channels : in.row_floats();
-    parts_ = parts_of(plan_, in, copy_);
-  }
-  Depthwise(const Depthwise&) = delete;  // its parts point into its plan
+      : plan_(plan), kernel_columns_(at.columns.taps), in_(in), out_(out), reach_(plan_) {}
 
   Index rows() const { return plan_.phases[0].rows; }
 
-  // The most rows that `rows` should compute at once: their input fits the cache.
-  Index band() const {
-    Index band = rows();
-    while (copy_ && band > 1 && reach_.cut(plan_, 0, band, 0, in_.channels).floats() > kCacheFloats) {
-      band = ceil_div(band, 2);
-    }
-    return band;
-  }
+  // The most rows that `rows` should compute at once.
+  Index band() const { return band_of(plan_, reach_, in_.channels); }
 
   // Rows [first, last) of all phases of the image y from the image x.
   void rows(const float* x, const float* w, Index first, Index last, float* y) const {
     const Index channels = in_.channels;
     const Cut cut = reach_.cut(plan_, first, last, 0, channels);
-    const Scratch<float> packed(copy_ ? cut.floats() : 0);
-    if (copy_) {
-      copy_cut(x, in_, cut, packed);
-      x = packed - cut.row * row_floats_ - cut.column * channels;
-    }
+    const Scratch<float> packed(cut.floats());
+    copy_cut(x, in_, cut, packed);
+    const float* origin = packed - cut.row * cut.row_floats() - cut.column * channels;
     const Index x_step = plan_.in_column_step * channels, y_step = plan_.out_column_step * channels;
     std::vector<Seen> taps;
-    for (const Part& part : parts_) {
-      const Index begin = std::max(first, part.first_row), end = std::min(last, part.last_row);
-      const Index count = part.last_column - part.first_column;
-      if (begin >= end) continue;
+    for (const Phase& phase : plan_.phases) {
       channel_blocks(channels, [&](auto width, Index channel) {
         taps.clear();
-        for (const PartTap& tap : part.taps) {
-          taps.push_back({tap.row * row_floats_ + tap.column * channels,
-                          w + (tap.kernel_row * kernel_columns_ + tap.kernel_column) * channels + channel});
+        for (const Tap& row : phase.down) {
+          for (const Tap& column : phase.across) {
+            taps.push_back({row.offset * cut.row_floats() + column.offset * channels,
+                            w + (row.index * kernel_columns_ + column.index) * channels + channel});
+          }
         }
-        for (Index i = begin; i < end; ++i) {
-          const float* from = x + i * plan_.in_row_step * row_floats_ + part.first_column * x_step + channel;
-          float* to = y + (part.phase->first_row + i * plan_.out_row_step) * out_.row_floats() +
-                      part.phase->first_column * channels + part.first_column * y_step + channel;
-          depthwise_row<width()>(from, x_step, taps.data(), taps.size(), to, y_step, count);
+        for (Index i = first; i < std::min(last, phase.rows); ++i) {
+          const float* from = origin + i * plan_.in_row_step * cut.row_floats() + channel;
+          float* to = y + (phase.first_row + i * plan_.out_row_step) * out_.row_floats() +
+                      phase.first_column * channels + channel;
+          depthwise_row<width()>(from, x_step, taps.data(), taps.size(), to, y_step, phase.columns);
         }
       });
     }
@@ -137,9 +121,6 @@ class Depthwise {
   const Index kernel_columns_;
   const Images in_, out_;
   const Reach reach_;
-  const bool copy_;
-  Index row_floats_;
-  std::vector<Part> parts_;
 };
 
 inline void depthwise(const Pool& pool, const Plan& plan, const Geometry& at, const float* x, const Images& in,
@@ -190,63 +171,42 @@ inline void depthwise_outer(const float* x, Index x_row, Index x_column, Index t
 class DepthwiseWeights {
  public:
   DepthwiseWeights(const Geometry& at, Images in, Images out)
-      : plan_(forward_plan(at)), in_(in), out_(out), reach_(plan_), copy_(wants_copy(plan_, in)) {
-    const Phase& phase = plan_.phases[0];
-    const Index channels = in.channels;
-    row_floats_ = copy_ ? reach_.columns * channels : in.row_floats();
-    taps_ = phase.taps();
-    tap_step_ = at.columns.dilation * channels;
-    band_ = out.rows;
-    while (copy_ && band_ > 1 && reach_.cut(plan_, 0, band_, 0, channels).floats() > kCacheFloats) {
-      band_ = ceil_div(band_, 2);
-    }
-    lanes_ = channel_width(channels);
-    downs_ = segments_of(phase.down, phase.rows, plan_.in_row_step, in.rows, copy_);
-    acrosses_ = segments_of(phase.across, phase.columns, plan_.in_column_step, in.columns, copy_);
-  }
+      : plan_(forward_plan(at)), in_(in), out_(out), reach_(plan_), taps_(plan_.phases[0].taps()),
+        tap_step_(at.columns.dilation * in.channels), lanes_(channel_width(in.channels)) {}
 
   Index floats() const { return ceil_div(in_.channels, lanes_) * lanes_ * taps_; }
 
   // Adds what one image contributes to `sums`, floats() of them.
   void add(const float* x, const float* dy, float* sums) const {
     const Phase& phase = plan_.phases[0];
-    const Index channels = in_.channels;
-    for (Index first = 0; first < out_.rows; first += band_) {
-      const Index last = std::min(out_.rows, first + band_);
-      const float* origin = x;
+    const Index channels = in_.channels, band = band_of(plan_, reach_, channels);
+    for (Index first = 0; first < out_.rows; first += band) {
+      const Index last = std::min(out_.rows, first + band);
       const Cut cut = reach_.cut(plan_, first, last, 0, channels);
-      const Scratch<float> packed(copy_ ? cut.floats() : 0);
-      if (copy_) {
-        copy_cut(x, in_, cut, packed);
-        origin = packed - cut.row * row_floats_ - cut.column * channels;
-      }
-      for (const Segment& down : downs_) {
-        const Index begin = std::max(first, down.first), rows = std::min(last, down.last) - begin;
-        if (rows <= 0) continue;
-        for (const Segment& across : acrosses_) {
-          const float* given = dy + begin * out_.row_floats() + across.first * channels;
-          for (std::size_t r = down.first_tap; r < down.last_tap; ++r) {
-            for (std::size_t c = across.first_tap; c < across.last_tap; c += 5) {
-              const float* from = origin + (begin * plan_.in_row_step + phase.down[r].offset) * row_floats_ +
-                                  (across.first * plan_.in_column_step + phase.across[c].offset) * channels;
-              float* to = sums + (r * phase.across.size() + c) * lanes_;
-              channel_blocks(channels, [&](auto width, Index channel) {
-                auto add = [&](auto together) {
-                  depthwise_outer<width(), together()>(from + channel, plan_.in_row_step * row_floats_,
-                                                       plan_.in_column_step * channels, tap_step_, given + channel,
-                                                       out_.row_floats(), channels, rows, across.last - across.first,
-                                                       to + ceil_div(channel, width()) * taps_ * width());
-                };
-                switch (across.last_tap - c) {
-                  case 1: return add(std::integral_constant<int, 1>());
-                  case 2: return add(std::integral_constant<int, 2>());
-                  case 3: return add(std::integral_constant<int, 3>());
-                  case 4: return add(std::integral_constant<int, 4>());
-                  default: return add(std::integral_constant<int, 5>());
-                }
-              });
+      const Scratch<float> packed(cut.floats());
+      copy_cut(x, in_, cut, packed);
+      const float* origin = packed - cut.row * cut.row_floats() - cut.column * channels;
+      const float* given = dy + first * out_.row_floats();
+      for (std::size_t r = 0; r < phase.down.size(); ++r) {
+        for (std::size_t c = 0; c < phase.across.size(); c += 5) {
+          const float* from = origin + (first * plan_.in_row_step + phase.down[r].offset) * cut.row_floats() +
+                              phase.across[c].offset * channels;
+          float* to = sums + (r * phase.across.size() + c) * lanes_;
+          channel_blocks(channels, [&](auto width, Index channel) {
+            auto add = [&](auto together) {
+              depthwise_outer<width(), together()>(from + channel, plan_.in_row_step * cut.row_floats(),
+                                                   plan_.in_column_step * channels, tap_step_, given + channel,
+                                                   out_.row_floats(), channels, last - first, out_.columns,
+                                                   to + ceil_div(channel, width()) * taps_ * width());
+            };
+            switch (phase.across.size() - c) {
+              case 1: return add(std::integral_constant<int, 1>());
+              case 2: return add(std::integral_constant<int, 2>());
+              case 3: return add(std::integral_constant<int, 3>());
+              case 4: return add(std::integral_constant<int, 4>());
+              default: return add(std::integral_constant<int, 5>());
             }
-          }
+          });
         }
       }
     }
@@ -270,9 +230,7 @@ class DepthwiseWeights {
   const Plan plan_;
   const Images in_, out_;
   const Reach reach_;
-  const bool copy_;
-  Index row_floats_, taps_, tap_step_, band_, lanes_;
-  std::vector<Segment> downs_, acrosses_;
+  const Index taps_, tap_step_, lanes_;
 };
 
 // Partial sums over so many chunks of the images: fixed, so that the order of additions depends on shapes alone.

@@ -1,14 +1,10 @@
-// Batch normalisation with a rectifier, and its derivatives. Each kernel reads its memory as few times as it can.
+// Batch normalisation with an activation, and its derivatives. Each kernel reads its memory as few times as it can.
 
-#include <limits>
-
+#include "activations.h"
 #include "rows.h"
 
 namespace nas {
 namespace {
-
-// What results are cut off at: 0 with a rectifier, else nothing.
-float floor_of(const Call& call) { return call.integer("relu") ? 0.0f : -std::numeric_limits<float>::infinity(); }
 
 // Mean and biased variance of each channel. Sums are taken about a rough mean, of pixels spread over the batch: squares
 // then lose nothing to cancellation.
@@ -48,32 +44,33 @@ void moments(const Call& call) {
 // x, scale, bias -> y, mean, variance
 void batch_norm(const Call& call) {
   const Rows rows(call.last(0), call.size(0));
-  const float *x = call.arg(0), lowest = floor_of(call);
+  const float* x = call.arg(0);
   float *y = call.result(0), *mean = call.result(1), *variance = call.result(2);
   statistics(call.pool, rows, x, mean, variance);
   const std::vector<float> gain =
       gains(call.arg(1), inverse_deviations(variance, rows.channels, call.real("eps")));
   const Repeated repeated(rows, {mean, gain.data(), call.arg(2)});
   const float *m = repeated[0], *a = repeated[1], *b = repeated[2];
-  each_vector(call.pool, rows, [=](Index at, Index j, int n) {
-    const Vec z = (load(x + at, n) - load(m + j)) * load(a + j) + load(b + j);
-    store(y + at, z < lowest ? splat(lowest) : z, n);  // NaN passes
+  with_activation(call.integer("activation"), [&](auto act) {
+    each_vector(call.pool, rows, [=](Index at, Index j, int n) {
+      store(y + at, act.value((load(x + at, n) - load(m + j)) * load(a + j) + load(b + j)), n);
+    });
   });
 }
 
-// dy, x, mean, variance, scale, bias -> dx, dscale, dbias
-void batch_norm_backward(const Call& call) {
+template <class Activation>
+void backward(const Call& call, Activation act) {
   const Index channels = call.last(0);
   const Rows rows(channels, call.size(0));
   const double pixels = static_cast<double>(rows.total / channels);
-  const float *dy = call.arg(0), *x = call.arg(1), lowest = floor_of(call);
+  const float *dy = call.arg(0), *x = call.arg(1);
   float* dx = call.result(0);
   const std::vector<double> inverse = inverse_deviations(call.arg(3), channels, call.real("eps"));
   const std::vector<float> gain = gains(call.arg(4), inverse);
   const Repeated repeated(rows, {call.arg(2), gain.data(), call.arg(5)});
   const float *m = repeated[0], *a = repeated[1], *b = repeated[2];
-  const auto gradient = [=](Index at, Index j, int n, Vec centred) {  // before the rectifier
-    return centred * load(a + j) + load(b + j) > lowest ? load(dy + at, n) : Vec{};
+  const auto gradient = [=](Index at, Index j, int n, Vec centred) {  // before the activation
+    return act.gradient(centred * load(a + j) + load(b + j), load(dy + at, n));
   };
   // Sums a channel of that gradient g and of g (x - mean).
   const std::vector<double> sums = sum_channels<2>(call.pool, rows, [=](Index at, Index j, int n, Vec* s) {
@@ -98,11 +95,14 @@ void batch_norm_backward(const Call& call) {
   });
 }
 
-// The derivative of batch_norm_backward along (ddy, tx), tangents of dy and x:
-// dy, x, mean, variance, scale, bias, ddy, tx -> tangents of dx, dscale, dbias
-void batch_norm_backward_tangent(const Call& call) {
+// dy, x, mean, variance, scale, bias -> dx, dscale, dbias
+void batch_norm_backward(const Call& call) {
+  with_activation(call.integer("activation"), [&](auto act) { backward(call, act); });
+}
+
+template <class Activation>
+void backward_tangent(const Call& call, Activation act) {
   const Index channels = call.last(0);
-  const float lowest = floor_of(call);
   const Rows rows(channels, call.size(0));
   const double pixels = static_cast<double>(rows.total / channels);
   const float *dy = call.arg(0), *x = call.arg(1), *ddy = call.arg(6), *tx = call.arg(7);
@@ -111,10 +111,8 @@ void batch_norm_backward_tangent(const Call& call) {
   const std::vector<float> gain = gains(call.arg(4), inverse);
   const Repeated repeated(rows, {call.arg(2), gain.data(), call.arg(5)});
   const float *m = repeated[0], *a = repeated[1], *b = repeated[2];
-  // What the rectifier lets through; u is x - mean.
-  const auto slope = [=](Vec u, Index j) {
-    return u * load(a + j) + load(b + j) > lowest ? splat(1.0f) : Vec{};
-  };
+  // What the activation lets through; u is x - mean.
+  const auto slope = [=](Vec u, Index j) { return act.gradient(u * load(a + j) + load(b + j), splat(1.0f)); };
 
   // Sums a channel of g, g u, g', g' u, x', x' u and g x'.
   constexpr int kSums = 7;
@@ -156,6 +154,12 @@ void batch_norm_backward_tangent(const Call& call) {
     const Vec g = slope(u, j) * (load(ddy + at, n) * load(of_ddy + j) + load(dy + at, n) * load(of_dy + j));
     store(out + at, g + load(tx + at, n) * load(of_tx + j) + (u * load(of_u + j) + load(of_one + j)), n);
   });
+}
+
+// The derivative of batch_norm_backward along (ddy, tx), tangents of dy and x, for activations without curves:
+// dy, x, mean, variance, scale, bias, ddy, tx -> tangents of dx, dscale, dbias
+void batch_norm_backward_tangent(const Call& call) {
+  with_activation(call.integer("activation"), [&](auto act) { backward_tangent(call, act); });
 }
 
 }  // namespace

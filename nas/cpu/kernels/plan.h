@@ -91,63 +91,6 @@ struct Reach {
   }
 };
 
-// Windows [first, last) of an axis that see the same taps [first_tap, last_tap).
-struct Segment {
-  Index first, last;
-  std::size_t first_tap, last_tap;
-};
-
-// The segments of `windows` windows on an axis of `size` pixels; one of all taps where the image is a copy.
-inline std::vector<Segment> segments_of(const std::vector<Tap>& taps, Index windows, Index step, Index size,
-                                        bool copy) {
-  if (copy || taps.empty()) return {{0, windows, 0, taps.size()}};
-  auto sees = [&](Index window, const Tap& tap) {
-    const Index pixel = window * step + tap.offset;
-    return pixel >= 0 && pixel < size;
-  };
-  std::vector<Segment> segments;
-  for (Index window = 0; window < windows; ++window) {
-    std::size_t first = 0, last = taps.size();
-    while (first < last && !sees(window, taps[first])) ++first;
-    while (first < last && !sees(window, taps[last - 1])) --last;
-    if (!segments.empty() && segments.back().first_tap == first && segments.back().last_tap == last) {
-      segments.back().last = window + 1;
-    } else {
-      segments.push_back({window, window + 1, first, last});
-    }
-  }
-  return segments;
-}
-
-// The output pixels of a phase that see the same taps.
-struct PartTap {
-  Index row, column, kernel_row, kernel_column;
-};
-struct Part {
-  const Phase* phase;
-  Index first_row, last_row, first_column, last_column;
-  std::vector<PartTap> taps;
-};
-
-inline std::vector<Part> parts_of(const Plan& plan, const Images& in, bool copy) {
-  std::vector<Part> parts;
-  for (const Phase& phase : plan.phases) {
-    for (const Segment& down : segments_of(phase.down, phase.rows, plan.in_row_step, in.rows, copy)) {
-      for (const Segment& across : segments_of(phase.across, phase.columns, plan.in_column_step, in.columns, copy)) {
-        Part part{&phase, down.first, down.last, across.first, across.last, {}};
-        for (std::size_t r = down.first_tap; r < down.last_tap; ++r) {
-          for (std::size_t c = across.first_tap; c < across.last_tap; ++c) {
-            part.taps.push_back(
-                {phase.down[r].offset, phase.across[c].offset, phase.down[r].index, phase.across[c].index});
-          }
-        }
-        parts.push_back(part);
-      }
-    }
-  }
-  return parts;
-}
-
 // Runs of adjacent input floats that a phase reads: offsets from the window's origin, all of one length.
 struct Runs {
   std::vector<Index> offsets;

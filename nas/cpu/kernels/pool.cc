@@ -147,6 +147,62 @@ void first_maxima(const Geometry& at, const float* x, const Images& in, const Im
 
 // ---- what a plan's taps see ---------------------------------------------------------------------------------
 
+// Windows [first, last) of an axis that see the same taps [first_tap, last_tap).
+struct Segment {
+  Index first, last;
+  std::size_t first_tap, last_tap;
+};
+
+// The segments of `windows` windows on an axis of `size` pixels.
+std::vector<Segment> segments_of(const std::vector<Tap>& taps, Index windows, Index step, Index size) {
+  if (taps.empty()) return {{0, windows, 0, 0}};
+  auto sees = [&](Index window, const Tap& tap) {
+    const Index pixel = window * step + tap.offset;
+    return pixel >= 0 && pixel < size;
+  };
+  std::vector<Segment> segments;
+  for (Index window = 0; window < windows; ++window) {
+    std::size_t first = 0, last = taps.size();
+    while (first < last && !sees(window, taps[first])) ++first;
+    while (first < last && !sees(window, taps[last - 1])) --last;
+    if (!segments.empty() && segments.back().first_tap == first && segments.back().last_tap == last) {
+      segments.back().last = window + 1;
+    } else {
+      segments.push_back({window, window + 1, first, last});
+    }
+  }
+  return segments;
+}
+
+// The output pixels of a phase that see the same taps.
+struct PartTap {
+  Index row, column, kernel_row, kernel_column;
+};
+struct Part {
+  const Phase* phase;
+  Index first_row, last_row, first_column, last_column;
+  std::vector<PartTap> taps;
+};
+
+std::vector<Part> parts_of(const Plan& plan, const Images& in) {
+  std::vector<Part> parts;
+  for (const Phase& phase : plan.phases) {
+    for (const Segment& down : segments_of(phase.down, phase.rows, plan.in_row_step, in.rows)) {
+      for (const Segment& across : segments_of(phase.across, phase.columns, plan.in_column_step, in.columns)) {
+        Part part{&phase, down.first, down.last, across.first, across.last, {}};
+        for (std::size_t r = down.first_tap; r < down.last_tap; ++r) {
+          for (std::size_t c = across.first_tap; c < across.last_tap; ++c) {
+            part.taps.push_back(
+                {phase.down[r].offset, phase.across[c].offset, phase.down[r].index, phase.across[c].index});
+          }
+        }
+        parts.push_back(part);
+      }
+    }
+  }
+  return parts;
+}
+
 // The pixels of a plan's output, with the taps that each sees.
 class Scan {
  public:
@@ -156,7 +212,7 @@ class Scan {
   };
 
   Scan(const Plan& plan, const Geometry& at, const Images& in, const Images& out)
-      : plan_(plan), in_(in), out_(out), parts_(parts_of(plan_, in, false)), taps_(parts_.size()) {
+      : plan_(plan), in_(in), out_(out), parts_(parts_of(plan_, in)), taps_(parts_.size()) {
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       for (const PartTap& tap : parts_[i].taps) {
         taps_[i].push_back({tap.row * in.row_floats() + tap.column * in.channels,
