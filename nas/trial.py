@@ -17,7 +17,8 @@ class Measurement:
     """What one budget unit of a trial (an epoch, unless the objective says otherwise) showed and cost.
 
     ``budget`` counts the units done so far; the three ``*_seconds`` are this unit's alone and do not
-    overlap. Accuracies are fractions in [0, 1]. There is no test accuracy here: a search cannot see it.
+    overlap; ``hidden_compile_seconds`` passed while something else trained, and nobody waited for them. Accuracies are
+    fractions in [0, 1]. There is no test accuracy here: a search cannot see it.
     """
 
     budget: int
@@ -28,6 +29,7 @@ class Measurement:
     compile_seconds: float = 0.0
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    hidden_compile_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -55,7 +57,10 @@ class Measurement:
 
     def fields(self) -> dict[str, Any]:
         """Its fields as plain values, which JSON knows but for NaN; see `measurement_of`."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if not self.hidden_compile_seconds:
+            del fields["hidden_compile_seconds"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +129,7 @@ class MeasurementWithValues(Measurement):
         return self.untrained
 
     def fields(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"values": dict(self.values), "signed": list(self.signed)}
+        return super().fields() | {"values": dict(self.values), "signed": list(self.signed)}
 
 
 def values_text(values: Mapping[str, float]) -> str:
@@ -155,7 +160,8 @@ class SupernetMeasurement(Measurement):
         return self.stopped
 
     def fields(self) -> dict[str, Any]:
-        mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self) if field.name != "hidden_compile_seconds"]
+        mine = {name: getattr(self, name) for name in names}
         weights = {name: dict(of) for name, of in self.weights.items()}
         return mine | {"derived": dict(self.derived), "weights": weights}
 

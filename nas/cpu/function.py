@@ -40,6 +40,11 @@ def visible_relu() -> contextlib.AbstractContextManager[Any]:
     return _mode("visible")
 
 
+def for_cpu() -> bool:
+    """Whether what is traced now will run on CPU: JAX's default platform, but not within `plain`."""
+    return jax.default_backend() == "cpu" and _mode.value != "plain"
+
+
 def relu_is_visible() -> bool:
     return _mode.value == "visible"
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from nas.cpu.function import for_cpu
+
 Tree = Any
 
 
@@ -34,7 +36,7 @@ def recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
     run.defvjp(forward, backward)
 
     def call(waiting: Tree, *inputs: Any) -> Any:
-        return (run if jax.default_backend() == "cpu" else jax.checkpoint(function))(waiting, *inputs)
+        return (run if for_cpu() else jax.checkpoint(function))(waiting, *inputs)
 
     return call
 

@@ -41,6 +41,10 @@ class Together(Protocol):
         """``trials`` in groups that it can."""
         ...
 
+    def compile(self, trials: Sequence[Trial]) -> None:
+        """Compile what a group takes, so that measuring it compiles nothing; called in another thread."""
+        ...
+
     def together(self, trials: Sequence[Trial]) -> AbstractContextManager[Sequence[Objective]]:
         """An objective for each trial of a group: read in turns, they do the group's work once."""
         ...

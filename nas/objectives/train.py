@@ -37,7 +37,7 @@ from nas.training.loop import (
 )
 from nas.training.network import outline
 from nas.training.own_augment import AUGMENTS, Augment, load_named
-from nas.training.population import Event, streams, train_together
+from nas.training.population import Event, compile_together, streams, train_together
 from nas.training.programs import mesh_size, timed
 from nas.training.stored import use_compilation_cache
 from nas.trial import Final, Measurement, Trial
@@ -168,6 +168,15 @@ class TrainObjective:
             needed = outline(network, self.dataset.image_shape).training_bytes(hyper.batch_size)
             room[key] = max(1, free_memory() // needed)
         return [of[k : k + room[key]] for key, of in groups.items() for k in range(0, len(of), room[key])]
+
+    def compile(self, trials: Sequence[Trial]) -> None:
+        """See `nas.objectives.base.Together`."""
+        first = trials[0]
+        training = self.training(first.arch, self.train_data, seed=first.seed, epochs=self.setup.epochs)
+        if len(trials) == 1:
+            training.compile()
+        else:
+            compile_together(training, len(trials))
 
     @contextlib.contextmanager
     def together(self, trials: Sequence[Trial]) -> Iterator[list[Member]]:

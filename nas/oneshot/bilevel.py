@@ -17,6 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from nas.cpu.function import for_cpu
 from nas.errors import one_of
 from nas.nn.layout import Layout
 from nas.oneshot.relaxation import Levels, Relaxation
@@ -107,7 +108,7 @@ def derivatives(network: Any) -> Derivatives:
     """Those of ``network``, called as ``network.apply(variables, images, train=True, mixing=…)``."""
 
     # What is computed again has no forward mode on CPU (`nas.nn.recompute`).
-    kept = getattr(network, "remat", False) and jax.default_backend() == "cpu"
+    kept = getattr(network, "remat", False) and for_cpu()
     forward = network.clone(remat=False) if kept else network
 
     def loss_of(params: Tree, mixing: Array, at: Point, network: Any = network) -> tuple[Array, Loss]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from nas.objectives.base import Objective, Together, TrialFailed
 from nas.record import Record, Run
+from nas.run.ahead import CompileAhead
 from nas.run.driver import Listener, SearchState, evaluate
 from nas.strategies.base import Strategy
 from nas.trial import Trial
@@ -33,7 +36,7 @@ def execute(
         epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
         total_epochs: units that all trials together may spend; the one under way is then stopped.
         trials_per_program: so many trials are asked for before any is told, and those among them that can be
-            trained as one program are, where ``objective`` is `Together`.
+            trained as one program are, where ``objective`` is `Together`; the next program compiles meanwhile.
         on_event: hears of every start, measurement and end.
         choosing_seconds: what ``strategy`` took to choose, see `SearchState`.
 
@@ -62,8 +65,12 @@ def execute(
         if not asked:
             break
         outstanding = {trial.id for trial in (*asked, *under_way)}
-        for group in _groups(objective, asked):
-            for trial in _measured(state, objective, group):
+        groups, ahead = _groups(objective, asked), CompileAhead(objective)
+        for group, following in itertools.zip_longest(groups, groups[1:]):
+            hidden = ahead.hidden_seconds() / len(group)
+            if following:
+                ahead.start(following)
+            for trial in _measured(state, objective, group, hidden):
                 outstanding.discard(trial.id)
                 if not state.full:
                     strategy.tell(trial)
@@ -80,8 +87,14 @@ def _groups(objective: Objective, asked: Sequence[Trial]) -> Sequence[Sequence[T
     return [[trial] for trial in asked]
 
 
-def _measured(state: SearchState, objective: Objective, group: Sequence[Trial]) -> Iterator[Trial]:
-    """Each trial of ``group`` when it is over, none where the whole budget is; what is measured is recorded."""
+def _measured(
+    state: SearchState, objective: Objective, group: Sequence[Trial], hidden: float
+) -> Iterator[Trial]:
+    """Each trial of ``group`` when it is over, none where the whole budget is; what is measured is recorded.
+
+    ``hidden``: of each, the seconds of compiling that nobody waited for.
+    """
+    begun: set[int] = set()
     with contextlib.ExitStack() as stack:
         members: Sequence[Objective] = [objective]
         if len(group) > 1 and isinstance(objective, Together):
@@ -99,6 +112,9 @@ def _measured(state: SearchState, objective: Objective, group: Sequence[Trial]) 
                     over = trial.replace(status="failed", error=str(failure))
                 else:
                     if measured is not None:
+                        if hidden and trial.id not in begun:
+                            begun.add(trial.id)
+                            measured = _with_hidden(measured, hidden)
                         state.measure(measured)
                         running[trial.id] = measured, units
                         if state.full:
@@ -108,3 +124,9 @@ def _measured(state: SearchState, objective: Objective, group: Sequence[Trial]) 
                 del running[trial.id]
                 units.close()
                 yield over
+
+
+def _with_hidden(trial: Trial, seconds: float) -> Trial:
+    """``trial`` whose last measurement says so."""
+    *before, last = trial.measurements
+    return trial.replace(measurements=(*before, dataclasses.replace(last, hidden_compile_seconds=seconds)))

@@ -109,7 +109,7 @@ def _search(
         if options.engine == "local":
             check_devices(options.training)
             out = processes.own_folder(out)
-        elif jax.process_count() > 1:
+        elif processes.joined():
             raise InputError(f"engine: {jax.process_count()} processes search together with --engine local")
         elif not resume and not is_run(out):
             view.stage("starting Ray")
@@ -179,8 +179,9 @@ def _on_workers(
     with tune.session(tune.Cluster(**cluster_of(options))) as cluster:
         view.stage(f"starting {cluster.workers or 'the'} workers, which compile their first networks")
         planned = _over_chips(planned, cluster.chips)
+        searching = cluster  # without the core that measures latencies, which the final trainings have too
         if several.measures_apart(options, planned):
-            cluster = several.with_core_left(cluster, options)
+            searching = several.with_core_left(cluster, options)
         score = TimedScore()
         with contextlib.ExitStack() as stack:
             setup = planned.setup
@@ -196,7 +197,7 @@ def _on_workers(
                 setup,
                 record,
                 epochs=planned.config.epochs,
-                cluster=cluster,
+                cluster=searching,
                 total_epochs=planned.total_epochs,
                 on_event=view,
                 choosing_seconds=score.take_seconds,

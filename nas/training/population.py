@@ -21,8 +21,8 @@ from nas.training.batches import Averages, Data, averages, make_batch, tally_pad
 from nas.training.checkpoint import Checkpoints
 from nas.training.loop import Training, TrainingFailed, train
 from nas.training.network import Tree, apply_evaluate
-from nas.training.programs import State, place, timed
-from nas.training.steps import Steps, compiled_steps, part
+from nas.training.programs import State, paced, place, timed
+from nas.training.steps import compiled_steps, part
 from nas.trial import Measurement, measurement_of
 
 CALL_STEPS = 50  # of all members
@@ -42,35 +42,28 @@ class Population:
         self.network, self.shape, self.train, self.mesh = (
             first.runner.network, first.shape, first.train, first.mesh,
         )  # fmt: skip
-        self.size = min(first.config.steps_per_call or CALL_STEPS, first.steps)
+        self.size = _call_steps(first)
         self.state: State = stacked([member.state for member in members])
 
     def __len__(self) -> int:
         return len(self.members)
 
-    def compile(self) -> None:
-        """Compile the steps, so that no later call compiles but the first evaluation's."""
-        self._program(part(self.members[0].steps_of(0), 0, self.size))
-
-    def _program(self, of_one: Steps) -> Any:
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((len(self), *np.shape(leaf)), leaf.dtype), of_one
-        )
-        return compiled_steps(
-            self.network, self.shape, self.state, self._zero(), self.train, shapes, members=len(self)
-        )
+    @functools.cached_property
+    def program(self) -> Any:
+        """The steps, compiled: no later call compiles but the first evaluation's."""
+        return compile_together(self.members[0], len(self))
 
     def train_epoch(self, epoch: int) -> list[Averages]:
         """The epoch of every member, as `Training.train_epoch` has it; a loss may be no number."""
         steps = [member.steps_of(epoch) for member in self.members]
-        program, sums = self._program(part(steps[0], 0, self.size)), self._zero()
+        sums = self._zero()
         total = self.members[0].steps
         for first in range(0, total, self.size):
             now = jax.tree.map(
                 lambda *leaves: np.stack(leaves), *(part(of, first, self.size) for of in steps)
             )
             count = np.int32(min(self.size, total - first))
-            self.state, sums = program(self.state, sums, self.train, now, count)
+            self.state, sums = paced(self.program(self.state, sums, self.train, now, count), self.mesh)
         return [averages(of) for of in np.asarray(sums)]
 
     def evaluate(self, data: Data) -> list[Averages]:
@@ -99,6 +92,20 @@ class Population:
 
     def _zero(self) -> Array:
         return place(np.zeros((len(self), 3), np.float32), self.mesh)
+
+
+def compile_together(member: Training, count: int) -> Any:
+    """The program of as many steps of ``count`` trainings like ``member``, compiled from shapes alone."""
+    of_one = member.state, np.zeros(3, np.float32), part(member.steps_of(0), 0, _call_steps(member))
+    state, sums, steps = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *np.shape(leaf)), leaf.dtype), of_one
+    )
+    runner = member.runner
+    return compiled_steps(runner.network, member.shape, state, sums, member.train, steps, members=count)
+
+
+def _call_steps(member: Training) -> int:
+    return min(member.config.steps_per_call or CALL_STEPS, member.steps)
 
 
 def stacked(states: Sequence[Tree]) -> Tree:
@@ -172,7 +179,7 @@ def _from(
     population = Population([members[k] for k in group])
     known = [list(measured[k]) for k in group]
     lost: set[int] = set()
-    _, compile_seconds = timed(population.compile)
+    _, compile_seconds = timed(lambda: population.program)
     for epoch in range(start, until):
         results, train_seconds = timed(functools.partial(population.train_epoch, epoch))
         checked, evaluate_seconds = timed(functools.partial(population.evaluate, valid))

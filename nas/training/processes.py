@@ -63,12 +63,18 @@ def leave(code: int) -> NoReturn:
 
 
 def is_writer() -> bool:
-    return jax.process_index() == 0
+    """Whether this process writes. Alone it does, and is not asked for its devices: they may be its workers'."""
+    return not joined() or jax.process_index() == 0
+
+
+def joined() -> bool:
+    """Whether this is one of several processes."""
+    return jax.distributed.is_initialized()
 
 
 def from_first(content: bytes) -> bytes:
     """What the first process calls this with, in all of them."""
-    if jax.process_count() == 1:
+    if not joined():
         return content
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     words = np.zeros(-(-size // 4), np.uint32)
@@ -79,7 +85,7 @@ def from_first(content: bytes) -> bytes:
 
 def own_folder(folder: Path) -> Path:
     """``folder`` in the process that writes; in the others a copy of its files, which goes when they end."""
-    if jax.process_count() == 1:
+    if not joined():
         return folder
     packed = io.BytesIO()
     if is_writer():

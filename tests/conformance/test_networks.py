@@ -72,9 +72,13 @@ SHARED = {
     "autoencoder": ("weights=shared",),
 }
 OTHER_INITIAL_VALUES = ("cuda_convnet",)
+LONG_TO_DRAW = ("nasbench201", "nasbench_macro", "natssize")
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LONG_TO_DRAW else name for name in SPACES],
+)
 def test_initial_values_come_from_the_key_alone(name):
     space = SPACES[name].searched(fix=SHARED.get(name, ()))
     network = build(space, space.sample(4), 10)

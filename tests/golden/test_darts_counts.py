@@ -23,6 +23,7 @@ def test_published():
     assert size_of(with_head, (32, 32, 3)).params == 3_349_342 + 476_426
 
 
+@pytest.mark.slow
 def test_supernet():
     layout = darts.layout()
     assert layout.size == 2 * 14 * 8

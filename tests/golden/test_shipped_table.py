@@ -72,10 +72,11 @@ def test_architectures_differ_and_their_curves_cross(table: Table, monkeypatch: 
     ("text", "seed"),
     [
         ("depth=1,width=8,kernel=5,normalisation=none,learning_rate=0.1,augmentation=none", 1),
-        (
+        pytest.param(
             "depth=3,width=4,kernel=3,connections=dense,normalisation=batch,learning_rate=0.02,"
             "augmentation=crop+cutout",
             0,
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -34,6 +34,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_network_of_60_million_parameters_is_described_at_once_and_by_one_object():
     """Under 5 s on an idle machine: here, processor seconds, which other work does not change much."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

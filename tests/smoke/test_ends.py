@@ -33,7 +33,7 @@ def started(tmp_path: Path, *options: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_search_with_one_line(tmp_path: Path, engine: str, how: signal.Signals) -> None:
     process = started(tmp_path, "--engine", engine, "--trials", "500", "--epochs", "3", "--out", "run")
     record, limit = tmp_path / "run" / "trials.jsonl", time.monotonic() + 120
@@ -87,6 +87,7 @@ POOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", POOLS)
 def test_processes_that_serve_another_end_when_it_is_killed(tmp_path: Path, pool: str) -> None:
     script = tmp_path / "script.py"

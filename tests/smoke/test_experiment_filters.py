@@ -24,6 +24,7 @@ def gallery(monkeypatch):
     return importlib.import_module("filter_gallery")
 
 
+@pytest.mark.slow
 def test_from_a_shell(tmp_path):
     script = ROOT / "experiments" / "filter_gallery.py"
     ended = subprocess.run(

@@ -23,6 +23,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
     return importlib.import_module("nasbench201_2020")
 
 
+@pytest.mark.slow
 def test_it_compares_resumes_and_shows_published_numbers(experiment, tmp_path: Path, capsys) -> None:
     folder = str(bench_files("nasbench201/nb201.csv.gz"))
     config = experiment.Config(out=tmp_path / "run", data_dir=folder, processes=1)

@@ -37,6 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, ended.stdout
 
 
+@pytest.mark.slow
 def test_table_and_figure_are_of_the_records(done: tuple[Path, str]) -> None:
     out, printed = done
     table = (out / "table.md").read_text()

@@ -131,6 +131,7 @@ def test_local_search_goes_on_after_kills(tmp_path: Path) -> None:
     assert record_difference(undisturbed(tmp_path, "hyperband"), tmp_path / "run") is None
 
 
+@pytest.mark.slow
 def test_ray_search_goes_on_after_a_kill_on_the_other_engine(tmp_path: Path) -> None:
     killer = Killer(tmp_path / "run", "ray", "hyperband", seconds=0.02)
     killer.run_until(20, signal.SIGKILL)

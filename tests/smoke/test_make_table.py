@@ -41,6 +41,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_narrowed_space_becomes_a_table_of_it(out: Path) -> None:
     table = read("small", out)
     assert table.space == "minichain"

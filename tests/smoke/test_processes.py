@@ -118,3 +118,28 @@ def test_processes_that_cannot_be_are_one_line(tmp_path: Path):
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("error: processes: JAX_COORDINATOR_ADDRESS needs JAX_NUM_PROCESSES")
+
+
+def test_a_process_alone_is_not_asked_for_its_devices():
+    """On a TPU host they are its workers', and a process that only asks how many there are takes them."""
+    program = (
+        "from pathlib import Path; from nas.training.processes import from_first, is_writer, own_folder; "
+        "assert is_writer() and from_first(b'x') == b'x' and own_folder(Path('a')) == Path('a')"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=os.environ | {"JAX_PLATFORMS": "nowhere"}, cwd=ROOT
+    )
+
+
+@pytest.mark.slow
+def test_a_search_by_workers_leaves_the_devices_to_them(tmp_path):
+    command = (
+        "scripts/search.py --space mlp --dataset digits --fix depth=1 --epochs 1 --trials 2 --strategy nsga2 "
+        f"--objective valid_accuracy latency_ms --test-seeds 1 --out {tmp_path / 'run'}"
+    )
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "nowhere"}, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fork" not in done.stderr

@@ -171,7 +171,7 @@ def same(case: Any, *arguments: Any, orders, tolerance):
     close(found, expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("channels", [1, 5, 16, 64])
+@pytest.mark.parametrize("channels", [1, pytest.param(5, marks=pytest.mark.slow), 16, 64])
 def test_a_mixture_and_its_derivatives(channels):
     normed = (True, False, True, True, False, True, True, True)
     same(mixture_case, channels, normed, orders=2 if channels == 5 else 1, tolerance=3e-4)

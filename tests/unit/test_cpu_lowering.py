@@ -385,6 +385,7 @@ def run_program(how, **environment):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way here to take one processor only")
 def test_same_bits_for_any_number_of_threads():

@@ -175,6 +175,7 @@ def example():
     return params, normal(0, 7, 2, 2, 5), jax.nn.softmax(normal(6, 7, 3))
 
 
+@pytest.mark.slow
 @needs_native
 def test_a_network_and_its_second_derivatives(example):
     params, x, targets = example
@@ -193,6 +194,7 @@ def test_a_network_and_its_second_derivatives(example):
     close(jax.jit(jax.grad(reverse))(params), found[1][1], atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [lambda f, *args: f(*args), in_plain], ids=["kernels", "plain"])
 def test_gradients_are_finite_differences(example, how):
     params, x, targets = example
@@ -219,6 +221,7 @@ def test_forward_mode_alone_is_by_the_plain_form(example):
     close(tangent, sum(map(jnp.sum, jax.tree.leaves(gradients))), atol=5e-5)
 
 
+@pytest.mark.slow
 @needs_native
 def test_vmap_is_a_loop(example):
     params, x, targets = example
@@ -264,7 +267,13 @@ def second_order_cases():
 
 
 @needs_native
-@pytest.mark.parametrize("case", second_order_cases())
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow) if case.endswith(("silu", "swish", "affine")) else case
+        for case in second_order_cases()
+    ],
+)
 def test_second_derivatives_by_kernels_equal_plain_jnp(case):
     second_derivatives_agree(*second_order_cases()[case])
 
@@ -281,6 +290,7 @@ def test_shapes_and_other_platforms(example):
     assert "@nas_" not in exported.mlir_module()
 
 
+@pytest.mark.slow
 def test_without_a_compiler(example, monkeypatch):
     monkeypatch.setattr(native, "available", lambda: False)
     jax.clear_caches()  # the normalisations are jitted, and a compiler does not come and go in one process

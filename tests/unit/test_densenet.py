@@ -116,6 +116,7 @@ def test_gradients_are_those_of_torchvision():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale, rtol=1e-3), grads, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [pytest.param({}, marks=pytest.mark.slow), {"bottleneck": False, "compression": 1.0}]
 )
@@ -138,6 +139,7 @@ def test_rematerialised_training_has_the_same_numbers(changes):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
 
 
+@pytest.mark.slow
 def test_rematerialising_saves_memory():
     """XLA must not merge the second computation with the first, as it does with jax.checkpoint's on CPU."""
     kept = []

@@ -291,6 +291,7 @@ def test_what_is_cut_out_says_what_the_supernet_said() -> None:
     assert float(loss) == pytest.approx(one.evaluate(arch, valid).loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_classes_share_weights_and_training_goes_on_from_a_checkpoint(tmp_path: FilePath) -> None:
     space = CHAIN.restrict(fix=(*PLAIN, "connections=plain", "pooling=max"), narrow=("depth=1,2",))
     elastic = Elastic(space, (4, 4, 1), 3, ("kernel", "width"))

@@ -100,7 +100,7 @@ def architecture_gradient(order, relaxation, part, unroll):
     ("order", "relaxation", "part"),
     [
         ("first", "softmax", 1),
-        ("exact", "softmax", 1),
+        pytest.param("exact", "softmax", 1, marks=pytest.mark.slow),
         pytest.param("exact", "dirichlet", 1, marks=pytest.mark.slow),
         pytest.param("exact", "softmax", 2, marks=pytest.mark.slow),
     ],
@@ -127,6 +127,7 @@ def test_architecture_gradients_in_float64(order, relaxation, part):
             np.testing.assert_allclose(found @ along, slope, rtol=2e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_one_hot():
     with jax.enable_x64(True):
         network, problem, state = problem_state("first", "gumbel")
@@ -166,7 +167,12 @@ def stepped(order, relaxation, one_program, steps=2):
 
 
 @pytest.mark.parametrize(
-    ("order", "relaxation"), [("first", "gumbel"), ("exact", "softmax"), ("difference", "adversarial")]
+    ("order", "relaxation"),
+    [
+        ("first", "gumbel"),
+        pytest.param("exact", "softmax", marks=pytest.mark.slow),
+        pytest.param("difference", "adversarial", marks=pytest.mark.slow),
+    ],
 )
 def test_one_program_a_step_and_one_a_derivative_do_the_same(order, relaxation):
     results = [stepped(order, relaxation, one_program) for one_program in ("step", "derivative")]
@@ -237,15 +243,20 @@ def test_what_is_computed_again_is_not_kept():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("order", "dtype"), [("difference", "float32"), ("exact", "bfloat16")])
-def test_one_program_lowers_for_accelerators(order, dtype):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("order", "dtype", "remat"), [("difference", "float32", True), ("exact", "bfloat16", False)]
+)
+def test_one_program_lowers_for_accelerators(order, dtype, remat):
+    """Computed again as accelerators do it, though this process is on CPU: behind barriers."""
     layout = darts.layout(1)
-    network = darts.supernet(layout, 10, channels=4, cells=2)
+    network = darts.supernet(layout, 10, channels=4, cells=2).clone(remat=remat)
     shape = Shape((8, 8, 3), 10, 2, 2, "momentum", dtype=dtype)
     search = Search(network, Problem(layout, RELAXATIONS["softmax"], order), shape, "step")
     function, arguments = search.traced("search_step", "search_step")
     exported = in_plain(jax.export.export(function, platforms=["tpu", "cuda"]), *arguments)
     assert "@nas_" not in exported.mlir_module()
+    assert ("optimization_barrier" in exported.mlir_module()) == remat
     convolutions = [line for line in exported.mlir_module().splitlines() if "stablehlo.convolution" in line]
     assert convolutions
     assert all(("bf16" in line) == (dtype == "bfloat16") for line in convolutions)

@@ -334,6 +334,7 @@ def test_darts_cells_are_derived_by_their_two_strongest_inputs():
 # ------------------------------------------------------------------------------------------- relaxations
 
 
+@pytest.mark.slow
 def test_relaxations_draw_what_they_say():
     layout = Layout.of({"a": ("x", "y", "z"), "b": (1, 2)})
     alphas = jnp.asarray([0.5, -1.0, 0.2, 2.0, 0.0])

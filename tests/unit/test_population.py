@@ -11,7 +11,9 @@ import pytest
 
 from nas.objectives.train import DataConfig, TrainSetup
 from nas.record import Record, Run
+from nas.record.reading import read_run
 from nas.run import local
+from nas.run.ahead import CompileAhead
 from nas.space import Architecture, Categorical, LogUniform, SearchSpace
 from nas.strategies import STRATEGIES
 from nas.strategies.hyperband import HyperbandConfig
@@ -61,6 +63,31 @@ def test_a_search_in_programs_of_eight_has_the_trials_of_one_by_one(tmp_path: Pa
             for name in STATED:
                 assert getattr(seen, name) == pytest.approx(getattr(by_itself, name), rel=2e-3, abs=1e-3)
         assert all(m.train_seconds > 0 for m in b.measurements)
+
+
+def test_the_next_program_compiles_while_one_trains(tmp_path: Path):
+    """Its seconds are in the record as hidden, those that were waited for are no more than without."""
+    run = searched(tmp_path / "ahead", 8)
+    hidden = [trial.measurements[0].hidden_compile_seconds for trial in run.trials.values()]
+    assert hidden[0] == 0
+    assert max(hidden) > 0
+    assert all(m.hidden_compile_seconds == 0 for trial in run.trials.values() for m in trial.measurements[1:])
+    assert read_run(tmp_path / "ahead").trials == run.trials
+
+
+def test_what_cannot_be_compiled_ahead_fails_in_its_own_training(tmp_path: Path):
+    class Broken:
+        def compile(self, trials: object) -> None:
+            raise RuntimeError("no such program")
+
+        def grouped(self, trials: object) -> object: ...
+
+        def together(self, trials: object) -> object: ...
+
+    ahead = CompileAhead(Broken())  # type: ignore[arg-type]
+    ahead.start([])
+    assert ahead.hidden_seconds() >= 0
+    assert ahead.hidden_seconds() == 0
 
 
 def test_one_whose_loss_is_no_number_fails_and_the_others_go_on(tmp_path: Path):

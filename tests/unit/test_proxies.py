@@ -483,6 +483,7 @@ def test_a_network_in_pieces_and_whole_scores_the_same():
     assert all(math.isfinite(value) for value in pieces.values())
 
 
+@pytest.mark.slow
 def test_a_second_network_of_known_pieces_compiles_nothing():
     compiled: list[str] = []
 

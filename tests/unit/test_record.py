@@ -180,7 +180,7 @@ def test_best_is_the_highest_last_score_of_the_trials_not_failed_and_of_equals_t
 @pytest.mark.parametrize(
     ("tail", "stride"),
     [
-        pytest.param(b"", 1, id="killed"),
+        pytest.param(b"", 1, id="killed", marks=pytest.mark.slow),
         pytest.param(b"\0" * 40, 7, id="zeros"),  # what a power cut may leave where a line was coming
     ],
 )

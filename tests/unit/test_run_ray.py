@@ -196,6 +196,7 @@ class Surroundings:
             yield Measurement(unit, len(cores) / 100, cores[0], 0.5, threads, compile_seconds=float(tunables))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 @pytest.mark.skipif(len(local_cores()) < 2, reason="needs two cores")
 def test_workers_have_cores_of_their_own(tmp_path: Path) -> None:
@@ -210,6 +211,7 @@ def test_workers_have_cores_of_their_own(tmp_path: Path) -> None:
     assert all(m.compile_seconds for m in seen), "glibc was not told"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_trial_goes_on_after_its_worker_died_once_and_fails_after_twice(tmp_path: Path) -> None:
     config = Config(epochs=3, trials=4)
@@ -332,6 +334,7 @@ def test_ray_is_bound_to_loopback_in_whatever_order_a_script_imports(first: str)
     assert found <= LOOPBACK
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_final_trainings_come_in_order_with_failures_as_values(tmp_path: Path) -> None:
     arch = SPACE.sample(0)

@@ -99,6 +99,7 @@ def test_a_search_by_score_trains_its_best_alone(tmp_path: Path):
 # ---------------------------------------------------------------------------------------------------- the filter
 
 
+@pytest.mark.slow
 def test_a_filtered_search_trains_the_best_of_its_candidates_and_pays_for_choosing(tmp_path: Path):
     options = SearchOptions(
         space="tiny",

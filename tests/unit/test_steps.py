@@ -96,6 +96,7 @@ for devices, steps in ((1, 1), (4, 1), (4, 5)):
 """
 
 
+@pytest.mark.slow
 def test_a_supernet_over_four_devices_has_the_losses_of_one(tmp_path: Path):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONPATH": str(ROOT)}
     env |= {"JAX_PLATFORMS": "cpu", "NAS_CACHE_DIR": str(tmp_path), "NAS_NATIVE": "0"}

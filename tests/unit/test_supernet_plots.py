@@ -220,6 +220,7 @@ def test_settings_that_differ_have_colours_and_repetitions_have_not(tmp_path):
     assert legend(drawn(supernet_plots.signs_figure(searches(record(tmp_path / "b", trials))))) == []
 
 
+@pytest.mark.slow
 def test_a_report_has_the_searches_and_the_best_of_them_by_itself(tmp_path):
     trials = [
         ({"repetition": k}, [epoch(1), epoch(2, valid_accuracy=0.9 - 0.1 * k)])

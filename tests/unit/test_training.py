@@ -51,6 +51,7 @@ from nas.training.programs import (
     step_function,
 )
 from search_spaces import SPACES, chain, nasbench201
+from tests.arrays import in_plain
 
 ROOT = Path(__file__).parents[2]
 BASE = {
@@ -563,9 +564,7 @@ def test_steps_lower_for_accelerators(digits, name, platform, dtype):
     net = space.build(space.sample(1), 10)
     shape = shape_of(digits, dtype=dtype, clip=True, ema=True)
     arguments = abstract_arguments(net, shape, None)
-    exported = jax.export.export(step_function(net, shape), platforms=[platform], disabled_checks=[])(
-        *arguments
-    )
+    exported = in_plain(jax.export.export(step_function(net, shape), platforms=[platform]), *arguments)
     assert exported.platforms == (platform,)
     assert "custom_call @nas" not in exported.mlir_module()
 
@@ -776,6 +775,7 @@ print(len(compiled))
 """
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_shared_by_processes(tmp_path):
     """Also where only JAX's cache has them, or a stored one is damaged: always the same numbers."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NAS_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
@@ -838,6 +838,7 @@ for devices in (1, 8, 1, 8):
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one_up_to_rounding(tmp_path):
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
     env |= {"JAX_PLATFORMS": "cpu", "NAS_CACHE_DIR": str(tmp_path)}

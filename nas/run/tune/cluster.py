@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,9 @@ def session(cluster: Cluster) -> Iterator[Cluster]:
 def _start(at: str | None, **options: Any) -> None:
     """`ray.init`. Raises InputError."""
     try:
-        with _own_sigterm():
+        with _own_sigterm(), warnings.catch_warnings():
+            # Ray starts its processes with a function to run in the child: Python forks, and JAX warns of its threads.
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except Exception as error:  # of no kind in common: a node that does not start in time is a bare one
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
