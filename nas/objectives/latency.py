@@ -1,10 +1,11 @@
 """How long a network takes for a batch, measured here: warm, on a stated device, with an interval.
 
-One measurement is `ROUNDS` rounds some milliseconds apart. A round runs the network warm, then times
-``repetitions`` calls one by one; its value is their median, its interval that median's by order statistics (95 %,
-whatever the distribution). The result is the median of the rounds, its interval from the lowest to the highest bound
-of any round, so that what drifts between rounds is in it. ``noise`` is how far rounds are apart, as a share of the
-result; where that is above `NOISY` the rounds are done again, up to `ATTEMPTS` times, and the calmest is taken.
+One measurement is rounds some milliseconds apart. A round runs the network warm, then times ``repetitions`` calls one
+by one; its value is their median, its interval that median's by order statistics (95 %, whatever the distribution).
+What else runs on a machine, or on a virtual one's host, makes rounds slower and never faster: the result is the median
+of the rounds that agree with the fastest to `NOISY`. There are rounds for `LEAST_SECONDS`, and until `ROUNDS` of them
+agree, but no longer than `MOST_SECONDS`. The interval goes from the lowest to the highest bound of any round, so that
+what drifts between rounds is in it; ``noise`` is how far rounds are apart, as a share of the result.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from nas.training.network import apply_evaluate, initialise
 
 Device: TypeAlias = Any  # jax's
 
-ROUNDS, ATTEMPTS = 5, 3
+ROUNDS = 5
 NOISY = 0.05
+LEAST_SECONDS, MOST_SECONDS = 2.0, 10.0
 PAUSE_SECONDS = 0.01  # between rounds
 WARM_SECONDS, WARM_CALLS = 0.05, 3  # at least, before each round
 
@@ -121,15 +123,14 @@ def steady(
     call: Callable[[], object], repetitions: int, clock: Callable[[], float] = time.perf_counter
 ) -> Latency:
     """The latency of ``call``; see the module."""
-    best: Latency | None = None
-    for _ in range(ATTEMPTS):
-        found = combined([one_round(call, repetitions, clock) for _ in range(ROUNDS)])
-        if best is None or found.noise < best.noise:
-            best = found
-        if best.noise <= NOISY:
-            break
-    assert best is not None
-    return best
+    rounds: list[np.ndarray] = []
+    start = clock()
+    while True:
+        rounds.append(one_round(call, repetitions, clock))
+        seconds = clock() - start
+        enough = len(agreeing(rounds)) >= ROUNDS and seconds >= LEAST_SECONDS
+        if enough or (len(rounds) >= ROUNDS and seconds >= MOST_SECONDS):
+            return combined(rounds)
 
 
 def one_round(call: Callable[[], object], repetitions: int, clock: Callable[[], float]) -> np.ndarray:
@@ -149,13 +150,19 @@ def one_round(call: Callable[[], object], repetitions: int, clock: Callable[[], 
     return times
 
 
+def agreeing(rounds: list[np.ndarray]) -> np.ndarray:
+    """The medians of the rounds that agree with the fastest."""
+    medians = np.array([np.median(times) for times in rounds])
+    return medians[medians <= (1 + NOISY) * medians.min()]
+
+
 def combined(rounds: list[np.ndarray]) -> Latency:
     """Of rounds of ms [repetition]."""
-    medians = np.array([np.median(times) for times in rounds])
     bounds = [median_interval(times) for times in rounds]
-    ms = float(np.median(medians))
+    ms = float(np.median(agreeing(rounds)))
     low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    return Latency(ms, low, high, float(np.ptp(medians)) / ms if ms > 0 else math.inf)
+    spread = float(np.ptp([np.median(times) for times in rounds]))
+    return Latency(ms, low, high, spread / ms if ms > 0 else math.inf)
 
 
 def median_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

@@ -301,7 +301,7 @@ def latency_note(run: Run) -> str:
     threads = config.get("latency_threads")
     where = f"{device}, {threads} thread on a core of its own" if threads else device
     return (
-        f"latency_ms: batch {config['latency_batch']} on {where}, warm; the median of five rounds' medians of "
-        f"{config['latency_repetitions']} calls, in brackets from the lowest to the highest bound of a round's 95 % "
+        f"latency_ms: batch {config['latency_batch']} on {where}, warm; the median of the fastest rounds of "
+        f"{config['latency_repetitions']} calls, in brackets from the lowest to the highest bound of any round's 95 % "
         "interval."
     )

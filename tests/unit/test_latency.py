@@ -41,19 +41,32 @@ def test_the_first_calls_do_not_count():
     assert (found.ms, found.low, found.high, found.noise) == pytest.approx((2.0, 2.0, 2.0, 0.0))
 
 
-def test_the_interval_holds_what_rounds_differ_by_and_noise_says_how_much():
-    rounds = [np.full(30, ms) for ms in (2.0, 2.1, 2.0, 2.4, 1.9)]
-    assert latency.combined(rounds) == pytest.approx((2.0, 1.9, 2.4, 0.25))
+def test_the_fastest_rounds_count_and_the_interval_holds_all():
+    rounds = [np.full(30, ms) for ms in (2.0, 2.6, 2.04, 3.0, 2.08)]
+    assert latency.combined(rounds) == pytest.approx((2.04, 2.0, 3.0, 0.5 / 1.02))
 
 
-def test_noisy_rounds_are_measured_again_and_the_calmest_count(monkeypatch):
-    noises = iter([0.5, 0.2, 0.3])
-    monkeypatch.setattr(latency, "one_round", lambda *_: np.ones(9))
-    monkeypatch.setattr(latency, "combined", lambda rounds: latency.Latency(1.0, 1.0, 1.0, next(noises)))
-    assert latency.steady(lambda: None, 9).noise == 0.2
-    assert next(noises, None) is None
-    noises = iter([0.01])
-    assert latency.steady(lambda: None, 9).noise == 0.01
+@pytest.mark.parametrize("slow", [1.0, 2.0])
+def test_rounds_go_on_until_some_agree_with_the_fastest(monkeypatch, slow):
+    """Of a machine that is twice as slow three quarters of the time."""
+    times = [1.0, *[slow] * 3]
+    made = []
+
+    def one_round(call, repetitions, clock):
+        made.append(times[len(made) % 4])
+        return np.full(repetitions, made[-1])
+
+    monkeypatch.setattr(latency, "one_round", one_round)
+    found = latency.steady(lambda: None, 9, lambda: 0.2 * len(made))
+    assert found == pytest.approx((1.0, 1.0, slow, slow - 1.0))
+    assert len(made) == (10 if slow == 1.0 else 17)  # two seconds, or the fifth of the fast ones
+
+
+def test_rounds_that_never_agree_end(monkeypatch):
+    made = []
+    monkeypatch.setattr(latency, "one_round", lambda *_: made.append(0) or np.full(9, 0.9 ** len(made)))
+    assert latency.steady(lambda: None, 9, lambda: float(len(made))).noise > 1
+    assert len(made) == latency.MOST_SECONDS
 
 
 @pytest.mark.parametrize(("name", "value"), [("latency_batch", 0), ("latency_repetitions", 4)])
