@@ -120,4 +120,5 @@ def _stairs(surface: np.ndarray) -> np.ndarray:
 
 def _said(groups: Mapping[str, Sequence[FrontSearch]]) -> str:
     counts = {len(searches) for searches in groups.values()}
-    return f"{'–'.join(f'{n:,}' for n in sorted({min(counts), max(counts)}))} searches each"
+    many = "–".join(f"{n:,}" for n in sorted({min(counts), max(counts)}))
+    return f"{many} {'search' if counts == {1} else 'searches'} each"

@@ -386,7 +386,7 @@ def _log_ticks(axis: Axis, numbers: str) -> None:
 
 def _searches_said(groups: Mapping[str, Sequence[Search]]) -> str:
     many = len(next(iter(groups.values())))
-    return f"{many:,} searches each" + (", 95 % intervals" if many >= FEWEST else "")
+    return f"{many:,} search{'' if many == 1 else 'es'} each" + (", 95 % intervals" if many >= FEWEST else "")
 
 
 def save(figure: Figure, path: Path) -> None:
