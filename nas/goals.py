@@ -17,6 +17,7 @@ TRAIN = "train"
 LATENCY = "latency_ms"
 PREDICTED_LATENCY = "predicted_latency_ms"
 SUMMED_LATENCY = "summed_latency_ms"
+TPU_ROOFLINE, TPU_BYTES = ROOFLINES = "tpu_roofline_ms", "tpu_bytes"
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda value, bound: value <= bound,
@@ -89,6 +90,8 @@ class LatencyConfig:
     """images at a time"""
     latency_repetitions: int = 30
     """timed calls of each of its rounds"""
+    latency_tpu: str = "v5e:1x1"
+    """the chip of the objectives tpu_roofline_ms and tpu_bytes, which the TPU compiler answers; there need be none"""
     latency_predictor: str | None = None
     """folder of scripts/predict_latency.py, for the objectives predicted_latency_ms and summed_latency_ms"""
 

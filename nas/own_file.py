@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import cloudpickle
+
 from nas.errors import InputError, one_of
 
 FILE_MODULE = "nas_own_file_"
@@ -112,3 +114,11 @@ def defined_in(module: ModuleType) -> dict[str, Any]:
         and not (callable(value) and getattr(value, "__module__", module.__name__) != module.__name__)
         and name != "annotations"
     }
+
+
+def pickled(value: Any) -> bytes:
+    """For a process that this one starts, to be read by pickle; what comes from files of the user's goes by value."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(FILE_MODULE):
+            cloudpickle.register_pickle_by_value(module)
+    return cloudpickle.dumps(value)

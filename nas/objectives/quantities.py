@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from nas.data.config import DataConfig
 from nas.data.dataset import Dataset
 from nas.errors import InputError, one_of
-from nas.goals import ACCURACY, LATENCY, PREDICTED_LATENCY, SUMMED_LATENCY, LatencyConfig
+from nas.goals import ACCURACY, LATENCY, PREDICTED_LATENCY, ROOFLINES, SUMMED_LATENCY, LatencyConfig
 from nas.nn.bridge import build
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter, MeterSetup
@@ -29,7 +29,14 @@ SIZES: dict[str, int] = {"params": -1, "macs_per_image": -1, "flops": -1, "activ
 PREDICTIONS: dict[str, int] = {PREDICTED_LATENCY: -1, SUMMED_LATENCY: -1}
 """Those that a `nas.objectives.predicted_latency.LatencyPredictor` answers."""
 SCORES = {name: proxy.sign for name, proxy in PROXIES.items() if name not in SIZES}
-KNOWN: dict[str, int] = {**TRAINED, **SIZES, LATENCY: -1, **PREDICTIONS, **SCORES}
+KNOWN: dict[str, int] = {
+    **TRAINED,
+    **SIZES,
+    LATENCY: -1,
+    **PREDICTIONS,
+    **dict.fromkeys(ROOFLINES, -1),
+    **SCORES,
+}
 """All but those of a table and of a file, with 1 where more is better and -1 where less is."""
 
 Function = Callable[[Architecture], float]
@@ -80,6 +87,10 @@ class QuantitiesSetup:
     meter: Callable[[], Meter] | None = None
     predictor: LatencyPredictor | None = None
     """of the names in `PREDICTIONS`, where there are any"""
+    roofline: Callable[[tuple[int, int, int], int], Callable[[Architecture], Mapping[str, float]]] | None = (
+        None
+    )
+    """called with the images' shape and the number of classes: what answers those in `ROOFLINES`"""
 
     def __call__(self) -> Quantities:
         return Quantities(self)
@@ -104,6 +115,10 @@ class Quantities:
             if scores
             else None
         )
+        self._rooflines = [name for name in names if name in ROOFLINES]
+        if self._rooflines:
+            assert setup.roofline is not None
+            self._roofline = setup.roofline(self._dataset.image_shape, self._dataset.num_classes)
         self._meter: Meter | None = None
         if LATENCY in names:
             self._meter = (setup.meter or setup.meter_setup(self._dataset))()
@@ -135,6 +150,9 @@ class Quantities:
                 if scored.error:
                     raise TrialFailed(f"{name}: {scored.error}")
                 values[name] = scored.value
+        if self._rooflines:
+            answered = self._roofline(arch)
+            values |= {name: answered[name] for name in self._rooflines}
         if self._meter is not None:
             if arch not in self._latencies:
                 self._latencies[arch] = self._meter(arch)

@@ -295,7 +295,7 @@ def networks_csv(lines: Sequence[Sequence[str]]) -> str:
 def latency_note(run: Run) -> str:
     """How the latencies of a run were measured; empty where none were."""
     config = run.config
-    if "latency_batch" not in config:
+    if "latency_repetitions" not in config:
         return ""
     device = config.get("latency_device") or "the device that trains"
     threads = config.get("latency_threads")

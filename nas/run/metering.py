@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +17,7 @@ from nas.errors import InputError
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter
 from nas.objectives.several import SeveralSetup
+from nas.own_file import pickled
 from nas.run.environment import environment
 from nas.space import Architecture
 
@@ -43,7 +45,7 @@ def process(make: Callable[[], Meter]) -> Iterator[Meter]:
     """A meter in a process of its own on this machine's last core, started when first asked."""
     with environment(ENVIRONMENT):
         pool = concurrent.futures.ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), _begin, (make,)
+            1, multiprocessing.get_context("spawn"), _begin, (pickled(make),)
         )
 
     def measure(arch: Architecture) -> Latency:
@@ -62,12 +64,12 @@ def process(make: Callable[[], Meter]) -> Iterator[Meter]:
 _meter: Meter  # of a process of `process`
 
 
-def _begin(make: Callable[[], Meter]) -> None:
+def _begin(make: bytes) -> None:
     global _meter
     follow_parent()
     if sys.platform == "linux":
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    _meter = make()
+    _meter = pickle.loads(make)()
 
 
 def _measure(arch: Architecture) -> Latency:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nas.errors import InputError, one_of
-from nas.goals import LATENCY, TRAIN, Goals, parse_goals
+from nas.goals import LATENCY, ROOFLINES, TRAIN, Goals, parse_goals
 from nas.objectives.latency import device_of
 from nas.objectives.oneshot import SupernetSetup
 from nas.objectives.own import OBJECTIVES, Function, OwnSetup, own_named, yields
@@ -22,6 +22,7 @@ from nas.run.filtering import Filter
 from nas.run.latency_fitting import agreements, checked_predictor
 from nas.run.methods import search_named
 from nas.run.options import SearchOptions, hyper_defaults, local_accelerators, narrowed
+from nas.run.roofline import RooflineSetup
 from nas.space import SearchSpace
 from nas.strategies import STRATEGIES, Strategy, StrategyConfig, StrategyRecord
 from nas.strategies.hyperband import HyperbandConfig, brackets
@@ -221,6 +222,7 @@ def several_setup(options: SearchOptions, train: TrainSetup, goals: Goals) -> Se
         options.plan.seed,
         options.score_batch_size,
         predictor=predictor_of(options, train, goals),
+        roofline=roofline_of(options, train, goals),
     )
     return SeveralSetup(goals, train, quantities)
 
@@ -240,6 +242,13 @@ def predictor_of(options: SearchOptions, train: TrainSetup, goals: Goals) -> Lat
         over = f"over {len(predictor.networks)} networks"
         print(f"note: {found.name}: Kendall's tau with the measured latency {tau} {over}", file=sys.stderr)
     return predictor
+
+
+def roofline_of(options: SearchOptions, train: TrainSetup, goals: Goals) -> RooflineSetup | None:
+    """What asks the TPU compiler, where that is wanted. Raises InputError where it is not installed."""
+    if not set(ROOFLINES).intersection(goals.names):
+        return None
+    return RooflineSetup(train.space, options.latency.latency_tpu, options.latency.latency_batch)
 
 
 def check_scores(options: SearchOptions, strategy: str, goals: Goals | None = None) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 from typing import Any
 
-from nas.goals import LATENCY
+from nas.goals import LATENCY, ROOFLINES
 from nas.record import Run
 from nas.run.options import SearchOptions, local_accelerators
 from nas.run.plan import Plan
@@ -36,7 +36,11 @@ def told(options: SearchOptions, planned: Plan) -> dict[str, Any]:
     told: dict[str, Any] = {"goals": {goal.name: goal.sign for goal in planned.goals.objectives}}
     if LATENCY in planned.goals.names:
         threads = 1 if measures_apart(options, planned) else None
-        told |= {**dataclasses.asdict(options.latency), "latency_threads": threads}
+        measured = dataclasses.asdict(options.latency)
+        del measured["latency_tpu"]
+        told |= {**measured, "latency_threads": threads}
+    if set(ROOFLINES).intersection(planned.goals.names):
+        told |= {"latency_tpu": options.latency.latency_tpu, "latency_batch": options.latency.latency_batch}
     return told
 
 

@@ -57,8 +57,7 @@ def compiled_elsewhere(script: str, place: Path | None) -> bool:
     if os.environ.get(_MARK):
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
         return False
-    library = str(_library(place))
-    environment = os.environ | _WITHOUT_A_CHIP | {"TPU_LIBRARY_PATH": library, _MARK: library}
+    environment = os.environ | compiler_environment(place)
     with tempfile.TemporaryFile("w+") as said:
         command = [sys.executable, script, *sys.argv[1:]]
         with subprocess.Popen(
@@ -77,6 +76,12 @@ def compiled_elsewhere(script: str, place: Path | None) -> bool:
         last = lines[-1] if lines else f"it ended with {other.returncode}"
         raise InputError(last.removeprefix("error: ") if other.returncode == 2 else f"TPU compiler: {last}")
     return True
+
+
+def compiler_environment(place: Path | None) -> dict[str, str]:
+    """What a process that has the compiler starts with; ``place`` as in `compiled_elsewhere`. Raises InputError."""
+    library = str(_library(place))
+    return _WITHOUT_A_CHIP | {"TPU_LIBRARY_PATH": library, _MARK: library}
 
 
 def _library(place: Path | None) -> Path:

@@ -249,9 +249,11 @@ def lower_step(
     return step_function(network, shape, name).lower(*arguments)
 
 
-def lower_predict(network: Any, shape: Shape, name: str = "predict") -> jax.stages.Lowered:
-    """The network in evaluation mode, lowered for this platform at the evaluation's batch size."""
-    state, batch, *_ = abstract_arguments(network, shape, data_mesh(shape.devices))
+def lower_predict(
+    network: Any, shape: Shape, name: str = "predict", *, mesh: Mesh | None = None
+) -> jax.stages.Lowered:
+    """The network in evaluation mode at the evaluation's batch size, lowered as `lower_step` is."""
+    state, batch, *_ = abstract_arguments(network, shape, mesh or data_mesh(shape.devices))
     size = (shape.evaluate_batch_size, *shape.image_shape)
     images = jax.ShapeDtypeStruct(size, batch.images.dtype, sharding=batch.images.sharding)
     return jax.jit(named(name, functools.partial(_predict, network))).lower(state.variables, images)

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from nas.objectives.latency import Latency
 from nas.objectives.quantities import Measured, sign_of
 from nas.objectives.several import SeveralObjective, SeveralSetup
 from nas.objectives.train import Size
+from nas.own_file import pickled, value_named
 from nas.record import Record, read_run, same_record
 from nas.run import local
 from nas.run.driver import evaluate
@@ -284,3 +287,12 @@ def test_latency_is_measured_once_by_the_meter_given(tmp_path):
     assert meter.asked == 1
     assert told.values["latency_ms_high"] == 3.5
     assert told.measurements[-1].violation == 0.5
+
+
+def test_a_space_in_a_file_goes_to_a_process_by_value(tmp_path):
+    """Its functions have names in this process alone."""
+    (tmp_path / "mine.py").write_text("build = lambda width: width + 1\n")
+    sent = pickled(value_named(f"{tmp_path / 'mine.py'}:build", "space"))
+    program = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(2))"
+    done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True)
+    assert done.stdout.strip() == b"3"

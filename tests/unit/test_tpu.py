@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ import pytest
 from jax.sharding import Mesh
 
 from nas.errors import InputError
+from nas.run.roofline import RooflineSetup
 from nas.tpu import compiler
 from nas.tpu.chips import CHIPS
 from nas.tpu.compiler import Cost, Slice, TooLarge, largest_batch, slice_of
+from search_spaces import SPACES
 
 ROOT = Path(__file__).parents[2]
 V5E = Slice("v5e:2x2", CHIPS["v5e"], 4, Mesh(np.array(jax.devices()[:1] * 4), ("data",)))
@@ -166,3 +169,35 @@ def test_describe_compiles_for_chips_that_are_not_there():
     seconds = max(said["flops"] / 197e12, said["bytes_accessed"] / 819e9)
     assert said["roofline_images_per_second"] == pytest.approx(64 / seconds)
     assert said["compile_seconds"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("topology", "says"),
+    [
+        ("v5e:2x2", "latency_tpu: 'v5e:2x2' is not one chip, such as v5e:1x1"),
+        ("v9:1x1", "tpu: 'v9' is not one of v2, "),
+    ],
+)
+def test_a_chip_that_no_roofline_can_be_of_is_one_line(topology: str, says: str):
+    with pytest.raises(InputError, match=f"^{re.escape(says)}"):
+        RooflineSetup(SPACES["mlp"], topology, 1)
+
+
+def test_a_roofline_without_the_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NAS_LIBTPU_DIR", "/nowhere")
+    with pytest.raises(
+        InputError, match=r"^libtpu: not in /nowhere; install the TPU compiler with: pip install "
+    ):
+        RooflineSetup(SPACES["mlp"], "v5e:1x1", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("NAS_LIBTPU_DIR" not in os.environ, reason="NAS_LIBTPU_DIR names no TPU compiler")
+def test_a_network_of_more_channels_moves_more_bytes():
+    """Of a batch of 64, each image read once in 16 bits, at least."""
+    space = SPACES["chain"].searched(fix=["depth=1"])
+    ask = RooflineSetup(space, "v5e:1x1", 64)((32, 32, 3), 10)
+    arch = space.sample(0)
+    small, large = (ask(arch.set(width_1=width)) for width in (8, 64))
+    assert 64 * 32 * 32 * 3 * 2 < small["tpu_bytes"] < large["tpu_bytes"]
+    assert 0 < small["tpu_roofline_ms"] <= large["tpu_roofline_ms"] < 1
