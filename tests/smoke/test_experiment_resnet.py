@@ -53,6 +53,7 @@ def test_table_and_figure_are_of_the_records(done: tuple[Path, str]) -> None:
         assert last.test_accuracy > 0.5  # ten classes: it has learned
 
 
+@pytest.mark.slow
 def test_results_are_neither_overwritten_nor_made_up(
     done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,7 @@ def test_labels_move_the_readout_alone_and_each_stage_learns_from_its_own_cost()
     assert [touched(gradient) for gradient in gradients(params)] == [{"readout"}, {"stage_1"}, {"stage_2"}]
 
 
+@pytest.mark.slow
 def test_training_with_other_labels_gives_the_same_filters_and_a_better_code():
     phases = np.random.default_rng(0).uniform(0, 6, (2, 64, 1, 1, 1))
     rows, columns = (
@@ -207,6 +208,7 @@ def test_training_with_other_labels_gives_the_same_filters_and_a_better_code():
         assert after < 0.5 * before
 
 
+@pytest.mark.slow
 def test_a_trained_network_has_a_gradient_by_its_input_through_all_stages():
     """Without it no optimal stimulus could be found: in evaluation mode gradients do not stop."""
     network = build(SPACE, ARCH, 3)

@@ -209,6 +209,7 @@ def test_gradients_are_finite_differences(example, how):
     np.testing.assert_allclose(slope, (there - back) / (2 * step), rtol=2e-2)
 
 
+@pytest.mark.slow
 @needs_native
 def test_forward_mode_alone_is_by_the_plain_form(example):
     """A `jax.custom_vjp` has no tangents of its own; within `plain` there is none."""

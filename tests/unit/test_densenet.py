@@ -161,6 +161,7 @@ def test_outline_counts_what_a_block_keeps():
     assert full - remat >= pixels * (joined + 4 * 16)
 
 
+@pytest.mark.slow
 def test_dropout_behind_convolutions_or_before_the_classifier():
     """Section 4.2: rate 0.2 behind every convolution but the first, where there is no augmentation."""
     x = jnp.asarray(images((2, 16, 16, 3)))

@@ -84,7 +84,8 @@ def test_a_device_that_is_not_there_is_one_line():
         meter(latency_device="abacus")()
 
 
-def test_a_network_is_measured_and_one_that_cannot_be_built_is_a_failed_trial():
+def test_a_network_is_measured_and_one_that_cannot_be_built_is_a_failed_trial(monkeypatch):
+    monkeypatch.setattr(latency, "MOST_SECONDS", 0.5)
     arch = SPACES["mlp"].sample(0)
     measured = meter(latency_device="cpu")()
     found = measured(arch)

@@ -148,6 +148,7 @@ def test_gumbel_gradient_is_that_of_the_softmax_at_the_drawn_one_hot():
             np.testing.assert_allclose(found.reshape(2, 2)[k], by_alphas, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_published_difference_comes_near_the_exact_second_order_gradient():
     with jax.enable_x64(True):
         exact, *_ = architecture_gradient("exact", "softmax", 1, UNROLL)
@@ -262,6 +263,7 @@ def test_one_program_lowers_for_accelerators(order, dtype, remat):
     assert all(("bf16" in line) == (dtype == "bfloat16") for line in convolutions)
 
 
+@pytest.mark.slow
 def test_a_step_in_bfloat16_is_near_that_in_float32():
     layout, network = supernet()
     found = []

@@ -139,7 +139,9 @@ def nasbench_supernet():
 
 
 @pytest.mark.parametrize("made", [pytest.param(darts_supernet, marks=pytest.mark.slow), nasbench_supernet])
-@pytest.mark.parametrize("way", ["batched", "remat", "batched and remat"])
+@pytest.mark.parametrize(
+    "way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("batched", "remat")), "batched and remat"]
+)
 def test_ways_to_run_a_supernet_change_neither_values_nor_gradients(made, way):
     layout, network, variables = made()
     mixing = jnp.asarray(np.random.default_rng(1).random(layout.size), jnp.float32)
@@ -352,6 +354,7 @@ def test_relaxations_draw_what_they_say():
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_of_dirichlet_draws_is_unbiased():
     """Implicit reparametrisation: the mean gradient of a draw is the gradient of the mean."""
     layout = Layout.of({"a": ("x", "y", "z")})

@@ -529,6 +529,7 @@ def test_initial_variables_are_the_networks_own():
 NOTHING = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 
 
+@pytest.mark.slow
 def test_a_network_without_paths_is_worst_and_never_nan():
     names = [name for name in PROXIES if name not in ("knas_code", "grasp", "fisher", "fisher_code")]
     found = proxies.scores(probe_of(NOTHING), names)

@@ -98,7 +98,9 @@ SEARCHES = [
         FAULTS,
         marks=pytest.mark.slow,
     ),
-    pytest.param("bohb", Config(epochs=R, iterations=2, random_fraction=0.0), None, FAULTS),
+    pytest.param(
+        "bohb", Config(epochs=R, iterations=2, random_fraction=0.0), None, FAULTS, marks=pytest.mark.slow
+    ),
     pytest.param("nsga2", Config(epochs=3, trials=9, population=3), None, FAULTS, marks=pytest.mark.slow),
     pytest.param(
         "mo_evolution", Config(epochs=3, trials=9, population=3), None, FAULTS, marks=pytest.mark.slow
@@ -160,6 +162,7 @@ def test_search_goes_on_behind_its_record(tmp_path: Path, strategy: str, parts: 
         assert not measured.intersection(units_done(folder.with_suffix(".log")))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_two_workers_share_cores_and_trials_and_promote_the_same(tmp_path: Path) -> None:
     config = Config(epochs=R)

@@ -40,6 +40,7 @@ def scorer() -> Scorer:
 # ------------------------------------------------------------------------------------------------ the objective
 
 
+@pytest.mark.slow
 def test_a_trial_is_worth_its_score_whatever_its_seed(scorer: Scorer):
     objective = ScoreSetup(TINY, DIGITS, "ntk_condition", batch_size=4)()
     trial = Trial(0, ARCHS[1], budget=2, seed=5)

@@ -245,6 +245,7 @@ def test_a_report_has_the_searches_and_the_best_of_them_by_itself(tmp_path):
         assert left.read_bytes() == right.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_cells_that_a_search_ended_with_are_drawn(tmp_path):
     run = record(tmp_path / "run", [({}, [epoch(1), epoch(5)])])
     asked: list[tuple[Any, Any]] = []
