@@ -14,8 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import cloudpickle
-
 from nas.errors import InputError, one_of
 
 FILE_MODULE = "nas_own_file_"
@@ -116,8 +114,11 @@ def defined_in(module: ModuleType) -> dict[str, Any]:
     }
 
 
-def pickled(value: Any) -> bytes:
-    """For a process that this one starts, to be read by pickle; what comes from files of the user's goes by value."""
+def pickled(value: Any, cloudpickle: Any) -> bytes:
+    """For other processes, which cannot import files of the user's: what comes from these goes by value.
+
+    ``cloudpickle``: the module, the package's or the one in Ray.
+    """
     for name, module in list(sys.modules.items()):
         if name.startswith(FILE_MODULE):
             cloudpickle.register_pickle_by_value(module)

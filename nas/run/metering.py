@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 
+import cloudpickle
+
 from nas.ending import follow_parent
 from nas.errors import InputError
 from nas.objectives.base import TrialFailed
@@ -45,7 +47,7 @@ def process(make: Callable[[], Meter]) -> Iterator[Meter]:
     """A meter in a process of its own on this machine's last core, started when first asked."""
     with environment(ENVIRONMENT):
         pool = concurrent.futures.ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), _begin, (pickled(make),)
+            1, multiprocessing.get_context("spawn"), _begin, (pickled(make, cloudpickle),)
         )
 
     def measure(arch: Architecture) -> Latency:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import cloudpickle
 import jax
 
 from nas.ending import follow_parent
@@ -51,9 +52,13 @@ class RooflineSetup:
         """Quantities by name (`nas.goals.ROOFLINES`) of an architecture; raises TrialFailed."""
         settings = compiler_environment(None)
         pool = concurrent.futures.ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), _begin, (pickled(self), image_shape, num_classes)
+            1,
+            multiprocessing.get_context("spawn"),
+            _begin,
+            (pickled(self, cloudpickle), image_shape, num_classes),
         )
 
+        @functools.cache  # compiling takes long, and a trial that is promoted asks again
         def ask(arch: Architecture) -> Mapping[str, float]:
             try:
                 with environment(settings):  # the process starts with the first piece of work

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -292,7 +293,7 @@ def test_latency_is_measured_once_by_the_meter_given(tmp_path):
 def test_a_space_in_a_file_goes_to_a_process_by_value(tmp_path):
     """Its functions have names in this process alone."""
     (tmp_path / "mine.py").write_text("build = lambda width: width + 1\n")
-    sent = pickled(value_named(f"{tmp_path / 'mine.py'}:build", "space"))
+    sent = pickled(value_named(f"{tmp_path / 'mine.py'}:build", "space"), cloudpickle)
     program = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(2))"
     done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True)
     assert done.stdout.strip() == b"3"

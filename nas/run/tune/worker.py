@@ -24,10 +24,10 @@ from ray._private import state
 from ray.cloudpickle import cloudpickle
 from ray.experimental import internal_kv  # of the whole cluster, which may share no folder
 
+from nas import own_file
 from nas.ending import Terminated, terminate
 from nas.errors import InputError
 from nas.objectives.base import Objective, TrialFailed
-from nas.own_file import FILE_MODULE
 from nas.run.driver import describe_error, evaluate, one_line
 from nas.run.tune.cluster import local_cores
 from nas.run.tune.losses import NAMESPACE
@@ -199,10 +199,7 @@ class StartBarrier:
 
 def pickled(make: Callable[..., Any]) -> bytes:
     """For the workers; what they cannot import, a space in a file of the user's, goes by value."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith(FILE_MODULE):
-            cloudpickle.register_pickle_by_value(module)
-    return cloudpickle.dumps(make)
+    return own_file.pickled(make, cloudpickle)
 
 
 @functools.lru_cache(maxsize=1)
