@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nas.cores import local_cores
 from nas.errors import InputError, one_of
 from nas.own_file import named_in_file
 
@@ -21,7 +22,7 @@ def import_torch() -> Any:
         import torch
     except ModuleNotFoundError:
         raise InputError("torch: not installed; pip install -r requirements-bench.txt") from None
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(len(local_cores()))
     return torch
 
 

@@ -18,7 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from nas.cpu.function import Arrays, differentiated, kernel, static, use_kernel
 from nas.cpu.geometry import Pair, Windows
-from nas.cpu.normalisation import batch_norm, batch_norm_backward_kernel, batch_norm_kernel
+from nas.cpu.normalisation import IDENTITY, batch_norm, batch_norm_backward_kernel, batch_norm_kernel
 
 _EDGES = "edges"
 
@@ -206,7 +206,7 @@ def _ones_and_zeros(x: Array) -> tuple[Array, Array]:
 
 def _by_batch(x: Array, eps: float) -> Arrays:
     """x normalised, and the mean and variance of its batch."""
-    return batch_norm_kernel(static(activation=0, eps=eps), x, *_ones_and_zeros(x))
+    return batch_norm_kernel(static(activation=IDENTITY, eps=eps), x, *_ones_and_zeros(x))
 
 
 def _mixture(
@@ -231,7 +231,7 @@ def _mixture_backward(
     seen = [one[0] for one in through]
     parameters = static(positions=positions)
     of_weights, *of_maps = _weighted_sum_backward_kernel(parameters, dy, weights, *seen)
-    identity = static(activation=0, eps=eps)
+    identity = static(activation=IDENTITY, eps=eps)
     return [
         of_weights,
         *(

@@ -24,6 +24,7 @@ FUSED: dict[str, Callable[[Array], Array]] = {
 }
 """The activations that the kernels apply, in the order of their numbers."""
 _NUMBERS = {name: number for number, name in enumerate(FUSED)}
+IDENTITY = _NUMBERS["identity"]
 _LINEAR_BETWEEN = {"identity": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 
@@ -110,7 +111,7 @@ def _tangents(
     linear = _linear_between(activation)
     if linear is None or dots[0] is None or any(dot is not None for dot in dots[1:]):
         return None
-    identity = static(activation=_NUMBERS["identity"], eps=eps)
+    identity = static(activation=IDENTITY, eps=eps)
     along = batch_norm_backward_kernel(identity, dots[0], x, mean, var, scale, bias)[0]
     if linear != _LINEAR_BETWEEN["identity"]:
         along = jnp.where((y > linear[0]) & (y < linear[1]), along, 0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.cores import local_cores
 from nas.data.cache import Writer
 from nas.data.tfds_records import Chunk, Records
 from nas.data.tfds_sets import Located
@@ -75,8 +76,7 @@ def roles(records: Records) -> dict[str, str]:
 
 def _all_chunks(records: Records, split: str) -> Generator[Chunk]:
     """All chunks of ``split`` in order; of a large split they are decoded by one process a processor."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(processors, records.splits[split] // _IMAGES_WORTH_A_PROCESS)
+    processes = min(len(local_cores()), records.splits[split] // _IMAGES_WORTH_A_PROCESS)
     if processes < 2:
         yield from records.chunks(split)
         return

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.cores import local_cores
 from nas.data import own_sets
 from nas.data.cache import Writer
 from nas.data.decoding import roles
@@ -24,7 +25,6 @@ from nas.data.streaming import (
     TfdsImages,
     decoded,
     grain,
-    processors,
     read_ahead,
 )
 from nas.data.streaming_pixels import Augmentation, centre_view, ten_views, train_view
@@ -90,7 +90,7 @@ class Encoded:
             return decoded(source, int(numbers[k]), pixels)["image"]
 
         return read_ahead(
-            grain().MapDataset.range(len(numbers)).map(view).batch(index.shape[1]), processors()
+            grain().MapDataset.range(len(numbers)).map(view).batch(index.shape[1]), len(local_cores())
         )
 
     def __add__(self, other: Encoded) -> Encoded:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nas.cores import local_cores
 from nas.data import own_sets
 from nas.data.pixels import pixel_covariance, pixel_statistics
 from nas.data.streaming_pixels import Augmentation, centre_view, ten_views, train_view
@@ -157,7 +158,7 @@ def train_stream(
     # The draws belong to an image's place in the whole order: before the processes part.
     views = grain().MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(view)
     settings = {"seed": seed, "batch_size": batch_size, "images": len(source)}
-    return Stream(views[process::processes].batch(share), settings, threads or processors())
+    return Stream(views[process::processes].batch(share), settings, threads or len(local_cores()))
 
 
 def evaluation_batches(
@@ -191,7 +192,7 @@ def evaluation_batches(
         return {**batch, "label": np.asarray(batch["label"] if real else -1, np.int32)}
 
     numbers = grain().MapDataset.range(count)[process::processes]
-    return read_ahead(numbers.map(view).batch(share), threads or processors())
+    return read_ahead(numbers.map(view).batch(share), threads or len(local_cores()))
 
 
 def statistics(
@@ -261,11 +262,6 @@ def read_ahead(batches: Any, threads: int) -> Iterator[Any]:
     """What a Grain data set gives, in order, computed before it is asked for."""
     options = grain().ReadOptions(num_threads=threads, prefetch_buffer_size=max(_READ_AHEAD, threads))
     return iter(batches.to_iter_dataset(options))
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def grain() -> Any:

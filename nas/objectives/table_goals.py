@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nas.errors import InputError, one_of
-from nas.goals import ACCURACY, Goals, parse_goals
+from nas.goals import ACCURACY, Goals, Judged, parse_goals
 from nas.objectives.base import TrialFailed
 from nas.objectives.several import with_values
 from nas.objectives.table import TableObjective
@@ -109,15 +109,10 @@ class TableGoals:
 
     # ------------------------------------------------------------------------------------------ the judgement
 
-    def tested(self, arch: Architecture) -> tuple[float, ...]:
-        """The gains with the test accuracy in place of the validation accuracy."""
+    def tested(self, arch: Architecture) -> Judged:
+        """The architecture's, its test accuracy in place of its validation accuracy."""
         values = self._untrained(arch) | {ACCURACY: float(self.test_accuracies[self.row(arch)])}
-        return self.goals.judge(values).gains
-
-    def feasible(self, arch: Architecture) -> bool:
-        """Whether it keeps the constraints, its test accuracy standing for its validation accuracy."""
-        values = self._untrained(arch) | {ACCURACY: float(self.test_accuracies[self.row(arch)])}
-        return self.goals.judge(values).violation == 0
+        return self.goals.judge(values)
 
     @property
     def front_of(self) -> str:
@@ -129,13 +124,17 @@ class TableGoals:
     @functools.cached_property
     def front(self) -> np.ndarray:
         """float64 [network, objective]: the tested gains that no architecture of the table dominates. With models that
-        answer for more than its rows a search can find better ones.
+        answer for more than its rows a search can find better ones. Raises InputError as `feasible`."""
+        return self.feasible[nondominated(self.feasible)]
 
-        Raises InputError where none keeps the constraints.
+    @functools.cached_property
+    def feasible(self) -> np.ndarray:
+        """float64 [network, objective]: the tested gains of all that keep the constraints.
+
+        Raises InputError where none does.
         """
-        kept = np.array(
-            [self.tested(arch) for arch in self.objective.architectures if self.feasible(arch)], float
-        )
+        judged = map(self.tested, self.objective.architectures)
+        kept = np.array([found.gains for found in judged if found.violation == 0], float)
         kept = kept.reshape(-1, len(self.goals.objectives))
         kept = kept[np.isfinite(kept).all(axis=1)]
         if not len(kept):
@@ -144,4 +143,4 @@ class TableGoals:
                 f"constraint: {limits}: none of the {len(self.objective.architectures):,} architectures of table "
                 f"{self.objective.table.name} keeps it"
             )
-        return kept[nondominated(kept)]
+        return kept

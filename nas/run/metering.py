@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import multiprocessing
+import functools
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 
-import cloudpickle
-
-from nas.ending import follow_parent
-from nas.errors import InputError
+from nas.cores import local_cores
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency, Meter
 from nas.objectives.several import SeveralSetup
-from nas.own_file import pickled
-from nas.run.environment import environment
+from nas.run.serving import Serving
 from nas.space import Architecture
 
 ENVIRONMENT: Mapping[str, str] = {"NPROC": "1", "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
@@ -45,37 +39,21 @@ def metered(setup: SeveralSetup, meter: Meter) -> SeveralSetup:
 @contextlib.contextmanager
 def process(make: Callable[[], Meter]) -> Iterator[Meter]:
     """A meter in a process of its own on this machine's last core, started when first asked."""
-    with environment(ENVIRONMENT):
-        pool = concurrent.futures.ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), _begin, (pickled(make, cloudpickle),)
-        )
+    serving = Serving(functools.partial(_on_last_core, make), ENVIRONMENT)
 
     def measure(arch: Architecture) -> Latency:
         try:
-            with environment(ENVIRONMENT):  # the process starts with the first piece of work
-                return pool.submit(_measure, arch).result()
+            return serving(arch)
         except BrokenProcessPool:
-            raise InputError("latency_ms: the process that measures ended unexpectedly") from None
+            raise TrialFailed("latency_ms: the process that measures died") from None
 
     try:
         yield measure
     finally:
-        pool.shutdown(cancel_futures=True)
+        serving.close()
 
 
-_meter: Meter  # of a process of `process`
-
-
-def _begin(make: bytes) -> None:
-    global _meter
-    follow_parent()
+def _on_last_core(make: Callable[[], Meter]) -> Meter:
     if sys.platform == "linux":
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    _meter = pickle.loads(make)()
-
-
-def _measure(arch: Architecture) -> Latency:
-    try:
-        return _meter(arch)
-    except TrialFailed as failure:
-        raise TrialFailed(str(failure)) from None
+        os.sched_setaffinity(0, {local_cores()[-1]})
+    return make()

@@ -7,25 +7,19 @@ bound from below, for networks to be compared by; nothing runs, and there need b
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
-import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import cloudpickle
 import jax
 
-from nas.ending import follow_parent
 from nas.errors import InputError
 from nas.goals import ROOFLINES, TPU_ROOFLINE
 from nas.nn.bridge import build
 from nas.objectives.base import TrialFailed
-from nas.own_file import pickled
-from nas.run.environment import environment
+from nas.run.serving import Serving
 from nas.space import Architecture, SearchSpace
 from nas.tpu.chips import chip_of
 from nas.tpu.compiler import Cost, Slice, TooLarge, compiler_environment, cost, slice_of
@@ -50,37 +44,21 @@ class RooflineSetup:
 
     def __call__(self, image_shape: tuple[int, int, int], num_classes: int) -> Ask:
         """Quantities by name (`nas.goals.ROOFLINES`) of an architecture; raises TrialFailed."""
-        settings = compiler_environment(None)
-        pool = concurrent.futures.ProcessPoolExecutor(
-            1,
-            multiprocessing.get_context("spawn"),
-            _begin,
-            (pickled(self, cloudpickle), image_shape, num_classes),
-        )
+        make = functools.partial(_with_compiler, self, image_shape, num_classes)
+        serving = Serving(make, compiler_environment(None))
 
         @functools.cache  # compiling takes long, and a trial that is promoted asks again
         def ask(arch: Architecture) -> Mapping[str, float]:
             try:
-                with environment(settings):  # the process starts with the first piece of work
-                    return pool.submit(_answer, arch).result()
+                return serving(arch)
             except BrokenProcessPool:
                 raise TrialFailed(f"{TPU_ROOFLINE}: the process that has the compiler ended") from None
 
         return ask
 
 
-_ask: Ask  # of a process with the compiler
-
-
-def _begin(pickled_setup: bytes, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    global _ask
-    follow_parent()
-    setup: RooflineSetup = pickle.loads(pickled_setup)
-    _ask = functools.partial(_quantities, setup, slice_of(setup.topology), image_shape, num_classes)
-
-
-def _answer(arch: Architecture) -> Mapping[str, float]:
-    return _ask(arch)
+def _with_compiler(setup: RooflineSetup, image_shape: tuple[int, int, int], num_classes: int) -> Ask:
+    return functools.partial(_quantities, setup, slice_of(setup.topology), image_shape, num_classes)
 
 
 def _quantities(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import collections
 import contextlib
 import dataclasses
 import functools
 import math
-import multiprocessing
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from nas.ending import follow_parent
+from nas.cores import local_cores
 from nas.errors import InputError, one_of
 from nas.objectives.surrogate import table_objective
 from nas.objectives.table import TableObjective
@@ -32,8 +30,8 @@ from nas.record.comparison import (
     planned,
     read_comparison,
 )
-from nas.run.environment import environment
 from nas.run.methods import foreign_options, search_named
+from nas.run.serving import Serving
 from nas.run.simulated_cluster import MOST_WORKERS, PLAIN, AccumulatedScore, SimulatedCluster, execute
 from nas.space import SearchSpace
 from nas.strategies import STRATEGIES, StrategyConfig, combined_config, converted, filtered
@@ -288,7 +286,7 @@ def carry_out(
             raise InputError(f"{out}: its searches are not in the order planned; choose another --out")
         left = jobs[len(done) :]
         if processes is None:
-            processes = min(len(os.sched_getaffinity(0)), -(-len(left) // SEARCHES_A_PROCESS))
+            processes = min(len(local_cores()), -(-len(left) // SEARCHES_A_PROCESS))
         with (
             progress(len(jobs), len(done)) as advance,
             contextlib.closing(searched(make, made, left, processes)) as found,
@@ -374,29 +372,17 @@ def searched(
 
 
 def _in_processes(make: Callable[[], Any], jobs: Sequence[Job], processes: int) -> Generator[Any, None, None]:
-    """The searches, in the order of ``jobs``, from ``processes`` new processes that end with this one."""
-    with environment(_ONE_THREAD):
-        pool = concurrent.futures.ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), _begin, (make,)
-        )
-        try:
-            yield from pool.map(_search, jobs)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "search: a process ended unexpectedly (out of memory?); --resume goes on"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    """The searches, in the order of ``jobs``, from ``processes`` new processes."""
+    serving = Serving(functools.partial(_search_of, make), _ONE_THREAD, processes)
+    try:
+        answers = collections.deque(serving.submit(job) for job in jobs)
+        while answers:  # one that is given is kept no longer
+            yield answers.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError("search: a process ended unexpectedly (out of memory?); --resume goes on") from error
+    finally:
+        serving.close()
 
 
-_shared: Any  # of a process of `_in_processes`
-
-
-def _begin(make: Callable[[], Any]) -> None:
-    global _shared
-    follow_parent()
-    _shared = make()
-
-
-def _search(job: Job) -> Any:
-    return _shared.search(job)
+def _search_of(make: Callable[[], Any]) -> Callable[[Job], Any]:
+    return make().search

@@ -89,7 +89,7 @@ class Archive:
         self._best.append(new)
         self.costs.append(cost_seconds)
         self.gains.append(new)
-        self.tested.append(self._objective.tested(trial.arch))
+        self.tested.append(self._objective.tested(trial.arch).gains)
         self.archs.append(self._objective.text(trial.arch))
 
 
@@ -101,8 +101,11 @@ def front_benchmark(options: TableOptions, fronts: FrontOptions, spaces: Spaces)
 
 def reference_of(objective: TableGoals, texts: Sequence[str]) -> np.ndarray:
     """The reference point of hypervolumes, in gains: what ``texts`` say of each objective (``latency_ms:fpga=20``),
-    else the worst value on the table's true front. Raises InputError."""
+    else the worst value on the table's true front; where that leaves the front no hypervolume, as with one objective,
+    the worst of all architectures that keep the constraints. Raises InputError."""
     worst = objective.front.min(axis=0)
+    if not (objective.front > worst).all(axis=1).any():
+        worst = objective.feasible.min(axis=0)
     names = [goal.name for goal in objective.goals.objectives]
     for text in texts:
         name, equals, value = text.rpartition("=")
