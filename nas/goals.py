@@ -44,7 +44,8 @@ class Limit(NamedTuple):
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.name}{self.relation}{self.bound:g}"
+        bound = f"{self.bound:g}"
+        return f"{self.name}{self.relation}{bound if float(bound) == self.bound else repr(self.bound)}"
 
     def violation(self, value: float) -> float:
         """0 where ``value`` keeps it, else how far it is from that, as a share of the bound (of 1 where that is 0)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,6 +47,12 @@ class LatencyPredictor:
 
     networks: tuple[MeasuredNetwork, ...]
     operations_ms: Mapping[str, float]
+
+    @property
+    def checksum(self) -> str:
+        """12 hexadecimal digits of all that was measured."""
+        measured = repr((self.networks, sorted(self.operations_ms.items())))
+        return hashlib.sha256(measured.encode()).hexdigest()[:12]
 
     def predict(
         self, name: str, arch: Mapping[str, Any], network: Any, image_shape: Any, batch: int

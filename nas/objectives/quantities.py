@@ -130,6 +130,13 @@ class Quantities:
     def outline(self, arch: Architecture) -> Outline:
         return outline(self.network(arch), self._dataset.image_shape)
 
+    def size(self, arch: Architecture) -> tuple[int, int] | tuple[None, None]:
+        """Parameters and multiply-adds; None where the space has no networks, which own objectives may not need."""
+        if self.setup.space.build is None:
+            return None, None
+        found = self.outline(arch)
+        return found.params, found.macs_per_image
+
     def __call__(self, arch: Architecture) -> Measured:
         """Raises TrialFailed where one cannot be had, or is not a finite number."""
         start = time.perf_counter()

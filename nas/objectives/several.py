@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nas.goals import Goals
 from nas.objectives.quantities import TRAINED, QuantitiesSetup, check_finite
-from nas.objectives.train import Size, TrainObjective, TrainSetup
+from nas.objectives.train import TrainObjective, TrainSetup
 from nas.space import Architecture
 from nas.trial import Final, Measurement, MeasurementWithValues, Trial
 
@@ -50,9 +50,8 @@ class SeveralObjective:
     def training(self) -> TrainObjective:
         return TrainObjective(self.setup.train, self.checkpoints)
 
-    def describe(self, trial: Trial) -> Size:
-        found = self._quantities.outline(trial.arch)
-        return Size(found.params, found.macs_per_image)
+    def describe(self, trial: Trial) -> tuple[int, int] | tuple[None, None]:
+        return self._quantities.size(trial.arch)
 
     def __call__(self, trial: Trial) -> Iterator[MeasurementWithValues]:
         """See `nas.objectives.base.Objective`. TrialFailed where a goal is not a number."""

@@ -223,7 +223,8 @@ def _values(event: Mapping[str, Any]) -> dict[str, float]:
     values = event.get("values")
     if not isinstance(values, dict):
         raise ValueError(f"values={values!r} is not a JSON object")
-    return {name: number(values, name) for name in values}
+    # What a function of the user's is called says nothing of its range.
+    return {name: number({"values": value}, "values") for name, value in values.items()}
 
 
 def _signed(event: Mapping[str, Any]) -> tuple[float, ...]:

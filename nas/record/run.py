@@ -77,8 +77,11 @@ class Run:
         """The trial with the highest `Trial.score` among those not failed, whatever its budget.
 
         The score is the validation accuracy at the trial's last measurement, or the first of several objectives; of
-        equals the lower id. None while nothing was measured that keeps the constraints, if there are any.
+        equals the one on the front, then the lower id. None while nothing was measured that keeps the constraints, if
+        there are any.
         """
+        if len(self.config.get("goals", ())) > 1:
+            return next(iter(self.front), None)
         scored = [trial for trial in self.trials.values() if trial.feasible]
         return max(scored, key=lambda trial: (trial.score, -trial.id), default=None)
 

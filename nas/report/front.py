@@ -137,14 +137,16 @@ def paired_cells(held: Mapping[str, np.ndarray]) -> list[list[str]]:
 
 def attainment(points: Sequence[np.ndarray], level: int) -> np.ndarray:
     """[n, objective]: the front that ``level`` per cent of the searches reach or exceed (the empirical attainment
-    function; Fonseca and Fleming 1996). ``points`` [k, objective] are the front of each search."""
+    function; Fonseca and Fleming 1996), empty where fewer reach any. ``points`` [k, objective] are each search's front.
+    """
     import moocore
 
     kept = [one for one in points if len(one)]
-    if not kept:
+    of_kept = level * len(points) / max(len(kept), 1)  # who found nothing reaches nothing
+    if of_kept > 100:
         return np.empty((0, 2))
     sets = np.concatenate([np.full(len(one), k) for k, one in enumerate(kept)])
-    surface = moocore.eaf(-np.concatenate(kept), sets, percentiles=[level])
+    surface = moocore.eaf(-np.concatenate(kept), sets, percentiles=[of_kept])
     return -surface[:, :-1]
 
 

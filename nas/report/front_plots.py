@@ -96,7 +96,7 @@ def _strategy(
         return signs[columns] * gains
 
     if len(scale.goals) > 2:
-        points = np.concatenate([one.points[:, columns] for one in ends if len(one.points)])
+        points = np.concatenate([one.points.reshape(-1, len(scale.goals))[:, columns] for one in ends])
         axes.plot(*shown(points).T, ".", color=color, markersize=2.5, label=name)
         return
     surfaces = {level: attainment([one.points for one in ends], level) for level in LEVELS}

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from typing import Any
 
+from nas.cores import local_cores
 from nas.goals import LATENCY, ROOFLINES
+from nas.objectives.several import SeveralSetup
 from nas.record import Run
 from nas.run.options import SearchOptions, local_accelerators
 from nas.run.plan import Plan
@@ -41,6 +42,9 @@ def told(options: SearchOptions, planned: Plan) -> dict[str, Any]:
         told |= {**measured, "latency_threads": threads}
     if set(ROOFLINES).intersection(planned.goals.names):
         told |= {"latency_tpu": options.latency.latency_tpu, "latency_batch": options.latency.latency_batch}
+    predictor = planned.setup.quantities.predictor if isinstance(planned.setup, SeveralSetup) else None
+    if predictor is not None:
+        told |= {"latency_predictor": predictor.checksum, "latency_batch": options.latency.latency_batch}
     return told
 
 
@@ -59,7 +63,7 @@ def with_core_left(cluster: Any, options: SearchOptions) -> Any:
 
     The user's own ``--workers`` and ``--cpus-per-worker`` stand; this machine's only core is shared.
     """
-    cores = len(os.sched_getaffinity(0)) - 1
+    cores = len(local_cores()) - 1
     if options.address is not None or cores < 1:
         return cluster
     workers = cluster.workers if options.workers else min(cluster.workers, cores)

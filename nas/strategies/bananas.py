@@ -24,7 +24,7 @@ from nas.strategies.base import (
     generator,
     rung_score,
 )
-from nas.trial import Trial
+from nas.trial import INFEASIBLE, Trial
 
 Features: TypeAlias = Callable[[Architecture], np.ndarray]
 
@@ -148,9 +148,9 @@ def normal_scores(values: np.ndarray) -> np.ndarray:
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
-    """Less their mean, over their deviation; what is not finite counts as the least that is."""
-    least = values[np.isfinite(values)].min()
-    finite = np.where(np.isfinite(values), values, least)
+    """Less their mean, over their deviation; what failed or violates a constraint counts as the least of the others."""
+    scored = np.isfinite(values) & (values > INFEASIBLE)
+    finite = np.where(scored, values, values[scored].min() if scored.any() else 0.0)
     return (finite - finite.mean()) / max(finite.std(), 1e-12)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from nas.space import Architecture, SearchSpace
@@ -15,8 +16,8 @@ from nas.trial import Trial
 def mo_tpe(space: SearchSpace, config: TpeConfig) -> Strategy:
     """As `nas.strategies.tpe`, the good trials being those of the first fronts, by hypervolume within the last one.
 
-    Trials that violate constraints are worse than all that do not, the more the worse (Optuna's rule); failed ones
-    have no objectives and are worse than those that have.
+    Trials that violate constraints are worse than all that do not, the more the worse (Optuna's rule), and failed ones
+    the worst of all.
     """
     search = _Search(space, config)
     return FullBudget(space, config, search.propose, take=search.take, observe=search.observe)
@@ -27,9 +28,9 @@ class _Model(Model):
         from optuna.trial import TrialState
 
         told = point(trial)
-        if told is not None:
-            (held,) = (t for t in self._study.get_trials(deepcopy=False)[number : number + 1])
-            self._study._storage.set_trial_system_attr(held._trial_id, "constraints", [told.violation])
+        violation = math.inf if told is None else told.violation
+        (held,) = (t for t in self._study.get_trials(deepcopy=False)[number : number + 1])
+        self._study._storage.set_trial_system_attr(held._trial_id, "constraints", [violation])
         if told is not None and told.violation == 0:
             self._study.tell(number, list(told.gains))
         else:

@@ -52,10 +52,11 @@ def reinforce(space: SearchSpace, config: ReinforceConfig) -> Strategy:
 
     A told trial moves the logits of the choices that its architecture has along the gradient of its log
     probability times accuracy less baseline, by Adam (``config.policy_rate``). The baseline is a moving
-    average of the accuracies, that of the trial included (``config.baseline_decay``). A failed trial
-    counts as the worst told before it. Trials are counted in the order of their ids, so what trial i is
-    depends on which trials were told before it, not on their order. Without end unless
-    ``config.trials`` is set.
+    average of the accuracies, that of the trial included (``config.baseline_decay``). Of another objective,
+    the values over the first one stand for accuracies where that is beyond 1, brought to between -2 and 2; a
+    violated constraint gives -2 less the violation. A failed trial counts as the worst told before it. Trials
+    are counted in the order of their ids, so what trial i is depends on which trials were told before it, not
+    on their order. Without end unless ``config.trials`` is set.
     """
     policy = _Policy(space, config)
     return FullBudget(space, config, policy.propose, observe=policy.observe)
@@ -71,7 +72,8 @@ class _Part(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The policy, Adam's moments of its gradient, the moving average of the rewards, and the worst of them."""
+    """The policy, Adam's moments of its gradient, the moving average of the rewards, the worst of them, and the score
+    that is a reward of 1 (NaN: none has been told that violates nothing)."""
 
     logits: np.ndarray
     mean: np.ndarray
@@ -80,6 +82,7 @@ class _State(NamedTuple):
     total: float
     weight: float
     worst: float
+    unit: float
 
 
 class _Policy:
@@ -94,7 +97,7 @@ class _Policy:
         self._width = ends[-1]
         self._told: list[tuple[int, Architecture, float]] = []  # by id
         nothing = np.zeros(self._width)
-        self._state = _State(nothing, nothing, nothing, 0, 0.0, 0.0, math.inf)
+        self._state = _State(nothing, nothing, nothing, 0, 0.0, 0.0, math.inf, math.nan)
         self._kept = [self._state]  # after each KEPT_EVERY of them
 
     @property
@@ -127,7 +130,7 @@ class _Policy:
         return True
 
     def observe(self, trial: Trial) -> None:
-        told = (trial.id, trial.arch, _reward(trial))
+        told = (trial.id, trial.arch, rung_score(trial))
         bisect.insort(self._told, told, key=lambda t: t[0])
         place = bisect.bisect_left(self._told, trial.id, key=lambda t: t[0])
         if place + 1 < len(self._told):  # of parallel workers: those behind it once more, in their order
@@ -141,7 +144,10 @@ class _Policy:
 
     def _learned(self, state: _State, arch: Architecture, score: float) -> _State:
         """The policy after one trial more."""
-        reward = score if score > -math.inf else state.worst
+        unit = state.unit
+        if math.isnan(unit) and score > INFEASIBLE:
+            unit = max(1.0, abs(score))
+        reward = _reward(score, unit) if score > -math.inf else state.worst
         if reward == math.inf:
             return state
         decay = self._config.baseline_decay
@@ -160,7 +166,7 @@ class _Policy:
         corrected = mean / (1 - DECAYS[0] ** steps)
         deviation = np.sqrt(square / (1 - DECAYS[1] ** steps))
         logits = state.logits + self._config.policy_rate * corrected / (deviation + SMALL)
-        return _State(logits, mean, square, steps, total, weight, min(state.worst, reward))
+        return _State(logits, mean, square, steps, total, weight, min(state.worst, reward), unit)
 
 
 def _chances(logits: np.ndarray) -> np.ndarray:
@@ -168,10 +174,13 @@ def _chances(logits: np.ndarray) -> np.ndarray:
     return odds / odds.sum()
 
 
-def _reward(trial: Trial) -> float:
-    """The accuracy; where a constraint is violated less than any, by how much it is, down to -1."""
-    score = rung_score(trial)
-    return score if score == -math.inf or score > INFEASIBLE else max(1 - score / INFEASIBLE, -1.0)
+def _reward(score: float, unit: float) -> float:
+    """An accuracy as it is; beyond 1 of ``unit`` slower and slower, up to 2, so that every value has a reward above
+    those of violated constraints, from -2 to -3."""
+    if score <= INFEASIBLE:
+        return -2 - min(score / INFEASIBLE - 1, 1.0)
+    scaled = score / unit
+    return scaled if abs(scaled) <= 1 else math.copysign(2 - 1 / abs(scaled), scaled)
 
 
 def _bins(choice: Choice) -> int:

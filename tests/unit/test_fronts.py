@@ -1,17 +1,19 @@
 """Comparisons over a table by several objectives: measured, recorded, resumed, judged; what the table lacks."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 
 from nas.errors import InputError
+from nas.goals import Limit
 from nas.objectives.base import TrialFailed
 from nas.objectives.table import TableObjective
 from nas.objectives.table_goals import TableGoals
 from nas.record.fronts import FRONTS, FrontSearch, read_fronts
-from nas.report import front
+from nas.report import front, front_runs
 from nas.report.front_report import write_fronts
 from nas.run.simulated import TableOptions
 from nas.run.simulated_fronts import FrontOptions, compare, front_benchmark
@@ -65,7 +67,7 @@ def test_a_trial_has_the_tables_values_and_directions():
     assert second.gains == (0.39, -6, 1000 / 6, -24)
     assert (first.values["valid_accuracy"], first.violation, first.last) == (0.2, 2.0, False)
     assert (first.train_seconds, first.evaluate_seconds) == (2.0, 0.5)
-    assert made.tested(arch) == pytest.approx((0.4, -6, 1000 / 6, -24))
+    assert made.tested(arch).gains == pytest.approx((0.4, -6, 1000 / 6, -24))
     assert list(made(Trial(0, arch, 2, 0))) == [first, second]
 
 
@@ -166,7 +168,7 @@ def test_a_searchs_points_are_those_that_none_before_dominates(told):
     assert list(found.costs_seconds) == sorted(found.costs_seconds)
     for k, new in enumerate(found.gains):
         assert not any(all(a >= b for a, b in zip(old, new, strict=True)) for old in found.gains[:k])
-    assert FrontSearch.of(__import__("json").loads(found.to_json())) == found
+    assert FrontSearch.of(json.loads(found.to_json())) == found
 
 
 @pytest.mark.parametrize(
@@ -196,6 +198,9 @@ def test_every_strategy_takes_a_constraint_on_its_one_objective(told, tmp_path):
     best = {max(row[0] for row in search.tested) for search in done.searches}
     assert max(best) == pytest.approx(0.5)  # of those with at most 7 ms
     assert done.front.tolist() == [[pytest.approx(0.5)]]
+    assert done.reference == pytest.approx([0.1]), "a front of one has no span: the worst of all"
+    rows = front.rows(done.complete(), front.Scale(done.goals, done.reference, done.front))
+    assert all(row.hypervolume.value > 0.5 for row in rows)
 
 
 def test_hypervolume_over_cost_by_hand():
@@ -229,6 +234,36 @@ def test_attainment_is_what_so_many_searches_reach():
     points = [np.array([[k / 4, k / 4]]) for k in range(1, 5)]
     assert front.attainment(points, 50).tolist() == [[0.75, 0.75]]
     assert front.attainment(points, 75).tolist() == [[0.5, 0.5]]
+    nothing = [np.empty((0, 2))] * 4
+    assert front.attainment([*points, *nothing], 25).tolist() == [[0.75, 0.75]], "two of eight"
+    assert front.attainment([*points, *nothing], 75).tolist() == [], "six of eight reach nothing"
+
+
+def test_a_strategy_that_finds_nothing_is_reported_beside_one_that_does(told, tmp_path):
+    """With three objectives too, where points are drawn in place of surfaces."""
+    names = ("valid_accuracy", "latency_ms:phone", "params")
+    compare(dataclasses.replace(told, seeds=2), FrontOptions(names), spaces, tmp_path / "a")
+    lines = [json.loads(line) for line in (tmp_path / "a" / FRONTS).read_text().splitlines()]
+    for line in lines:
+        if line.get("strategy") == "random":
+            line["points"] = {name: [] for name in line["points"]}
+    (tmp_path / "a" / FRONTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "| random" in write_fronts(tmp_path / "a").markdown
+
+
+def test_ranks_are_of_the_seeds_that_all_have():
+    def search(label, seed):
+        return FrontSearch(label, seed, 1, 1, 1.0, (), (), (), ())
+
+    searches = {"a": [search("a", 1), search("a", 0)], "b": [search("b", 1), search("b", 2)]}
+    volumes = {"a": np.array([0.1, 0.2]), "b": np.array([0.3, 0.4])}
+    found = front_runs._of_common_seeds(volumes, searches)
+    assert {label: of.tolist() for label, of in found.items()} == {"a": [0.1], "b": [0.3]}
+
+
+def test_a_bound_is_told_in_full():
+    assert str(Limit("params", "<", 1234567.0)) == "params<1234567.0"
+    assert str(Limit("latency_ms", "<=", 5.0)) == "latency_ms<=5"
 
 
 def test_strategies_for_several_objectives_are_compared_by_default(told):

@@ -1,8 +1,11 @@
 """Several objectives and constraints through the local engine: what is measured, recorded, told, failed."""
 
 import dataclasses
+import functools
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -16,12 +19,12 @@ from nas.errors import InputError
 from nas.goals import Goals, LatencyConfig, parse_goals
 from nas.objectives.base import TrialFailed
 from nas.objectives.latency import Latency
+from nas.objectives.predicted_latency import LatencyPredictor, MeasuredNetwork
 from nas.objectives.quantities import Measured, sign_of
 from nas.objectives.several import SeveralObjective, SeveralSetup
-from nas.objectives.train import Size
 from nas.own_file import pickled, value_named
 from nas.record import Record, read_run, same_record
-from nas.run import local
+from nas.run import local, several
 from nas.run.driver import evaluate
 from nas.run.options import SearchOptions, flat
 from nas.run.plan import plan
@@ -66,8 +69,8 @@ class Known:
         self.asked += 1
         return Measured(self.values(arch["width"]), 0.25)
 
-    def outline(self, arch):
-        return Size(10 * arch["width"], 3)
+    def size(self, arch):
+        return 10 * arch["width"], 3
 
 
 SETUP = SeveralSetup(Goals(()), None, None)  # type: ignore[arg-type]
@@ -288,6 +291,78 @@ def test_latency_is_measured_once_by_the_meter_given(tmp_path):
     assert meter.asked == 1
     assert told.values["latency_ms_high"] == 3.5
     assert told.measurements[-1].violation == 0.5
+
+
+def test_own_objectives_need_no_network_and_may_be_called_as_they_like(tmp_path):
+    """Of a space without one; what is called an accuracy need be no fraction."""
+    (tmp_path / "own.py").write_text(
+        "from nas.space import Integer, SearchSpace\nSPACE = SearchSpace('line', {'x': Integer(0, 9)})\n"
+        "def proxy_accuracy(arch):\n    return 80.0 + arch['x']\n\n\ndef cost(arch):\n    return arch['x'] ** 2\n"
+    )
+    own = tmp_path / "own.py"
+    names = (f"{own}:proxy_accuracy", f"{own}:cost:min")
+    spaces = {str(own): value_named(f"{own}:SPACE", "space")}
+    asked = options(*names, constraints=(f"{own}:cost<30",), space=str(own), fix=())
+    done = search(asked, "random", tmp_path / "run", spaces)
+    assert done.done
+    assert not done.failed
+    assert {t.values[names[0]] for t in done.trials.values()} <= {80.0 + x for x in range(10)}
+    assert read_run(tmp_path / "run").front == done.front
+
+
+def test_the_best_of_equals_is_on_the_front(tmp_path):
+    """Width 8 has the accuracy of width 4 and is larger."""
+
+    class Equal(Trained):
+        def __call__(self, trial):
+            for unit in range(trial.spent + 1, trial.budget + 1):
+                yield Measurement(unit, 0.5, 1.0, 0.5, 0.5)
+
+    made = objective("valid_accuracy", "params")
+    made.training = Equal()
+    with Record.create(
+        tmp_path / "a", {"strategy": "random", "seed": 3, "goals": {"valid_accuracy": 1, "params": -1}}
+    ) as record:
+        config = StrategyConfig(seed=3, trials=8, epochs=1)
+        done = local.execute(STRATEGIES["random"](WIDTHS, config), made, record, epochs=1)
+    assert done.best is not None
+    assert done.best == done.front[0]
+    assert done.best.arch["width"] == min(t.arch["width"] for t in done.trials.values())
+
+
+def test_a_measuring_process_that_dies_fails_one_trial_alone(tmp_path):
+    """The next network has a new process."""
+    from nas.run.metering import process
+
+    flag = tmp_path / "died"
+    with process(functools.partial(dying_meter, flag)) as meter:
+        with pytest.raises(TrialFailed, match="latency_ms: the process that measures died"):
+            meter(Architecture({"width": 1}))
+        assert meter(Architecture({"width": 2})) == Latency(1.0, 1.0, 1.0, 0.0)
+
+
+def dying_meter(flag):
+    """A meter whose process dies at its first measurement."""
+
+    def meter(arch):
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Latency(1.0, 1.0, 1.0, 0.0)
+
+    return meter
+
+
+def test_a_search_by_predictions_records_which_predictor():
+    networks = tuple(MeasuredNetwork({"x": k}, k, k, k, {}, 1.0 * k) for k in range(1, 30))
+    one, other = (LatencyPredictor(of, {"conv": 1.0}) for of in (networks, networks[1:]))
+    assert one.checksum == LatencyPredictor(networks, {"conv": 1.0}).checksum != other.checksum
+    asked = options("params", "macs_per_image")
+    planned = plan(asked, "random", SPACES)
+    assert isinstance(planned.setup, SeveralSetup)
+    quantities = dataclasses.replace(planned.setup.quantities, predictor=one)
+    planned = dataclasses.replace(planned, setup=dataclasses.replace(planned.setup, quantities=quantities))
+    assert several.told(asked, planned)["latency_predictor"] == one.checksum
 
 
 def test_a_space_in_a_file_goes_to_a_process_by_value(tmp_path):

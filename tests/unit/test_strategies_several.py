@@ -11,11 +11,11 @@ from nas.check.strategies import drive
 from nas.goals import Goal, Goals, Limit
 from nas.objectives.several import with_values
 from nas.space import Architecture, Categorical, Integer, SearchSpace
-from nas.strategies import STRATEGIES, combined_config, dominance, recorded
+from nas.strategies import STRATEGIES, bananas, combined_config, dominance, recorded
 from nas.strategies.dominance import Point
 from nas.strategies.mo_asha import place
 from nas.strategies.parego import drawn_weights, scalarised
-from nas.trial import Measurement, Trial
+from nas.trial import INFEASIBLE, Measurement, Trial
 
 Config: Any = combined_config(STRATEGIES.values())
 SEVERAL = [name for name, record in STRATEGIES.items() if record.objectives == "several"]
@@ -94,6 +94,36 @@ def test_under_a_constraint_more_trials_keep_it_than_at_random(name):
         return np.mean([trial.feasible for trial in late])
 
     assert share(name) > 2 * share("random")
+
+
+@pytest.mark.parametrize("name", ["reinforce", "bananas"])
+def test_one_objective_far_below_zero_stays_better_than_a_violated_constraint(name):
+    """What costs least is what violates most."""
+    cheap = Goals((Goal("dear", -1),), (Limit("good", ">=", 0.9),))
+
+    def share(name):
+        config = Config(seed=1, trials=150, epochs=1)
+        found = told(drive(STRATEGIES[name](TABLE, config), run(cheap)))
+        return np.mean([trial.feasible for trial in found if trial.id >= 75])
+
+    assert share(name) > 2 * share("random")
+
+
+def test_scores_in_units_of_a_deviation_do_not_drown_in_violations():
+    scores = np.array([0.5, 0.9, 3 * INFEASIBLE, -np.inf, 0.7])
+    assert bananas.standardised(scores) == pytest.approx(
+        bananas.standardised(np.array([0.5, 0.9, 0.5, 0.5, 0.7]))
+    )
+
+
+def test_failed_trials_are_the_worst_to_mo_tpe():
+    """A third fail, and all others violate the constraint: what is drawn then goes where the violation is small."""
+    never = dataclasses.replace(GOALS, limits=(Limit("dear", "<", -1.0),))
+    fails = lambda trial: trial.arch["kind"] == "a"  # noqa: E731
+    config = Config(seed=0, trials=60, epochs=1, startup=12)
+    found = told(drive(STRATEGIES["mo_tpe"](TABLE, config), run(never, fails)))
+    late = [trial.arch["kind"] for trial in found if trial.id >= 24]
+    assert late.count("a") < 0.5 * len(late)  # all of them, if failed ones were better than violating ones
 
 
 @pytest.mark.parametrize("name", SEVERAL)
