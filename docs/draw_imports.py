@@ -43,6 +43,7 @@ PARTS = {
     "nas.cpu": (4.9, 9, "fast beneath JAX"),
     "nas.own_file": (3.0, 9, "users' own files"),
     "nas.errors": (2.4, 10, "errors in one line"),
+    "nas.cores": (3.6, 10, "of this machine"),
 }
 
 

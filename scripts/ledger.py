@@ -158,7 +158,7 @@ def _rule() -> str:
     return (
         "**Reproduced**: at a scale whose\nprotocol is the published one, the 95 % interval of the difference between "
         "our number and theirs holds 0.\n**Direction reproduced**: our number lies, with its whole interval, on the "
-        "side that is claimed. **Stale**: the code\nof the experiment (its file, the modules beside it, the files "
+        "side that is claimed. **Not reproduced**: neither, also where a number has no interval to show it. **Stale**: the code\nof the experiment (its file, the modules beside it, the files "
         "that its claim covers; comments and docstrings aside) is\nnot the one that the result was run with. **Not "
         "run at scale**: a smoke run shows that it works, and says nothing\nof the claim."
     )

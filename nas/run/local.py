@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
-from nas.objectives.base import Objective, Together, TrialFailed
+from nas.objectives.base import Objective
 from nas.record import Record, Run
-from nas.run.ahead import CompileAhead
-from nas.run.driver import Listener, SearchState, evaluate
+from nas.run.driver import Listener, SearchState
+from nas.run.together import units
 from nas.strategies.base import Strategy
 from nas.trial import Trial
 
@@ -65,68 +63,19 @@ def execute(
         if not asked:
             break
         outstanding = {trial.id for trial in (*asked, *under_way)}
-        groups, ahead = _groups(objective, asked), CompileAhead(objective)
-        for group, following in itertools.zip_longest(groups, groups[1:]):
-            hidden = ahead.hidden_seconds() / len(group)
-            if following:
-                ahead.start(following)
-            for trial in _measured(state, objective, group, hidden):
-                outstanding.discard(trial.id)
-                if not state.full:
+        with contextlib.closing(units(objective, asked)) as work:
+            for unit in work:
+                trial = unit.trial
+                if unit.failure is not None:
+                    state.fail(trial.id, unit.failure)
+                    trial = trial.replace(status="failed", error=str(unit.failure))
+                else:
+                    state.measure(trial)
+                if state.full:
+                    break
+                if unit.over:
+                    outstanding.discard(trial.id)
                     strategy.tell(trial)
                     state.end(state.running - strategy.paused - outstanding)
     state.close()
     return record.run()
-
-
-def _groups(objective: Objective, asked: Sequence[Trial]) -> Sequence[Sequence[Trial]]:
-    """Trials that share a program; each alone where that cannot be said: what is wrong with one is its own failure."""
-    if len(asked) > 1 and isinstance(objective, Together):
-        with contextlib.suppress(Exception):
-            return objective.grouped(asked)
-    return [[trial] for trial in asked]
-
-
-def _measured(
-    state: SearchState, objective: Objective, group: Sequence[Trial], hidden: float
-) -> Iterator[Trial]:
-    """Each trial of ``group`` when it is over, none where the whole budget is; what is measured is recorded.
-
-    ``hidden``: of each, the seconds of compiling that nobody waited for.
-    """
-    begun: set[int] = set()
-    with contextlib.ExitStack() as stack:
-        members: Sequence[Objective] = [objective]
-        if len(group) > 1 and isinstance(objective, Together):
-            members = stack.enter_context(objective.together(group))
-        running = {
-            trial.id: (trial, stack.enter_context(contextlib.closing(evaluate(member, trial))))
-            for trial, member in zip(group, members, strict=True)
-        }
-        while running and not state.full:
-            for trial, units in tuple(running.values()):
-                try:
-                    measured = next(units, None)
-                except TrialFailed as failure:
-                    state.fail(trial.id, failure)
-                    over = trial.replace(status="failed", error=str(failure))
-                else:
-                    if measured is not None:
-                        if hidden and trial.id not in begun:
-                            begun.add(trial.id)
-                            measured = _with_hidden(measured, hidden)
-                        state.measure(measured)
-                        running[trial.id] = measured, units
-                        if state.full:
-                            return
-                        continue
-                    over = trial
-                del running[trial.id]
-                units.close()
-                yield over
-
-
-def _with_hidden(trial: Trial, seconds: float) -> Trial:
-    """``trial`` whose last measurement says so."""
-    *before, last = trial.measurements
-    return trial.replace(measurements=(*before, dataclasses.replace(last, hidden_compile_seconds=seconds)))

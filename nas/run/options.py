@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from nas.cores import local_cores
 from nas.data.config import DataConfig
 from nas.errors import InputError, one_of
 from nas.goals import ACCURACY, TRAIN, LatencyConfig
@@ -85,12 +85,13 @@ class SearchOptions:
     """trials side by side (ray); default: one an accelerator, else one a CPU core; auto: as many as fit on the
     cluster while it grows and shrinks, which is the default with --address"""
     trials_per_program: int | None = None
-    """trials asked for at a time, of which those that share a network train as one program (local); default: 1 on CPU,
-    on an accelerator 16 where its memory has room"""
+    """trials that a process is given at a time, of which those that share a network train as one program; default: 1,
+    with --engine local on an accelerator 16 where its memory has room"""
     cpus_per_worker: int | None = None
     """CPU threads of a worker (ray); default: the cores divided by the workers"""
     chips_per_trial: int | None = None
-    """accelerators of a trial, which splits its batches over them (ray); default: 1 where there are any; 0: the CPU"""
+    """accelerators of a trial, which splits its batches over them (ray); more than a host has: a whole TPU slice of a
+    cluster; default: 1 where there are any; 0: the CPU"""
     gpus_per_worker: float | None = None
     """GPUs of a worker (ray), if not --chips-per-trial says so; a fraction shares one GPU among several"""
     address: str | None = None
@@ -206,7 +207,7 @@ def cluster_of(options: SearchOptions) -> dict[str, Any]:
         raise InputError(f"chips_per_trial: {chips} is more than the 0 accelerators of this machine")
     if gpus is None:
         gpus = chips if chips is not None else 1.0 if have.get("gpu") else 0.0
-    workers = workers or (int(have.get("gpu", 1) / gpus) if gpus else len(os.sched_getaffinity(0)))
+    workers = workers or (int(have.get("gpu", 1) / gpus) if gpus else len(local_cores()))
     return given | {"workers": max(1, workers), "gpus_per_worker": float(gpus)}
 
 

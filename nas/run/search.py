@@ -199,6 +199,7 @@ def _on_workers(
                 epochs=planned.config.epochs,
                 cluster=searching,
                 total_epochs=planned.total_epochs,
+                trials_per_program=options.trials_per_program or 1,
                 on_event=view,
                 choosing_seconds=score.take_seconds,
             )

@@ -13,7 +13,7 @@ from nas.objectives.train import DataConfig, TrainSetup
 from nas.record import Record, Run
 from nas.record.reading import read_run
 from nas.run import local
-from nas.run.ahead import CompileAhead
+from nas.run.together import CompileAhead
 from nas.space import Architecture, Categorical, LogUniform, SearchSpace
 from nas.strategies import STRATEGIES
 from nas.strategies.hyperband import HyperbandConfig
@@ -73,6 +73,23 @@ def test_the_next_program_compiles_while_one_trains(tmp_path: Path):
     assert max(hidden) > 0
     assert all(m.hidden_compile_seconds == 0 for trial in run.trials.values() for m in trial.measurements[1:])
     assert read_run(tmp_path / "ahead").trials == run.trials
+
+
+@pytest.mark.slow
+def test_workers_of_ray_train_as_one_program_too(tmp_path: Path):
+    from nas.run import tune
+
+    with Record.create(tmp_path / "ray", {}, env={}) as record:
+        config = HyperbandConfig(seed=1, epochs=2, eta=2)
+        strategy, cluster = STRATEGIES["hyperband"](SETUP.space, config), tune.Cluster(workers=2)
+        there = tune.execute(strategy, SETUP, record, epochs=2, cluster=cluster, trials_per_program=8)
+    here = searched(tmp_path / "local", 1)
+    assert {k: (t.arch, t.spent, t.status) for k, t in there.trials.items()} == {
+        k: (t.arch, t.spent, t.status) for k, t in here.trials.items()
+    }
+    for k, trial in here.trials.items():
+        for seen, alone in zip(there.trials[k].measurements, trial.measurements, strict=True):
+            assert seen.valid_loss == pytest.approx(alone.valid_loss, rel=2e-3, abs=1e-3)
 
 
 def test_what_cannot_be_compiled_ahead_fails_in_its_own_training(tmp_path: Path):

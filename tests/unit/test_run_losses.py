@@ -85,7 +85,7 @@ def test_accelerators_and_cores_are_the_clusters(
         (
             [SMALL_HOST, SMALL_HOST],
             {"chips_per_trial": 8},
-            "^cluster: no node has what a worker needs, 1 CPU and 8 TPU$",
+            "^cluster: tpus_per_worker=8 is more than the 4 of a host, and it has no slice of several hosts$",
         ),
         ([TPU_HOST], {"chips_per_trial": 3}, "^cluster: tpus_per_worker: 3 is not one of 1, 2, 4, 8$"),
     ],
@@ -173,13 +173,13 @@ class Workers:
         config = self.work.give(str(self._ids))
         assert isinstance(config, dict), config
         self.work.took(str(self._ids))
-        trial = from_config(config)
-        assert trial is not None
+        (trial,) = from_config(config)
         return str(self._ids), trial.id, trial.spent
 
     def unit(self, tune_id: str, trial: int, unit: int) -> None:
         measurement = Measurement(unit, 0.5, 0.0, 0.0, 0.0)
         said = {"process": "here 1", "id": trial, "budget": unit, "params": 1, "macs_per_image": 1}
+        said["over"] = unit == 2
         self.work.hear(tune_id, said | {"measurement": json.dumps(measurement.fields())})
         if unit == 2:
             self.work.done(tune_id)

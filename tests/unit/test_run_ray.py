@@ -23,12 +23,13 @@ from typing import Any
 import pytest
 from ray._private import ray_constants
 
+from nas.cores import local_cores
 from nas.errors import InputError
 from nas.record import Record, Run, record_difference
 from nas.run import local, tune
 from nas.run.driver import SearchState
 from nas.run.tune import Cluster
-from nas.run.tune.cluster import check_address, local_cores, private_folder, worker_environment
+from nas.run.tune.cluster import check_address, private_folder, worker_environment
 from nas.run.tune.search import _Work
 from nas.run.tune.worker import from_config
 from nas.strategies import STRATEGIES, StrategyConfig, combined_config
@@ -58,19 +59,18 @@ def search(
     engine: str = "ray",
     cluster: Cluster = ONE,
     total_epochs: int | None = None,
+    each: int = 1,
     resume: bool = False,
     **faults: Any,
 ) -> Run:
     setup = Setup(folder.with_suffix(".log"), **faults)
     opened = Record.resume if resume else Record.create
     searcher = STRATEGIES[strategy](SPACE, config)
+    told: Any = {"epochs": config.epochs, "total_epochs": total_epochs, "trials_per_program": each}
     with opened(folder, {}, env={}, fsync=False) as record:
         if engine == "local":
-            objective = setup(folder / "checkpoints")
-            return local.execute(searcher, objective, record, epochs=config.epochs, total_epochs=total_epochs)
-        return tune.execute(
-            searcher, setup, record, epochs=config.epochs, cluster=cluster, total_epochs=total_epochs
-        )
+            return local.execute(searcher, setup(folder / "checkpoints"), record, **told)
+        return tune.execute(searcher, setup, record, cluster=cluster, **told)
 
 
 FAULTS: dict[str, Any] = {"raises": {2: 1, 5: 3}, "memory": (4,), "nan": (7,), "unsaved": {1: 1, 6: 3}}
@@ -131,6 +131,21 @@ def test_with_one_worker_both_engines_write_the_same_record(
     processes = {line.split()[2] for line in (tmp_path / "there.log").read_text().splitlines()}
     assert len(processes) == 1, "the worker was not reused"
     assert not (tmp_path / "there" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("strategy", "config", "total_epochs"),
+    [("random", Config(epochs=R), 31), ("hyperband", Config(epochs=R), None)],
+)
+def test_a_worker_that_has_several_trials_at_a_time_does_what_this_process_does(
+    tmp_path: Path, strategy: str, config: StrategyConfig, total_epochs: int | None
+) -> None:
+    for engine in ("local", "ray"):
+        search(
+            tmp_path / engine, strategy, config, engine=engine, total_epochs=total_epochs, each=3, **FAULTS
+        )
+    assert record_difference(tmp_path / "local", tmp_path / "ray") is None
 
 
 def test_every_strategy_is_compared_on_both_engines() -> None:
@@ -447,7 +462,7 @@ def test_brackets_of_hyperband_in_tune_are_the_papers(tmp_path: Path, epochs: in
 
 def drive(work: _Work, workers: int) -> None:
     """What Tune does with it, by workers that take no time and of which the last begun is the first to end."""
-    given: list[tuple[str, Trial | None]] = []
+    given: list[tuple[str, list[Trial]]] = []
     tune_ids = map(str, itertools.count())
     while True:
         while len(given) < workers and isinstance(config := work.give(tune_id := next(tune_ids)), dict):
@@ -456,11 +471,13 @@ def drive(work: _Work, workers: int) -> None:
         if not given:
             assert work.error is None
             return
-        tune_id, trial = given.pop()
-        assert trial is not None, "a worker waits, though all are at work"
+        tune_id, trials = given.pop()
+        assert trials, "a worker waits, though all are at work"
+        (trial,) = trials
         for unit in range(trial.spent + 1, trial.budget + 1):
             measurement = Measurement(unit, (trial.id * 7919) % 1000 / 1000, 0.0, 0.0, 0.0)
             said = {"process": "here 1", "id": trial.id, "budget": unit, "params": 1, "macs_per_image": 1}
+            said["over"] = unit == trial.budget
             assert not work.hear(tune_id, said | {"measurement": json.dumps(measurement.fields())})
         work.done(tune_id)
 

@@ -28,10 +28,12 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
 import ray
 from ray._private import ray_constants  # which address Ray listens at has no public option
 
+from nas.cores import local_cores
 from nas.errors import InputError, one_of
 from nas.run.driver import one_line
 from nas.run.environment import environment
 from nas.run.tune.losses import watched_head
+from nas.run.tune.slices import slices
 
 ROOT = Path(__file__).resolve().parents[3]
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -55,9 +57,14 @@ class Cluster:
     gpus_per_worker: float | None = 0.0
     """GPUs of each worker; a fraction shares one GPU, and its memory, among several. 0: workers use the CPU."""
     tpus_per_worker: int | None = 0
-    """TPU chips of each worker; where these and GPUs are asked for, a cluster that has TPUs gives those alone."""
+    """TPU chips of each worker; where these and GPUs are asked for, a cluster that has TPUs gives those alone. More
+    than a host has are a whole slice of several hosts, see `nas.run.tune.hosts`."""
     address: str | None = None
     """A running Ray cluster: host:port of its head, or auto on one of its nodes. None: a Ray of our own."""
+    hosts: int = 1
+    """Of each worker, known when `settled`; of several, ``cpus_per_worker`` is of each."""
+    slice_head: str = ""
+    """The resource of the first host of a worker's slice, where it has one; see `nas.run.tune.slices.Slice`."""
 
     def __post_init__(self) -> None:
         least = {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "tpus_per_worker": 0}
@@ -68,7 +75,7 @@ class Cluster:
         gpus = self.gpus_per_worker or 0.0
         if not math.isfinite(gpus) or (gpus > 1 and gpus % 1):
             raise InputError(f"cluster: gpus_per_worker={gpus} is neither whole nor below 1")
-        if self.tpus_per_worker and self.tpus_per_worker not in CHIPS:
+        if self.address is None and self.tpus_per_worker and self.tpus_per_worker not in CHIPS:
             raise one_of("cluster: tpus_per_worker", self.tpus_per_worker, CHIPS)
         if self.address is None and None in (self.workers, self.gpus_per_worker, self.tpus_per_worker):
             raise InputError("cluster: what is left open needs the address of a cluster")
@@ -86,18 +93,17 @@ class Cluster:
     @property
     def custom_resources(self) -> dict[str, float]:
         """Those of a worker that Ray has no name of its own for."""
+        if self.slice_head:
+            return {self.slice_head: 1}
         return {"TPU": self.tpus_per_worker} if self.tpus_per_worker else {}
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray sets aside for each worker."""
+        """What Ray sets aside for each worker; one with a slice asks for its hosts' share itself."""
+        if self.slice_head:
+            return self.custom_resources
         gpus = {"GPU": self.gpus_per_worker} if self.gpus_per_worker else {}
         return {"CPU": self.cpus} | gpus | self.custom_resources
-
-
-def local_cores() -> list[int]:
-    """Those that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
 
 
 @contextlib.contextmanager
@@ -239,6 +245,7 @@ def settled(cluster: Cluster) -> Cluster:
         tpus_per_worker=int(amount) if kind == "TPU" else 0,
         gpus_per_worker=float(amount) if kind == "GPU" else 0.0,
     )
+    cluster = on_slice(cluster, max((node.get("TPU", 0) for node in nodes), default=0))
     if cluster.cpus_per_worker is None:
         one = dataclasses.replace(cluster, cpus_per_worker=1)
         fit, cpus = room(one, nodes), 1
@@ -252,12 +259,34 @@ def settled(cluster: Cluster) -> Cluster:
     return cluster
 
 
+def on_slice(cluster: Cluster, chips_of_a_host: float) -> Cluster:
+    """With more chips a worker than any host has: a slice for each. Raises InputError where none has so many."""
+    wanted = cluster.tpus_per_worker or 0
+    if cluster.slice_head or not wanted:
+        return cluster
+    if wanted <= chips_of_a_host or not chips_of_a_host:
+        if wanted not in CHIPS:
+            raise one_of("cluster: tpus_per_worker", wanted, CHIPS)
+        return cluster
+    have = slices()
+    found = next((one for one in have if one.all_chips == wanted), None)
+    if found is None:
+        sizes = ", ".join(map(str, sorted({one.all_chips for one in have})))
+        said = f"its slices have {sizes}" if sizes else "it has no slice of several hosts"
+        raise InputError(
+            f"cluster: tpus_per_worker={wanted} is more than the {chips_of_a_host:g} of a host, and {said}"
+        )
+    cpus = cluster.cpus_per_worker or found.cpus
+    return dataclasses.replace(cluster, hosts=len(found.hosts), slice_head=found.head, cpus_per_worker=cpus)
+
+
 def note_unused(cluster: Cluster) -> None:
     """Says which accelerators of the running Ray the search will not use."""
     nodes = _nodes()
     for name in ("TPU", "GPU"):
         there = sum(node.get(name, 0) for node in nodes)
-        used = (cluster.workers or room(cluster, nodes)) * cluster.resources.get(name, 0)
+        each = cluster.tpus_per_worker if name == "TPU" else cluster.gpus_per_worker
+        used = (cluster.workers or room(cluster, nodes)) * (each or 0)
         if used < there:
             print(f"note: cluster: {used:g} of its {there:g} {name} are used", file=sys.stderr, flush=True)
 

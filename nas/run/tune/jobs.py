@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 import uuid
 from collections import Counter, deque
@@ -23,6 +24,7 @@ from nas.objectives.latency import Latency, Meter
 from nas.objectives.score import ScoreObjective, ScoreSetup
 from nas.run.driver import describe_error, raise_if_disk_full
 from nas.run.tune.cluster import Cluster, room, session, without_log
+from nas.run.tune.hosts import on_hosts
 from nas.run.tune.losses import NAMESPACE, SETTLE_SECONDS, lost_nodes
 from nas.run.tune.worker import claim_cores, ends, heed_notices, pickled, unpickled_objective
 from nas.space import Architecture
@@ -80,10 +82,12 @@ def _each(
     """What the objective's ``method`` gives for each job, with its number, as they finish; text: why it failed."""
     if not jobs:
         return
-    factory = pickled(make_objective)
     with session(cluster) as cluster, without_log():
+        factory = pickled(on_hosts(make_objective, cluster))
         call = _call.options(
-            num_cpus=cluster.cpus, num_gpus=cluster.gpus_per_worker, resources=cluster.custom_resources
+            num_cpus=cluster.resources.get("CPU", 0),
+            num_gpus=cluster.gpus_per_worker,
+            resources=cluster.custom_resources,
         )
         waiting = deque(enumerate(jobs))
         under_way: dict[ray.ObjectRef[Any], tuple[int, Collection[str]]] = {}
@@ -93,7 +97,8 @@ def _each(
             workers = cluster.workers or max(1, room(cluster))
             while waiting and len(under_way) < 2 * workers:  # one more for each than it works at
                 i, job = waiting.popleft()
-                given = (factory, str(checkpoints.absolute()), cluster.cpus, method, job, name)
+                cores = cluster.cpus if cluster.hosts == 1 else 0
+                given = (factory, str(checkpoints.absolute()), cores, method, job, name)
                 under_way[call.remote(*given)] = i, lost_nodes()
             try:
                 (ready,), _ = ray.wait(list(under_way), num_returns=1)
@@ -199,10 +204,11 @@ def meter(make: Callable[[], Meter], environment: Mapping[str, str]) -> Iterator
 
     ``environment`` is that of the process, which keeps to one core that no worker has, where there is one.
     """
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(environment)}}
+    # One that dies fails what it was measuring; a new one measures the others.
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(environment)}, "max_restarts": -1}
     actor: Any = _Meter.options(**options).remote(pickled(make))
     try:
-        ray.get(actor.ready.remote())  # it has its core before any worker takes one
+        ray.get(actor.start.remote())  # it has its core before any worker takes one
         yield RemoteMeter(actor)
     except RayTaskError as error:
         raise InputError(f"latency_ms: {describe_error(error.cause)}") from error
@@ -233,8 +239,12 @@ class _Meter:
         claim_cores(1)
         self._make = make
 
-    def ready(self) -> None:
-        self._meter: Meter = cloudpickle.loads(self._make)()
+    @functools.cached_property
+    def _meter(self) -> Meter:
+        return cloudpickle.loads(self._make)()
+
+    def start(self) -> None:
+        self._meter  # noqa: B018 made now, not with the first measurement
 
     def measure(self, arch: Architecture) -> Latency:
         return self._meter(arch)

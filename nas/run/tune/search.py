@@ -30,6 +30,7 @@ from nas.record import Record, Run
 from nas.run.driver import Listener, SearchState, one_line
 from nas.run.environment import environment
 from nas.run.tune.cluster import Cluster, private_folder, room, session, without_log
+from nas.run.tune.hosts import on_hosts
 from nas.run.tune.jobs import RETRIES, SCORES, why_it_died
 from nas.run.tune.losses import NAMESPACE, Death
 from nas.run.tune.worker import SECONDS, StartBarrier, Worker, pickled, to_config
@@ -45,6 +46,7 @@ def execute(
     epochs: int,
     cluster: Cluster | None = None,
     total_epochs: int | None = None,
+    trials_per_program: int = 1,
     on_event: Listener | None = None,
     choosing_seconds: Callable[[], float] = lambda: 0.0,
 ) -> Run:
@@ -60,6 +62,7 @@ def execute(
             where it is not importable), so it should hold settings, not data.
         epochs: R, the most units that ``strategy`` gives one trial; with so many it is completed.
         total_epochs: units that all trials together may spend; those under way are then stopped.
+        trials_per_program: so many trials each worker is given at a time; see `nas.run.local.execute`.
         on_event: hears of every start, measurement and end, in this process.
         choosing_seconds: what ``strategy`` took to choose, see `SearchState`.
 
@@ -81,7 +84,9 @@ def execute(
     )
     under_way = state.replay(strategy)
     if not state.full:
-        work = _Work(strategy, state, under_way, on_cluster=cluster.address is not None)
+        work = _Work(
+            strategy, state, under_way, each=trials_per_program, on_cluster=cluster.address is not None
+        )
         if work.first:
             with session(cluster) as settled:
                 _run(work, make_objective, settled)
@@ -92,31 +97,40 @@ def execute(
 
 
 class _Work:
-    """The pieces of work that the workers have, and the strategy and the record that hear of them.
+    """The trials that the workers have, ``each`` so many at a time, and the strategy and the record that hear of them.
 
     An error on the way ends the search and waits in ``error``: Tune would make a long text of it.
     """
 
     def __init__(
-        self, strategy: Strategy, state: SearchState, under_way: deque[Trial], *, on_cluster: bool = False
+        self,
+        strategy: Strategy,
+        state: SearchState,
+        under_way: deque[Trial],
+        *,
+        each: int = 1,
+        on_cluster: bool = False,
     ) -> None:
-        self.strategy, self.state, self._on_cluster = strategy, state, on_cluster
+        self.strategy, self.state, self._each, self._on_cluster = strategy, state, each, on_cluster
         self.error: Exception | None = None
         self.first = under_way
         """What is given out before the strategy is asked again."""
         self._deaths: dict[int, list[Death]] = {}  # of the workers that had a trial, by its id
         self._suspects: list[Trial] = []  # those that lost a worker: they go on, or fail, see `_judge`
-        self._given: dict[str, Trial] = {}  # by Tune's id
+        self._given: dict[
+            str, dict[int, Trial]
+        ] = {}  # by Tune's id, then by their own, those that are not over
         self._waiting: dict[str, int] = {}  # Tune's ids of waits, with how much was told when they began
         self._processes: set[str] = set()  # the workers heard of
         self._began: set[str] = set()  # Tune's ids of what a worker has taken up
         self._told = 0
         self.fill(1)
 
-    def fill(self, trials: int) -> None:
-        """Ask for as many trials as can begin together."""
-        while len(self.first) < trials and (trial := self.strategy.ask()) is not None:
+    def fill(self, workers: int) -> int:
+        """Ask for what so many workers begin with; how many of them have a trial then."""
+        while len(self.first) < workers * self._each and (trial := self.strategy.ask()) is not None:
             self.first.append(trial)
+        return min(workers, -(-len(self.first) // self._each))
 
     @property
     def over(self) -> bool:
@@ -127,10 +141,15 @@ class _Work:
         """The next piece of work as a Tune trial's config; None: none for now; or that there will be none."""
         with self._keeping_error():
             self._judge()
-            trial = self.first.popleft() if self.first else self.strategy.ask()
-            if trial is not None:
+            trials: list[Trial] = []
+            while len(trials) < self._each:
+                trial = self.first.popleft() if self.first else self.strategy.ask()
+                if trial is None:
+                    break
                 self.state.start(trial)
-                self._given[tune_id] = trial
+                trials.append(trial)
+            if trials:
+                self._given[tune_id] = {trial.id: trial for trial in trials}
             elif not self._given and not self._suspects:
                 return Searcher.FINISHED
             elif len(self._processes) > len(self._given) + len(self._waiting):
@@ -138,7 +157,7 @@ class _Work:
                 self._waiting[tune_id] = self._told
             else:
                 return None
-            return to_config(trial)
+            return to_config(trials)
         return Searcher.FINISHED
 
     def hear(self, tune_id: str, result: Mapping[str, Any]) -> bool:
@@ -163,7 +182,8 @@ class _Work:
                 seconds = {name: result[name] for name in SECONDS}
                 failure = TrialFailed(result["failure"], traceback=result["traceback"], **seconds)
                 self.state.fail(trial.id, failure)
-                return True
+            if result["over"] and not self.over:
+                self._tell(self._given[tune_id].pop(trial.id))
         return self.over
 
     def took(self, tune_id: str) -> None:
@@ -171,21 +191,20 @@ class _Work:
         self._began.add(tune_id)
 
     def done(self, tune_id: str) -> None:
-        """This piece of work is done, or has failed."""
+        """This piece of work is done."""
         self._waiting.pop(tune_id, None)
-        trial = self._given.pop(tune_id, None)
-        if trial is not None and not self.over:
-            self._tell(trial)
+        self._given.pop(tune_id, None)
 
     def died(self, tune_id: str, error: BaseException | None) -> None:
         """A worker died. Tune has given the piece of work up; whether it goes on, as another one, is said here."""
         self._processes.clear()
         self._waiting.pop(tune_id, None)
-        trial = self._given.pop(tune_id, None)
+        trials = self._given.pop(tune_id, {})
         with self._keeping_error():
-            if trial is not None and not self.over:
-                self._deaths.setdefault(trial.id, []).append(Death(error, self._on_cluster))
-                self._suspects.append(trial)
+            if trials and not self.over:
+                for trial in trials.values():
+                    self._deaths.setdefault(trial.id, []).append(Death(error, self._on_cluster))
+                    self._suspects.append(trial)
                 self._judge()
 
     def _judge(self) -> None:
@@ -211,7 +230,8 @@ class _Work:
         with self._keeping_error():
             self._told += 1
             self.strategy.tell(self._recorded(trial))
-            outstanding = {other.id for other in (*self._given.values(), *self.first, *self._suspects)}
+            outstanding = {trial_id for given in self._given.values() for trial_id in given}
+            outstanding |= {other.id for other in (*self.first, *self._suspects)}
             self.state.end(self.state.running - self.strategy.paused - outstanding)
 
     def _recorded(self, trial: Trial) -> Trial:
@@ -324,7 +344,7 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
     }
     checkpoints = work.state.checkpoints.absolute()
     together = min(cluster.workers or room(cluster), room(cluster))
-    work.fill(together)
+    beginning = work.fill(together)
     searcher: Any = _Searcher(work)
     if (
         cluster.workers is None
@@ -332,12 +352,12 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
         settings["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, together))
     else:
         searcher = ConcurrencyLimiter(searcher, max_concurrent=cluster.workers)
-    barrier = StartBarrier(uuid.uuid4().hex, min(together, len(work.first)))
+    barrier = StartBarrier(uuid.uuid4().hex, beginning)
     worker = tune.with_parameters(
         Worker,
-        make_objective=pickled(make_objective),
+        make_objective=pickled(on_hosts(make_objective, cluster)),
         checkpoints=str(checkpoints),
-        cpus=cluster.cpus,
+        cpus=cluster.cpus if cluster.hosts == 1 else 0,
         barrier=barrier,
     )
     with environment(settings), without_log(), private_folder() as folder, workers_end_with(barrier.name):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,11 +25,12 @@ from ray.cloudpickle import cloudpickle
 from ray.experimental import internal_kv  # of the whole cluster, which may share no folder
 
 from nas import own_file
+from nas.cores import local_cores
 from nas.ending import Terminated, terminate
 from nas.errors import InputError
-from nas.objectives.base import Objective, TrialFailed
-from nas.run.driver import describe_error, evaluate, one_line
-from nas.run.tune.cluster import local_cores
+from nas.objectives.base import Objective
+from nas.run.driver import describe_error, one_line
+from nas.run.together import Unit, units
 from nas.run.tune.losses import NAMESPACE
 from nas.space import Architecture
 from nas.trial import Trial, measurement_of
@@ -39,31 +40,32 @@ NOTICE_SECONDS = 1.0  # between two looks whether its node is taken away
 SECONDS = ("compile_seconds", "train_seconds", "evaluate_seconds")
 
 
-def to_config(trial: Trial | None) -> dict[str, str]:
-    """The config of a Tune trial that brings ``trial`` from where it is to its budget; None: to wait.
+def to_config(trials: Sequence[Trial]) -> dict[str, str]:
+    """The config of a Tune trial that brings ``trials`` from where they are to their budgets; none: to wait.
 
     A line of JSON: Tune looks into anything else.
     """
-    if trial is None:
-        return {"trial": "null"}
-    fields = {field.name: getattr(trial, field.name) for field in dataclasses.fields(Trial)}
-    fields["arch"] = dict(trial.arch)
-    fields["measurements"] = [m.fields() for m in trial.measurements]
-    return {"trial": json.dumps(fields)}
+    told = []
+    for trial in trials:
+        fields = {field.name: getattr(trial, field.name) for field in dataclasses.fields(Trial)}
+        fields["arch"] = dict(trial.arch)
+        fields["measurements"] = [m.fields() for m in trial.measurements]
+        told.append(fields)
+    return {"trials": json.dumps(told)}
 
 
-def from_config(config: Mapping[str, Any]) -> Trial | None:
+def from_config(config: Mapping[str, Any]) -> list[Trial]:
     """Inverse of `to_config`."""
-    fields = json.loads(config["trial"])
-    if fields is None:
-        return None
-    fields["arch"] = Architecture.from_json(fields["arch"])
-    fields["measurements"] = tuple(measurement_of(m) for m in fields["measurements"])
-    return Trial(**fields)
+    trials = []
+    for fields in json.loads(config["trials"]):
+        fields["arch"] = Architecture.from_json(fields["arch"])
+        fields["measurements"] = tuple(measurement_of(m) for m in fields["measurements"])
+        trials.append(Trial(**fields))
+    return trials
 
 
 class Worker(tune.Trainable):
-    """One process; a call of `step` is a unit of its piece of work, or a moment's waiting."""
+    """One process; a call of `step` is a unit of one of the trials that it has, or a moment's waiting."""
 
     def setup(
         self,
@@ -86,7 +88,8 @@ class Worker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self._trial = from_config(new_config)
+        self._trials = from_config(new_config)
+        self._left = len(self._trials)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -102,23 +105,20 @@ class Worker(tune.Trainable):
         process = {"process": f"{socket.gethostname()} {os.getpid()}"}
         if self._broken:
             return process | {"broken": self._broken, "done": True}
-        if self._trial is None:
+        if not self._trials:
             time.sleep(WAIT_SECONDS)
             return process
         try:
             if self._units is None:
-                self._units = evaluate(self._objective, self._trial)
-            self._trial = next(self._units)
-        except TrialFailed as failure:
-            return process | self._result(failure)
+                self._units = units(self._objective, self._trials)
+            return process | self._result(next(self._units))
         except OSError as error:  # the disk is full
             return process | {"disk_full": error.filename, "done": True}
-        return process | self._result()
 
     def cleanup(self) -> None:
-        units, self._units = getattr(self, "_units", None), None
-        if units is not None:
-            units.close()
+        under_way, self._units = getattr(self, "_units", None), None
+        if under_way is not None:
+            under_way.close()
 
     def _terminate(self, number: int, frame: Any) -> None:
         """SIGTERM: a training writes a checkpoint first."""
@@ -127,21 +127,22 @@ class Worker(tune.Trainable):
         else:
             leave()
 
-    def _result(self, failure: TrialFailed | None = None) -> dict[str, Any]:
-        trial = self._trial
-        assert trial is not None
+    def _result(self, unit: Unit) -> dict[str, Any]:
+        trial, failure = unit.trial, unit.failure
+        self._left -= unit.over
         result: dict[str, Any] = {
             "id": trial.id,
             "budget": trial.spent,
             "params": trial.params,
             "macs_per_image": trial.macs_per_image,
-            "done": trial.spent >= trial.budget or trial.ended,
+            "over": unit.over,
+            "done": not self._left,
         }
         if trial.measurements:
             result["measurement"] = json.dumps(trial.measurements[-1].fields())
         if failure is not None:
             seconds = {name: getattr(failure, name) for name in SECONDS}
-            result |= {"failure": str(failure), "traceback": failure.traceback, "done": True, **seconds}
+            result |= {"failure": str(failure), "traceback": failure.traceback, **seconds}
         return result
 
 
@@ -218,10 +219,10 @@ _claims: list[socket.socket] = []
 def claim_cores(n: int) -> None:
     """Keep this thread, and all that it starts, to ``n`` cores which no other worker on this machine has.
 
-    Where there are not so many, to none in particular. A claim is the name of a socket that the kernel
+    With 0, or where there are not so many, to none in particular. A claim is the name of a socket that the kernel
     gives to one process at a time and frees when that dies, in whatever way.
     """
-    if sys.platform != "linux" or _claims:
+    if sys.platform != "linux" or _claims or not n:
         return
     cores = []
     for core in local_cores():
