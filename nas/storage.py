@@ -8,6 +8,7 @@ up. Where the local folder is gone, `--resume` begins with the bucket's.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -67,24 +68,31 @@ def mirrored(out: str | Path, *, resume: bool = False, writes: bool = True) -> I
 
 
 def copied(path: str | Path) -> str | Path:
-    """``path``; where it is a URL, a local copy of the records that lie there. Raises InputError."""
+    """``path``; where it is a URL, the local folder with the records that lie there.
+
+    What is here and further than the bucket stays as it is: a search may be writing it. Raises InputError.
+    """
     url = remote(path)
     if url is None:
         return path
-    folder = local_folder(url)
-    if not Mirror(url, folder).download(checkpoints=False):
+    mirror = Mirror(url, local_folder(url))
+    if not mirror.records():
         raise InputError(f"{url}: nothing is there")
-    return folder
+    if mirror.is_ahead():
+        mirror.download(checkpoints=False)
+    return mirror.folder
 
 
 def fetched(url: str, name: str) -> Path:
     """A cache folder with the files of ``url/name`` at ``name``, downloaded once. Raises InputError."""
     into = cache_folder("downloads") / re.sub(r"[^\w.-]+", "_", url)
     if not (into / name).exists():
-        partial = into / f"{name}.partial"
+        partial = into / f"{name}.{os.getpid()}.partial"  # workers may want the same at once
         shutil.rmtree(partial, ignore_errors=True)
-        if Mirror(f"{url}/{name}", partial).download():
-            partial.rename(into / name)
+        if Mirror(f"{url}/{name}", partial).download() and not (into / name).exists():
+            with contextlib.suppress(OSError):  # another one was quicker
+                partial.rename(into / name)
+        shutil.rmtree(partial, ignore_errors=True)
     return into
 
 
@@ -101,18 +109,25 @@ class Mirror:
 
     def begin(self, resume: bool) -> None:
         """Settle which of the two folders is the run. Raises InputError."""
-        there = {name for name in self._list() if name.endswith(".jsonl")}
-        if there and not resume:
+        if self.records() and not resume:
             raise InputError(f"{self.url}: holds a run already; go on with --resume or choose another --out")
+        if self.is_ahead():
+            self.download()
+
+    def records(self) -> list[str]:
+        """The names of the records that the bucket has. Raises InputError."""
+        return [name for name in self._list() if name.endswith(".jsonl")]
+
+    def is_ahead(self) -> bool:
+        """Whether the bucket has more of the run than the folder. InputError where they are of different runs."""
         ahead = False
-        for name in there:
+        for name in self.records():
             theirs, path = self._read(name), self.folder / name
             ours = path.read_bytes() if path.exists() else b""
             if not theirs.startswith(ours) and not ours.startswith(theirs):
                 raise InputError(f"{self.url}/{name} and {path} are of different runs; remove one of them")
             ahead |= len(theirs) > len(ours)
-        if ahead:
-            self.download()
+        return ahead
 
     def download(self, *, checkpoints: bool = True) -> int:
         """Copy the bucket's files here, over those that are here; how many there were. Raises InputError."""

@@ -30,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ from nas.objectives.train import Size, TrainObjective, TrainSetup, size_of
 from nas.own_file import named_in_file, value_named
 from nas.proxies import Proxy
 from nas.space import Architecture
+from nas.training import processes
 from nas.trial import Measurement, ScoreMeasurement, Trial
 
 Function = Callable[..., Any]
@@ -210,6 +212,8 @@ class OwnObjective:
             raise TrialFailed(
                 f"{self.setup.name} gave a {type(value).__name__}, neither a number nor a Measurement"
             ) from None
+        if processes.joined():  # a function that measures must not tell each process something else
+            score = json.loads(processes.from_first(json.dumps(score).encode()))
         if not math.isfinite(score):
             raise TrialFailed(f"{self.setup.name}: {score} is no finite number")
         if last is None:

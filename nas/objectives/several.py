@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nas.goals import Goals
-from nas.objectives.quantities import TRAINED, QuantitiesSetup, check_finite
+from nas.objectives.base import TrialFailed
+from nas.objectives.quantities import TRAINED, Measured, QuantitiesSetup, check_finite
 from nas.objectives.train import TrainObjective, TrainSetup
 from nas.space import Architecture
+from nas.training import processes
 from nas.trial import Final, Measurement, MeasurementWithValues, Trial
 
 NOT_TRAINED = dict.fromkeys(("valid_accuracy", "valid_loss", "train_accuracy", "train_loss"), math.nan)
@@ -60,7 +64,7 @@ class SeveralObjective:
         if isinstance(newest, MeasurementWithValues):
             before = {name: value for name, value in newest.values.items() if name not in TRAINED}
         else:
-            before, seconds = self._quantities(trial.arch)
+            before, seconds = self._known(trial.arch)
         violated = goals.judge(before).violation
         if violated or not self.setup.trains:
             for unit in range(trial.spent, trial.budget):
@@ -75,6 +79,21 @@ class SeveralObjective:
             measurement = dataclasses.replace(measurement, evaluate_seconds=spent)
             yield with_values(measurement, goals, {**shown, **before})
             seconds = 0.0
+
+    def _known(self, arch: Architecture) -> Measured:
+        """Of several processes the first one measures, for all: two would measure two latencies, and part ways."""
+        if not processes.joined():
+            return self._quantities(arch)
+        told: Any = None
+        if processes.is_writer():
+            try:
+                told = self._quantities(arch)
+            except TrialFailed as failure:
+                told = str(failure)
+        told = json.loads(processes.from_first(json.dumps(told).encode()))
+        if isinstance(told, str):
+            raise TrialFailed(told)
+        return Measured(*told)
 
     def final(self, arch: Architecture, seed: int, epochs: int) -> Final:
         """See `TrainObjective.final`."""

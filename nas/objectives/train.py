@@ -226,9 +226,10 @@ class TrainObjective:
         name = hashlib.sha256(f"{arch.to_json()} {seed} {epochs}".encode()).hexdigest()[:16]
         folder = self.checkpoints / f"final-{name}"
         final = _drained(self.final_training(arch, seed, epochs, checkpoints=folder)).final
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # others are under way
-            self.checkpoints.rmdir()
+        if processes.is_writer():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others are under way
+                self.checkpoints.rmdir()
         return final
 
     def trained(self, arch: Architecture, seed: int, epochs: int) -> Trained:

@@ -50,6 +50,8 @@ def _compare(
     seeds: int,
     resume: bool,
 ) -> list[Run]:
+    if resume and not (out.is_dir() and any(is_run(folder) for folder in out.iterdir())):
+        raise InputError(f"{out}: no comparison to resume there")
     if not resume and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
     if options.total_epochs is None:

@@ -98,6 +98,8 @@ class SearchState:
         self._spent = sum(trial.spent for trial in record.trials.values())
         self._failures = 0
         self._alike: list[str] = []
+        self.asking = False
+        """Whether the record that was replayed ends where trials were asked for, of which more may follow."""
 
     @property
     def trials(self) -> Mapping[int, Trial]:
@@ -202,7 +204,8 @@ class SearchState:
         for event in _recorded_events(self._record):
             trial_id = event["id"]
             final = self.trials[trial_id]
-            if event["event"] in ("trial", "promotion"):
+            self.asking = event["event"] in ("trial", "promotion")
+            if self.asking:
                 while trial_id not in asked or asked[trial_id].budget < event["budget"]:
                     trial = strategy.ask()
                     if trial is None:

@@ -10,7 +10,6 @@ from nas.record import Record, Run
 from nas.run.driver import Listener, SearchState
 from nas.run.together import units
 from nas.strategies.base import Strategy
-from nas.trial import Trial
 
 
 def execute(
@@ -53,13 +52,13 @@ def execute(
     )
     under_way = state.replay(strategy)
     while not state.full:
-        asked: list[Trial] = []
-        while len(asked) < trials_per_program:
-            trial = under_way.popleft() if under_way else strategy.ask()
-            if trial is None:
-                break
+        asked = [under_way.popleft() for _ in range(min(trials_per_program, len(under_way)))]
+        if not asked or state.asking:  # else those under way are told first, as without an interruption
+            while len(asked) < trials_per_program and (trial := strategy.ask()) is not None:
+                asked.append(trial)
+        state.asking = False
+        for trial in asked:
             state.start(trial)
-            asked.append(trial)
         if not asked:
             break
         outstanding = {trial.id for trial in (*asked, *under_way)}

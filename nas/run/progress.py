@@ -61,7 +61,7 @@ class Progress:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title = title
-        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._console = Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
         self._live: Live | None = None
         self._planned, self._planned_trials = planned_epochs, planned_trials
         self._trials: dict[int, Trial] = {}

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from nas.objectives.base import Objective, Together, TrialFailed
 from nas.run.driver import evaluate
+from nas.training import processes
 from nas.trial import Trial
 
 
@@ -30,16 +31,18 @@ def units(objective: Objective, trials: Sequence[Trial]) -> Generator[Unit, None
     The caller may close this at any unit. Raises OSError where the disk is full, as `evaluate` does.
     """
     groups, ahead = _groups(objective, trials), CompileAhead(objective)
+    alone = not processes.joined()  # programs of several processes have to start in one order
     for group, following in itertools.zip_longest(groups, groups[1:]):
         hidden = ahead.hidden_seconds() / len(group)
-        if following:
+        if following and alone:
             ahead.start(following)
         yield from _units(objective, group, hidden)
 
 
 def _groups(objective: Objective, trials: Sequence[Trial]) -> Sequence[Sequence[Trial]]:
     """Trials that share a program; each alone where that cannot be said: what is wrong with one is its own failure."""
-    if len(trials) > 1 and isinstance(objective, Together):
+    # Several processes may have room for groups of different sizes.
+    if len(trials) > 1 and isinstance(objective, Together) and not processes.joined():
         with contextlib.suppress(Exception):
             return objective.grouped(trials)
     return [[trial] for trial in trials]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.errors import InputError
 from nas.report.trackers import TRACKERS, Tracker
 from nas.run.driver import Ended, Event, Measured, one_line
 from nas.trial import Final
@@ -19,8 +21,11 @@ class Tracking:
     After a resumption what the record holds is told again, and replaces what was there.
     """
 
-    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
-        self._trackers = dict(trackers)
+    def __init__(self, trackers: Mapping[str, Callable[[], Tracker]]) -> None:
+        self._trackers: dict[str, Tracker] = {}
+        for name, make in trackers.items():
+            with self._given_up(name):
+                self._trackers[name] = make()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Measured):
@@ -38,22 +43,26 @@ class Tracking:
 
     def _tell(self, tell: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
-            try:
+            with self._given_up(name):
                 tell(tracker)
-            except Exception as error:
-                del self._trackers[name]
-                told = f"{type(error).__name__}: {one_line(str(error))}"
-                print(
-                    f"note: {name} is given up ({told}); the record has it all", file=sys.stderr, flush=True
-                )
+
+    @contextlib.contextmanager
+    def _given_up(self, name: str) -> Iterator[None]:
+        """Within, what goes wrong is the end of that tracker alone."""
+        try:
+            yield
+        except InputError:  # it is not installed, which is said at once
+            raise
+        except Exception as error:
+            self._trackers.pop(name, None)
+            told = f"{type(error).__name__}: {one_line(str(error))}"
+            print(f"note: {name} is given up ({told}); the record has it all", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def tracking(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Iterator[Tracking]:
     """The trackers of these names for the run in ``folder``, each with a folder of its name there."""
-    held = Tracking({})
-    for name in names:
-        held._trackers[name] = TRACKERS[name](folder / name, config)
+    held = Tracking({name: functools.partial(TRACKERS[name], folder / name, config) for name in names})
     try:
         yield held
     finally:

@@ -76,8 +76,10 @@ def train_to_end(
         )
         with opened as record, Progress("training", planned_epochs=epochs * len(seeds)) as view:
             done = {final.seed for final in record.finals}
-            for k, seed in enumerate(seeds):
-                trial = record.trials.get(k) or Trial(id=k, arch=arch, budget=epochs, seed=seed)
+            for seed in seeds:
+                begun = [trial for trial in record.trials.values() if trial.seed == seed]
+                trial = begun[0] if begun else Trial(len(record.trials), arch, budget=epochs, seed=seed)
+                k = trial.id
                 view(Started(trial))
                 if seed in done:
                     record.end(k, trial.status if trial.status != "running" else "completed")

@@ -73,8 +73,9 @@ class Checkpoints:
     def wait(self) -> None:
         """Return when nothing is being written any more, and only the newest checkpoint is left."""
         self._orbax.wait_until_finished()
-        if self._last is not None:
-            for _, path in self._complete():
+        complete = [path for _, path in self._complete()]
+        if self._last in {path.name for path in complete}:  # else it could not be written
+            for path in complete:
                 if path.name != self._last:
                     shutil.rmtree(path, ignore_errors=True)
 

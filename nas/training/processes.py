@@ -24,6 +24,8 @@ from jax.experimental import multihost_utils
 from nas.ending import ProcessLost
 from nas.errors import InputError
 
+OF_THE_PROGRAM = ("RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "INVALID_ARGUMENT")
+"""What XLA says of a program, or of the memory that it takes, whatever other processes do."""
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -107,5 +109,5 @@ def check(error: Exception) -> None:
     """Raises ProcessLost where ``error`` is none of a program, but of the processes that run it."""
     if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
         text = str(error).strip().splitlines()[0]
-        if "RESOURCE_EXHAUSTED" not in text:
+        if not any(code in text for code in OF_THE_PROGRAM):
             raise ProcessLost(f"another process of {jax.process_count()} is lost") from error

@@ -108,13 +108,17 @@ class Commands:
         return status
 
     def read(self, *words: str, dry: str) -> str:
-        """What the command prints, empty where it fails; ``dry`` stands for it in a dry run."""
+        """What the command prints; ``dry`` stands for it in a dry run. Raises InputError where it fails: that is no
+        answer, and what is not known of may go on costing."""
         if self.dry:
             print(shlex.join(words), flush=True)
             return dry
         if shutil.which(words[0]) is None:
             raise InputError(f"tpu: {words[0]} is not installed")
-        return subprocess.run(words, check=False, stdout=subprocess.PIPE, text=True).stdout.strip()
+        done = subprocess.run(words, check=False, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise InputError(f"tpu: status {done.returncode} of {shlex.join(words)[:200]}")
+        return done.stdout.strip()
 
 
 def say_price(config: Common) -> None:
@@ -198,10 +202,12 @@ class Machines:
                     "--worker",
                     "all",
                 )
-                self._slice(part, INSTALL.format(requirements="requirements-tpu.txt"))
-                self._slice(
-                    part, f"({RAY} stop >/dev/null 2>&1 || true) && {RAY} start --address {address}:6379"
-                )
+                # A slice whose Ray is there is at work, on trials that a new start would end.
+                there = f"({RAY} status --address {address}:6379 && pgrep -x raylet) >/dev/null 2>&1"
+                install = INSTALL.format(requirements="requirements-tpu.txt")
+                stop = f"({RAY} stop) >/dev/null 2>&1 || true"
+                start = f"{RAY} start --address {address}:6379"
+                self._slice(part, f"if {there}; then exit 0; fi\n{install}\ncd\n{stop}\n{start}")
 
     def submit(self, command: tuple[str, ...]) -> int:
         """Run the command on the head, apart from this connection; follow it, and mirror its records meanwhile."""
@@ -232,6 +238,8 @@ class Machines:
             return self.logs()
         finally:
             over.set()
+            if mirror.is_alive():  # at a copy of its own
+                mirror.join()
             self.mirror()
 
     def logs(self) -> int:
@@ -274,11 +282,15 @@ class Machines:
             "--filter", f"name~/{self.config.name}-[0-9]+$", "--format", "value(name)",
             dry="\n".join(self.config.parts),
         )  # fmt: skip
+        left = []
         for part in listed.split():  # whatever --slices says: one that is forgotten would go on costing
-            self._delete(part.rpartition("/")[2])
-        self.run(
-            "gcloud", "compute", "instances", "delete", self.config.head, *self._zone, "--quiet", check=False
-        )
+            name = part.rpartition("/")[2]
+            left += [name] if self._delete(name, check=False) else []
+        head = self.config.head
+        if self.run("gcloud", "compute", "instances", "delete", head, *self._zone, "--quiet", check=False):
+            left.append(head)
+        if left:
+            raise InputError(f"tpu: not deleted, and may cost: {' '.join(left)}; scripts/tpu/down again")
 
     @property
     def _mirror(self) -> str:
@@ -300,10 +312,9 @@ class Machines:
                  "--accelerator-type", of.accelerator_type, "--runtime-version", of.generation.runtime,
                  *(("--spot",) if self.config.spot else ()))  # fmt: skip
 
-    def _delete(self, part: str) -> None:
-        self.run(
-            "gcloud", "compute", "tpus", "queued-resources", "delete", part, *self._zone, "--force", "--quiet"
-        )
+    def _delete(self, part: str, *, check: bool = True) -> int:
+        words = ("gcloud", "compute", "tpus", "queued-resources", "delete", part)
+        return self.run(*words, *self._zone, "--force", "--quiet", check=check)
 
     def _to_head(self, *files: str) -> None:
         self.run("gcloud", "compute", "scp", *files, f"{self.config.head}:", *self._zone)
@@ -377,7 +388,7 @@ class Pods:
         self._zone = ("--zone", config.zone)
 
     def up(self) -> None:
-        """The cluster with Google's KubeRay, and a pool of TPU machines from none to as many as the slices have."""
+        """The cluster with Google's KubeRay, and pools of TPU machines, from none to as many as the slices have."""
         config, of = self.config, self.config.slice
         found = self.run.read(
             "gcloud", "container", "clusters", "list", "--filter", f"name={config.name}",
@@ -386,10 +397,17 @@ class Pods:
         if config.name not in found.split():
             self.run("gcloud", "container", "clusters", "create", config.name, *self._zone, "--addons", "RayOperator",
                      "--machine-type", "e2-standard-8", "--num-nodes", "1")  # fmt: skip
-            hosts = str(config.slices * of.hosts)
-            self.run("gcloud", "container", "node-pools", "create", "tpu", "--cluster", config.name, *self._zone,
+        # A slice of several hosts is a pool of its own; hosts that are slices by themselves are one pool.
+        names = ["tpu"] if of.hosts == 1 else [f"tpu-{i}" for i in range(config.slices)]
+        most = str(config.slices if of.hosts == 1 else of.hosts)
+        there = self.run.read(
+            "gcloud", "container", "node-pools", "list", "--cluster", config.name, *self._zone,
+            "--format", "value(name)", dry="",
+        )  # fmt: skip
+        for pool in [name for name in names if name not in there.split()]:
+            self.run("gcloud", "container", "node-pools", "create", pool, "--cluster", config.name, *self._zone,
                      "--machine-type", of.machine, "--num-nodes", "0", "--enable-autoscaling", "--min-nodes", "0",
-                     "--max-nodes", hosts, *(("--tpu-topology", of.topology) if of.hosts > 1 else ()),
+                     "--max-nodes", most, *(("--tpu-topology", of.topology) if of.hosts > 1 else ()),
                      *(("--spot",) if config.spot else ()))  # fmt: skip
         self.run("gcloud", "container", "clusters", "get-credentials", config.name, *self._zone)
 
@@ -407,6 +425,8 @@ class Pods:
             ray_version=importlib.metadata.version("ray"),
         )
         text = json.dumps(manifest, indent=2)  # which is YAML, too
+        # A job of this name that has ended would not run again.
+        self.run("kubectl", "delete", "rayjob", config.name, "--ignore-not-found", "--wait")
         if self.run.dry:
             print(f"kubectl apply -f - <<'END'\n{text}\nEND", flush=True)
         else:

@@ -105,7 +105,7 @@ def ray_job(
                 "effect": "NoSchedule",
             }
         ]
-    last_words = "pkill -TERM -f ray::; sleep 10; ray stop"
+    last_words = "pkill -TERM -f '[r]ay::'; sleep 10; ray stop"  # not of itself
     worker = {
         "name": "ray-worker",
         "image": image,
@@ -130,7 +130,7 @@ def ray_job(
         "spec": {
             "entrypoint": command,
             "shutdownAfterJobFinishes": True,
-            "ttlSecondsAfterFinished": 3600,
+            "ttlSecondsAfterFinished": 60,
             "rayClusterSpec": {
                 "rayVersion": ray_version,
                 "headGroupSpec": {

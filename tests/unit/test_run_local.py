@@ -52,6 +52,7 @@ def search(
     strategy: str,
     *,
     resume: bool = False,
+    each: int = 1,
     objective: Any = None,
     total_epochs: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -69,6 +70,7 @@ def search(
             record,
             epochs=R,
             total_epochs=total_epochs,
+            trials_per_program=each,
             on_event=on_event,
         )
 
@@ -114,21 +116,24 @@ def test_budget_of_the_search_is_kept_to_the_unit(tmp_path: Path, strategy: str)
 
 
 @pytest.mark.parametrize(
-    ("strategy", "total_epochs"),
+    ("strategy", "total_epochs", "each"),
     [
-        ("random", 23),
-        ("successive_halving", None),
-        ("hyperband", 31),
-        ("hyperband", 6),  # spent where a rung ends
-        ("asha", None),
-        ("evolution", 31),
+        ("random", 23, 1),
+        ("successive_halving", None, 1),
+        ("hyperband", 31, 1),
+        ("hyperband", 6, 1),  # spent where a rung ends
+        ("hyperband", 31, 4),
+        ("asha", None, 1),
+        ("evolution", 31, 1),
+        ("evolution", 31, 3),  # asked for three at a time, and so told
     ],
 )
 def test_resumed_after_any_line_the_record_is_that_of_an_undisturbed_run(
-    tmp_path: Path, strategy: str, total_epochs: int | None
+    tmp_path: Path, strategy: str, total_epochs: int | None, each: int
 ) -> None:
     def run(folder: Path, **options: Any) -> Run:
-        return search(folder, strategy, total_epochs=total_epochs, **CONFIGS[strategy], **FAULTS, **options)
+        config = CONFIGS[strategy] | FAULTS | options
+        return search(folder, strategy, total_epochs=total_epochs, each=each, **config)
 
     run(tmp_path / "whole")
     lines = len((tmp_path / "whole" / "trials.jsonl").read_bytes().splitlines())

@@ -162,9 +162,10 @@ class Fate:
 class Workers:
     """A search of three trials of two units, carried out by hand as Tune would."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, each: int = 1) -> None:
         self.state = SearchState(record, epochs=2)
-        self.work = _Work(STRATEGIES["random"](SPACE, Config(epochs=2, trials=3)), self.state, deque())
+        strategy = STRATEGIES["random"](SPACE, Config(epochs=2, trials=3))
+        self.work = _Work(strategy, self.state, deque(), each=each)
         self._ids = 0
 
     def take(self) -> tuple[str, int, int]:
@@ -219,6 +220,25 @@ def test_a_trial_fails_when_two_of_its_workers_died_by_themselves(workers: Worke
     assert workers.take()[1] == 1
     assert workers.state.trials[0].status == "failed"
     assert workers.state.trials[0].error == "the worker died: killed, crashed or out of memory"
+
+
+def test_of_trials_that_shared_a_dying_worker_only_the_guilty_one_fails(workers: Workers) -> None:
+    Fate.known = {"own": True}
+    together = Workers(workers.state._record, each=3)
+    config = together.work.give("all")
+    assert isinstance(config, dict)
+    assert [trial.id for trial in from_config(config)] == [0, 1, 2]
+    together.work.died("all", Exception("own"))
+    for _ in range(3):
+        tune_id, trial, spent = together.take()  # each alone
+        if trial == 1:
+            together.work.died(tune_id, Exception("own"))
+            continue
+        for unit in range(spent + 1, 3):
+            together.unit(tune_id, trial, unit)
+    assert together.work.give("last") == "FINISHED"
+    statuses = {i: trial.status for i, trial in together.state.trials.items()}
+    assert statuses == {0: "completed", 1: "failed", 2: "completed"}
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -110,6 +110,20 @@ def test_the_longer_of_two_records_of_one_run_goes_on(bucket):
         _search("memory://b/run", resume=True)
 
 
+def test_to_read_a_run_by_its_url_leaves_what_is_further_here(bucket):
+    """A search that is writing there would end otherwise."""
+    folder = storage.local_folder("memory://b/run")
+    folder.mkdir(parents=True)
+    for name, here, there in (("trials.jsonl", b"1\n2\n", b"1\n"), ("config.json", b"{}", b"{}")):
+        (folder / name).write_bytes(here)
+        bucket.pipe_file(f"/b/run/{name}", there)
+    assert storage.copied("memory://b/run") == folder
+    assert (folder / "trials.jsonl").read_bytes() == b"1\n2\n"
+    bucket.pipe_file("/b/run/trials.jsonl", b"1\n2\n3\n")
+    storage.copied("memory://b/run")
+    assert (folder / "trials.jsonl").read_bytes() == b"1\n2\n3\n"
+
+
 def test_a_bucket_that_is_away_for_a_while_holds_nothing_up(bucket, monkeypatch, capsys):
     away = {"is": True}
     pipe = type(bucket).pipe_file

@@ -118,13 +118,16 @@ echo "$*" >>"$VM/calls"
 case "$*" in
     *"queued-resources create"*) echo "${5} WAITING_FOR_RESOURCES" >>"$VM/states" ;;
     *"queued-resources delete"*) sed -i "/^${5} /d" "$VM/states" ;;
-    *"queued-resources list"*"value(name)"*) sed 's, .*,,; s,^,projects/p/queuedResources/,' "$VM/states" ;;
+    *"queued-resources list"*"value(name)"*)
+        [ ! -e "$VM/offline" ] || exit 1
+        sed 's, .*,,; s,^,projects/p/queuedResources/,' "$VM/states" ;;
     *"queued-resources list"*)
         name=$(sed 's,.*name~/\\(.*\\)[$].*,\\1,' <<<"$*")
         sed -n "s/^$name //p" "$VM/states"
         sed -i "s/^$name WAITING_FOR_RESOURCES/$name ACTIVE/" "$VM/states" ;;
     *"instances create"*) echo "$4" >"$VM/head" ;;
-    *"instances list"*) cat "$VM/head" 2>/dev/null ;;
+    *"instances list"*) [ ! -e "$VM/head" ] || cat "$VM/head" ;;
+    *"instances delete"*) [ ! -e "$VM/refuses" ] ;;
     *"instances describe"*) echo 10.0.0.2 ;;
     "compute scp "*) [ ! -e "$VM/execute" ] || cp "${@:3:$#-5}" "$VM" ;;
     "compute ssh "*) [ ! -e "$VM/execute" ] || { cd "$VM" && bash -c "${@: -1}"; } ;;
@@ -165,7 +168,7 @@ def test_up_makes_what_is_not_there_and_again_what_was_preempted(machines: Any) 
     assert all("--spot" in line for line in calls(machines, "queued-resources create"))
     assert len(calls(machines, "instances create")) == 1
     assert len(calls(machines, "ray start --head")) == 1
-    assert len(calls(machines, "tpu-vm ssh", "ray start --address 10.0.0.2:6379")) == 2
+    assert len(calls(machines, "ray start --address 10.0.0.2:6379")) == 2
     (machines.vm / "states").write_text("sweep-0 ACTIVE\nsweep-1 SUSPENDED\n")
     (machines.vm / "calls").unlink()
     machines.up()
@@ -204,6 +207,16 @@ def test_down_copies_the_records_and_deletes_all(machines: Any) -> None:
     order = [line.split()[1] for line in calls(machines) if "list" not in line]
     assert order[0] == "ssh", "the records are copied before anything is deleted"
     assert calls(machines)[-1].startswith("compute instances delete sweep-head ")
+
+
+@pytest.mark.parametrize("what", ["offline", "refuses"])
+def test_what_may_go_on_costing_is_an_error(machines: Any, what: str) -> None:
+    """A list that could not be had is not an empty one, and a machine that was not deleted is named."""
+    (machines.vm / "states").write_text("sweep-0 ACTIVE\n")
+    (machines.vm / what).touch()
+    with pytest.raises(InputError, match="status 1" if what == "offline" else "may cost: sweep-head"):
+        machines.down()
+    assert len(calls(machines, "queued-resources delete")) == (what == "refuses")
 
 
 @pytest.mark.parametrize("what", ["up", "submit"])

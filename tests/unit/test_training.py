@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import math
 import os
@@ -727,6 +728,27 @@ def test_tally_leaves_padding_out():
 def test_sizes_that_cannot_be(digits, hyper, config, says):
     with pytest.raises(InputError, match=says):
         training_of(digits, config=TrainingConfig(**config), **hyper)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    """A full disk: the error comes once, with the next save or the end, and what is closed after it keeps the last."""
+    keeper = Checkpoints(tmp_path / "0")
+    state = {"weights": np.arange(3, dtype=np.float32)}
+    keeper.save(1, state, {"units": 1})
+    keeper.wait()
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keeper._orbax, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        keeper.save(2, state, {"units": 2})
+    keeper.close()
+    again = Checkpoints(tmp_path / "0")
+    found = again.restore(state)
+    again.close()
+    assert found is not None
+    assert (found[0], found[2]) == (1, {"units": 1})
 
 
 def test_an_outline_is_the_network(digits):

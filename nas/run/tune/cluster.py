@@ -277,6 +277,10 @@ def on_slice(cluster: Cluster, chips_of_a_host: float) -> Cluster:
             f"cluster: tpus_per_worker={wanted} is more than the {chips_of_a_host:g} of a host, and {said}"
         )
     cpus = cluster.cpus_per_worker or found.cpus
+    if cpus > found.cpus:
+        raise InputError(
+            f"cluster: cpus_per_worker={cpus} is more than the {found.cpus} of a host of a slice"
+        )
     return dataclasses.replace(cluster, hosts=len(found.hosts), slice_head=found.head, cpus_per_worker=cpus)
 
 

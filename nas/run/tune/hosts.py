@@ -16,10 +16,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -27,7 +27,7 @@ from nas.ending import NOTICE_SECONDS, ProcessLost, Terminated, terminate
 from nas.objectives.base import Objective, Trained
 from nas.run.driver import evaluate
 from nas.run.tune.cluster import Cluster
-from nas.run.tune.losses import NAMESPACE, Death, lost_nodes
+from nas.run.tune.losses import NAMESPACE, SETTLE_SECONDS, Death, lost_nodes
 from nas.run.tune.slices import slices
 from nas.run.tune.worker import claim_cores, heed_notices, pickled, unpickled_objective
 from nas.space import Architecture
@@ -114,8 +114,8 @@ class SliceObjective:
             ).remote()
             for node in nodes
         ]
-        self._name, self._over = name, threading.Event()
-        threading.Thread(target=_watch, args=(set(nodes), self._over), daemon=True).start()
+        self._name, self._nodes, self._over = name, set(nodes), threading.Event()
+        threading.Thread(target=_watch, args=(self._nodes, self._over), daemon=True).start()
         address = self._answer([self._hosts[0].address.remote()])
         given = (self._setup.make, self._checkpoints, self._setup.cpus, name, address, len(nodes))
         self._answer([host.join.remote(*given, k) for k, host in enumerate(self._hosts)])
@@ -133,14 +133,12 @@ class SliceObjective:
         return self._answer([getattr(host, method).remote(*given) for host in self._hosts])
 
     def _answer(self, asked: Sequence[ray.ObjectRef[Any]]) -> Any:
-        waiting, ended = list(asked), False
+        waiting = list(asked)
         try:
             while waiting:
                 ready, waiting = ray.wait(waiting, timeout=1)
-                for one in ready:
-                    ended |= ray.get(one) == ENDED
-            if ended:
-                raise Terminated
+                if any(ray.get(one) == ENDED for one in ready):
+                    self._misses(asked)
             return ray.get(asked[0])
         except Terminated:
             internal_kv._internal_kv_put(f"end {self._name}", b"", namespace=NAMESPACE)
@@ -150,15 +148,30 @@ class SliceObjective:
             if len(ray.wait(list(asked), num_returns=len(asked), timeout=AGREE_SECONDS)[0]) < len(asked):
                 self._release()
             raise error.cause from None
-        except RayActorError as error:
-            death = Death(error, on_cluster=True)
-            while (own := death.own()) is None:
-                time.sleep(0.5)
-            if own:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise Terminated from error
+        except (RayActorError, OutOfMemoryError) as error:
+            self._died(error)
         except RayError as error:  # its node went before it began
             raise Terminated from error
+
+    def _misses(self, asked: Sequence[ray.ObjectRef[Any]]) -> NoReturn:
+        """A process says that another one is lost, or was asked to end: what became of them?"""
+        end = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < end:
+            for one in ray.wait(list(asked), num_returns=len(asked), timeout=0.5)[0]:
+                ray.get(one)  # raises for one that died
+            if self._nodes & set(lost_nodes()):
+                raise Terminated
+        os.kill(os.getpid(), signal.SIGKILL)  # nothing is lost: it was what they ran
+        raise AssertionError
+
+    def _died(self, error: RayError) -> NoReturn:
+        """A process died, with its node or by itself."""
+        death = Death(error, on_cluster=True)
+        while (own := death.own()) is None:
+            time.sleep(0.5)
+        if own:
+            os.kill(os.getpid(), signal.SIGKILL)  # so does a worker that has no hosts
+        raise Terminated from error
 
 
 def _watch(nodes: set[str], over: threading.Event) -> None:

@@ -204,8 +204,9 @@ def meter(make: Callable[[], Meter], environment: Mapping[str, str]) -> Iterator
 
     ``environment`` is that of the process, which keeps to one core that no worker has, where there is one.
     """
-    # One that dies fails what it was measuring; a new one measures the others.
-    options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(environment)}, "max_restarts": -1}
+    # One that is lost, or dies, begins again; what it was measuring it measures once more.
+    options: dict[str, Any] = {"num_cpus": 0, "runtime_env": {"env_vars": dict(environment)}}
+    options |= {"max_restarts": -1, "max_task_retries": RETRIES}
     actor: Any = _Meter.options(**options).remote(pickled(make))
     try:
         ray.get(actor.start.remote())  # it has its core before any worker takes one

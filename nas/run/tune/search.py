@@ -128,8 +128,9 @@ class _Work:
 
     def fill(self, workers: int) -> int:
         """Ask for what so many workers begin with; how many of them have a trial then."""
-        while len(self.first) < workers * self._each and (trial := self.strategy.ask()) is not None:
-            self.first.append(trial)
+        if not self.first or self._each == 1 or self.state.asking:
+            while len(self.first) < workers * self._each and (trial := self.strategy.ask()) is not None:
+                self.first.append(trial)
         return min(workers, -(-len(self.first) // self._each))
 
     @property
@@ -141,13 +142,9 @@ class _Work:
         """The next piece of work as a Tune trial's config; None: none for now; or that there will be none."""
         with self._keeping_error():
             self._judge()
-            trials: list[Trial] = []
-            while len(trials) < self._each:
-                trial = self.first.popleft() if self.first else self.strategy.ask()
-                if trial is None:
-                    break
+            trials = self._next()
+            for trial in trials:
                 self.state.start(trial)
-                trials.append(trial)
             if trials:
                 self._given[tune_id] = {trial.id: trial for trial in trials}
             elif not self._given and not self._suspects:
@@ -159,6 +156,18 @@ class _Work:
                 return None
             return to_config(trials)
         return Searcher.FINISHED
+
+    def _next(self) -> list[Trial]:
+        """Trials for a worker: those that are left, one that lost a worker alone, then new ones."""
+        left: list[Trial] = []
+        while self.first and len(left) < self._each:
+            if self.first[0].id in self._deaths:  # it may be what the worker died of
+                return left or [self.first.popleft()]
+            left.append(self.first.popleft())
+        if not left:  # new ones are not asked for before those are told
+            while len(left) < self._each and (trial := self.strategy.ask()) is not None:
+                left.append(trial)
+        return left
 
     def hear(self, tune_id: str, result: Mapping[str, Any]) -> bool:
         """Record what a worker says; whether its piece of work ends with that."""

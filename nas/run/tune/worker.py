@@ -83,6 +83,8 @@ class Worker(tune.Trainable):
             self._objective: Objective = unpickled_objective(make_objective, checkpoints)
         except InputError as error:
             self._broken = str(error)
+        except Terminated:
+            leave()
         barrier.wait()
         self.reset_config(config)
 
