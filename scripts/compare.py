@@ -170,6 +170,7 @@ def compare_trainings(config: Config) -> None:
     from nas.report.report import write_report
     from nas.run.comparing import compare
     from nas.run.several import nothing_found
+    from nas.storage import copied
     from search_spaces import spaces_with
 
     options = config.options
@@ -179,7 +180,8 @@ def compare_trainings(config: Config) -> None:
     print_table(runs)
     named = {"space_file": options.space if named_in_file(options.space) else None}
     drawn = {"operations": functools.partial(operations, **named), "cells": functools.partial(cells, **named)}
-    for path in write_report([out], out, **drawn).files:
+    folder = copied(out)
+    for path in write_report([folder], folder, **drawn).files:
         print(path)
     if not any(result.best for result in runs):
         raise InputError(nothing_found(runs[0]))

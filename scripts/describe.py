@@ -158,7 +158,7 @@ def usual_input(found: Chosen) -> tuple[tuple[int, int, int], int]:
     from nas.data import load
 
     names = {"name": "dataset", "seed": "split_seed"}
-    fields = ("valid_fraction", "test_fraction", "subset", "image_size", "data_dir")
+    fields = ("valid_fraction", "test_fraction", "subset", "image_size", "resize", "data_dir")
     names |= {name: name for name in fields}
     config = found.run.config
     dataset = load(**{name: config[key] for name, key in names.items() if key in config})

@@ -59,6 +59,8 @@ class Row:
 
 
 def main(config: Config) -> None:
+    if config.check and config.add:
+        raise InputError("check: it writes nothing, and --add takes results in; say one of them")
     for folder in config.add:
         add(folder)
     out = config.out or ROOT / "docs" / "ledger.md"
@@ -67,7 +69,10 @@ def main(config: Config) -> None:
     counts = Counter(row.verdict for row in found)
     summary = ", ".join(f"{counts[name]} {name}" for name in VERDICTS)
     if not config.check:
-        out.write_text(text)
+        try:
+            out.write_text(text)
+        except OSError as error:
+            raise InputError(f"out: cannot write {out} ({error.strerror})") from None
         print(f"{summary}\n{out}")
         return
     if not out.is_file() or out.read_text() != text:
@@ -158,7 +163,8 @@ def _rule() -> str:
     return (
         "**Reproduced**: at a scale whose\nprotocol is the published one, the 95 % interval of the difference between "
         "our number and theirs holds 0.\n**Direction reproduced**: our number lies, with its whole interval, on the "
-        "side that is claimed. **Not reproduced**: neither, also where a number has no interval to show it. **Stale**: the code\nof the experiment (its file, the modules beside it, the files "
+        "side that is claimed. **Not\nreproduced**: neither, also where a number has no interval to show it. "
+        "**Stale**: the code\nof the experiment (its file, the modules beside it, the files "
         "that its claim covers; comments and docstrings aside) is\nnot the one that the result was run with. **Not "
         "run at scale**: a smoke run shows that it works, and says nothing\nof the claim."
     )

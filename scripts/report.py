@@ -95,10 +95,13 @@ def to_tensorboard(config: Config) -> Path:
     from nas.report.trackers import TensorBoard, export
 
     folders = find_runs(config.runs)
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):  # of several comparisons
+        names = [f"{folder.parent.name}-{folder.name}" for folder in folders]
     to = config.tensorboard[0] if config.tensorboard else None
     try:
-        for folder in folders:
-            own = folder / "tensorboard" if to is None else to if len(folders) == 1 else to / folder.name
+        for folder, name in zip(folders, names, strict=True):
+            own = folder / "tensorboard" if to is None else to if len(folders) == 1 else to / name
             run = read_run(folder)
             export(run, TensorBoard(own, run.config))
     except OSError as error:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nas.errors import InputError, one_of
 from nas.run.options import SearchOptions
@@ -88,7 +91,7 @@ def strategy_of(strategy: Strategy) -> str:
         if record is strategy:
             return known
     made = strategy.make if isinstance(strategy, StrategyRecord) else strategy
-    name = getattr(made, "__name__", type(made).__name__)
+    name = getattr(made, "__name__", type(made).__name__).strip("_")
     if name in SEARCHES:
         raise InputError(f"strategy: {name} is the name of another strategy; give yours another one")
     GIVEN[name] = record_of(strategy, name)
@@ -127,7 +130,11 @@ def options_with(base: SearchOptions, strategies: Iterable[str], given: Mapping[
     from nas.strategies import combined_config
 
     plan = converted(base.plan, combined_config(map(search_named, strategies)))
-    options = dataclasses.replace(base, plan=plan)
+    return _with(dataclasses.replace(base, plan=plan), given)
+
+
+def _with(options: Any, given: Mapping[str, Any]) -> Any:
+    """``options`` with ``given`` settings, of its own or of the dataclasses that it has. Raises InputError."""
     parts: dict[str, Any] = {"": options} | {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
@@ -143,19 +150,71 @@ def options_with(base: SearchOptions, strategies: Iterable[str], given: Mapping[
     for name, value in given.items():
         if name not in places:
             raise one_of("option", name, sorted(places))
-        changes[places[name]][name] = _plain(getattr(parts[places[name]], name), value)
+        part = parts[places[name]]
+        changes[places[name]][name] = _checked(type(part), name, _plain(getattr(part, name), value))
     own = changes.pop("")
     changed = {part: dataclasses.replace(parts[part], **values) for part, values in changes.items() if values}
     return dataclasses.replace(options, **own, **changed)
 
 
+def _checked(of: type, name: str, value: Any) -> Any:
+    """``value`` for the field ``name`` of the dataclass ``of``. Raises InputError where it is none."""
+    try:
+        hint = typing.get_type_hints(of)[name]
+    except (NameError, KeyError):  # of a class made of several, elsewhere
+        return value
+    if not _fits(hint, value):
+        choices = [choice for part in (hint, *typing.get_args(hint)) for choice in _literals(part)]
+        if choices:
+            raise one_of(name, value, choices)
+        raise InputError(f"{name}: {value!r} is no {_called(hint)}")
+    return Path(value) if Path in typing.get_args(hint) and isinstance(value, str) else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(part, value) for part in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(typing.get_args(hint)[0], part) for part in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, str | os.PathLike)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
+def _called(hint: Any) -> str:
+    """A type in words."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    names = {
+        int: "whole number",
+        float: "number",
+        str: "text",
+        bool: "bool",
+        type(None): "None",
+        Path: "path",
+    }
+    return " or ".join(names.get(part, "tuple of such") for part in parts)
+
+
 def _plain(default: Any, value: Any) -> Any:
     """A value for a field that has ``default``: tuples of assignments are what command lines have."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if not isinstance(default, tuple):
         return value
     if isinstance(value, Mapping):
         return tuple(f"{name}={_text(to)}" for name, to in value.items())
-    return (value,) if isinstance(value, str) else tuple(value)
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 def _text(value: Any) -> str:
@@ -169,6 +228,21 @@ def named_spaces(name: str) -> Mapping[str, SearchSpace]:
     return spaces_of(name)[1]
 
 
+def strategies_of(strategies: Strategy | Iterable[Strategy] | None) -> list[str]:
+    """The names of one strategy or of several, on a table also STRATEGY+SCORE. Raises InputError."""
+    if strategies is None:
+        return []
+    one = isinstance(strategies, str | StrategyRecord) or not isinstance(strategies, Iterable)
+    names = []
+    for each in [typing.cast(Any, strategies)] if one else typing.cast(Any, strategies):
+        if isinstance(each, str) and "+" in each:
+            name, _, score = each.partition("+")
+            names.append(f"{strategy_of(name)}+{score}")
+        else:
+            names.append(strategy_of(each))
+    return names
+
+
 def table_options(strategies: Iterable[str], given: Mapping[str, Any]) -> Any:
     """`nas.run.simulated.TableOptions` with ``given`` settings. Raises InputError."""
     from nas.run.methods import search_named
@@ -176,12 +250,6 @@ def table_options(strategies: Iterable[str], given: Mapping[str, Any]) -> Any:
     from nas.strategies import STRATEGIES, combined_config
 
     names = tuple(strategies)
-    plan: Any = combined_config(search_named(name) for name in names or STRATEGIES)
-    own = {field.name: field.default for field in dataclasses.fields(TableOptions)}
-    planned = {field.name: field.default for field in dataclasses.fields(plan)}
-    for name in given:
-        if name not in own and name not in planned:
-            raise one_of("option", name, sorted({*own, *planned} - {"plan"}))
-    mine = {name: _plain(own[name], value) for name, value in given.items() if name in own}
-    others = {name: value for name, value in given.items() if name not in own}
-    return TableOptions(**mine, strategies=names, plan=plan(**others))
+    plan: Any = combined_config(search_named(name.partition("+")[0]) for name in names or STRATEGIES)
+    place = {name: given[name] for name in ("space", "table") if name in given}
+    return _with(TableOptions(**place, strategies=names, plan=plan()), given)

@@ -71,7 +71,7 @@ class Run(record.Run):
             )
         from nas.data import load
 
-        keys = ("valid_fraction", "test_fraction", "subset", "image_size", "data_dir")
+        keys = ("valid_fraction", "test_fraction", "subset", "image_size", "resize", "data_dir")
         data = load(
             str(self.config["dataset"]),
             seed=int(self.config.get("split_seed", 0)),

@@ -74,7 +74,7 @@ def search(
 def compare(
     space: Space | None = None,
     dataset: DataSet | None = None,
-    strategies: Iterable[Strategy] | None = None,
+    strategies: Strategy | Iterable[Strategy] | None = None,
     objective: Objective | None = None,
     *,
     seeds: int | None = None,
@@ -100,10 +100,12 @@ def compare(
     from nas.run.comparing import compare as run_compare
 
     if objective == "table":
+        if options is not None:
+            raise InputError("options: on a table give its settings by name")
         return _on_table(space, dataset, strategies, seeds, out, resume, settings)
     chosen, spaces = _chosen("chain" if space is None else space, dataset, objective, options)
     wanted = ("grid", "random", "hyperband", "asha") if strategies is None else strategies
-    names = [inputs.strategy_of(one) for one in ([wanted] if isinstance(wanted, str) else wanted)]
+    names = inputs.strategies_of(wanted)
     chosen = inputs.options_with(chosen, names, settings)
     folder = _folder(out, chosen, "compare", resume)
     found = run_compare(chosen, names, folder, spaces, seeds=1 if seeds is None else seeds, resume=resume)
@@ -183,7 +185,7 @@ def _folder(out: str | os.PathLike[str] | None, options: SearchOptions, name: st
 def _on_table(
     space: Space | None,
     dataset: DataSet | None,
-    strategies: Iterable[Strategy] | None,
+    strategies: Strategy | Iterable[Strategy] | None,
     seeds: int | None,
     out: str | os.PathLike[str] | None,
     resume: bool,
@@ -196,7 +198,7 @@ def _on_table(
         raise InputError("space: on a table it is given by its name or file")
     if not (dataset is None or isinstance(dataset, str)):
         raise InputError("dataset: on a table it is one of the table's")
-    names = [] if strategies is None else [inputs.strategy_of(one) for one in strategies]
+    names = inputs.strategies_of(strategies)
     given = settings | _given(space=None if space is None else os.fspath(space), dataset=dataset, seeds=seeds)
     options = inputs.table_options(names, given)
     name = Path(options.table or options.space or "").stem

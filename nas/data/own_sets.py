@@ -12,11 +12,12 @@ any whole numbers or texts [n].
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ import numpy as np
 
 from nas.cache import cache_folder
 from nas.data.cache import Writer
+from nas.data.embedded import EMBEDDED
+from nas.data.generated import GENERATED
 from nas.data.pixels import MODES, chunks_of, resize
 from nas.errors import InputError
 
@@ -50,8 +53,10 @@ def own_set(name: str) -> Path | None:
     """The folder or file that a data set's name is, None where it is the name of a set.
 
     What ends in ``.npz`` is a file, what begins or ends as a path (``./x``, ``~/x``, ``/x``, ``x/``) a folder, and so
-    is any other name of a folder with class folders of images in it.
+    is any other name of a folder with class folders of images in it, but that of a set that comes with the install.
     """
+    if name in EMBEDDED or name in GENERATED:
+        return None
     path = Path(name).expanduser()
     if name.endswith(".npz") or name.endswith(os.sep) or name.startswith((".", "~", os.sep)):
         return path.absolute()
@@ -84,7 +89,7 @@ def read(path: Path, image_size: int | None, writer: Writer) -> dict[str, Any]:
     """Write all splits to the cache; returns what they are, as `nas.data.decoding.decode` does. Raises InputError."""
     try:
         return (_read_arrays if path.is_file() else _read_folder)(path, image_size, writer)
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         where = getattr(error, "filename", None) or path
         raise InputError(
             f"dataset: cannot read {where} ({getattr(error, 'strerror', None) or error})"
@@ -162,6 +167,10 @@ def class_files(path: Path) -> tuple[list[str], dict[str, tuple[list[Path], list
                 raise InputError(f"dataset: {of} has no {', '.join(SUFFIXES)} file")
             named += images
             labels += [classes.index(of.name)] * len(images)
+        if not named:
+            raise InputError(
+                f"dataset: {folder} has no {', '.join(SUFFIXES)} file; remove it, or put some there"
+            )
         files[role] = named, labels
     if len(classes) < 2:
         raise InputError(f"dataset: {path} has one class, {classes[0]}; at least two are needed")
@@ -193,7 +202,8 @@ def _common_shape(files: list[Path], path: Path, image_size: int | None) -> tupl
     for file in files:
         with _opened(file) as image:
             # Orientations that exchange width and height.
-            turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
+            with _damage(file):
+                turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
             width, height = image.size
             sizes.setdefault((height, width) if turned else (width, height), file)
             grey = grey and image.mode in ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
@@ -213,23 +223,34 @@ def _opened(file: Path) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(file)
+        with _damage(file, but=UnidentifiedImageError):
+            return Image.open(file)
     except UnidentifiedImageError:
         raise InputError(f"dataset: {file} is not an image") from None
+
+
+@contextlib.contextmanager
+def _damage(file: Path, but: tuple[type[Exception], ...] | type[Exception] = ()) -> Iterator[None]:
+    """What Pillow raises of a damaged ``file``, or of one that decompresses to a memory's worth, as InputError."""
+    from PIL import Image
+
+    try:
+        yield
+    except but:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"dataset: {file} is damaged ({error})") from None
 
 
 def _decoded(file: Path, channels: int, image_size: int | None) -> np.ndarray:
     """Uint8 [height, width, channels], upright."""
     from PIL import Image, ImageOps
 
-    with _opened(file) as image:
-        try:
-            image = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
-            if image.mode.startswith("I"):  # 16 bits a pixel
-                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-            pixels = np.asarray(image.convert(MODES[channels]))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"dataset: {file} is damaged ({error})") from None
+    with _opened(file) as image, _damage(file):
+        image = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
+        if image.mode.startswith("I"):  # 16 bits a pixel
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        pixels = np.asarray(image.convert(MODES[channels]))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return pixels if image_size is None else resize(pixels, image_size)
 
@@ -239,8 +260,14 @@ def _decoded(file: Path, channels: int, image_size: int | None) -> np.ndarray:
 
 def _read_arrays(path: Path, image_size: int | None, writer: Writer) -> dict[str, Any]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
+        with path.open("rb") as file:
+            opened = np.load(file, allow_pickle=False)
+            if isinstance(opened, np.ndarray):
+                raise InputError(
+                    f"dataset: {path} is one array (.npy); give it as images with labels, by np.savez"
+                )
+            with opened:
+                arrays = {name: opened[name] for name in opened.files}
     except ValueError as error:  # what is no array of numbers or text
         raise InputError(f"dataset: {path}: {error}") from None
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -249,6 +276,9 @@ def _read_arrays(path: Path, image_size: int | None, writer: Writer) -> dict[str
             if images in arrays and labels in arrays:
                 found[role] = _split(path, images, arrays[images], arrays[labels])
                 break
+            if role != "train" and (images in arrays or labels in arrays):
+                there, lacks = (images, labels) if images in arrays else (labels, images)
+                raise InputError(f"dataset: {path} has {there} and no {lacks}, but {', '.join(arrays)}")
     if "train" not in found:
         raise InputError(
             f"dataset: {path} has {', '.join(arrays) or 'no arrays'}; it needs images and labels, "

@@ -95,7 +95,9 @@ def trained(space: SearchSpace, run: Run, data_dir: str | None = None) -> Weight
 
     data = options(DataConfig)
     data = data if data_dir is None else dataclasses.replace(data, data_dir=data_dir)
-    overrides = hyperparameters(config.get("hyper", ()))
+    # Nothing is trained, so that no augmentation is needed; a record's may name code in a file.
+    told = [text for text in config.get("hyper", ()) if not str(text).startswith("augmentation=")]
+    overrides = hyperparameters(told) | {"augmentation": "none"}
     setup = TrainSetup(
         space, data, options(TrainingConfig), epochs=int(config["epochs"]), overrides=overrides
     )

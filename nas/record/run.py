@@ -73,6 +73,12 @@ class Run:
         return self.config.get("seed")
 
     @property
+    def images(self) -> tuple[Any, ...]:
+        """What tells apart the images that accuracies are of: runs with equal ones can be set beside each other."""
+        names = ("dataset", "dataset_checksum", "split_seed", "subset", "image_size", "resize")
+        return tuple(self.config.get(name) for name in names)
+
+    @property
     def best(self) -> Trial | None:
         """The trial with the highest `Trial.score` among those not failed, whatever its budget.
 

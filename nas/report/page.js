@@ -103,7 +103,7 @@
   const marked = (hex) => (hex === "#000000" ? { class: "mark", "data-dark": "" } : { class: "mark" });
   const keys = () => (data.rows.length < 2 ? "" : data.rows.map((row) => `<span class="key"><i ${row.color === "#000000" ? 'class="mark" data-dark' : 'class="mark"'} style="background:${row.color}"></i>${escape(row.name)}</span>`).join(""));
   function choose(controls, label, options, key, redraw) {
-    controls.innerHTML = `<label>${label} <select>${Object.entries(options).map(([v, text]) => `<option value="${v}"${v === state[key] ? " selected" : ""}>${text}</option>`).join("")}</select></label>${keys()}`;
+    controls.innerHTML = `<label>${label} <select>${Object.entries(options).map(([v, text]) => `<option value="${escape(v)}"${v === state[key] ? " selected" : ""}>${escape(text)}</option>`).join("")}</select></label>${keys()}`;
     controls.querySelector("select").onchange = (event) => ((state[key] = event.target.value), redraw());
   }
 

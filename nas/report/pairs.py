@@ -16,7 +16,7 @@ HEAD = ("First", "Second", "Seeds", "Wins", "Losses", "Ties", "Mean difference (
 
 
 def pair_cells(groups: Mapping[str, Sequence[Run]]) -> list[list[str]]:
-    """A table of cells, its head first: a line for each two rows that were searched from common seeds.
+    """A table of cells, its head first: a line for each two rows of searches on the same images from common seeds.
 
     A search counts with the mean test accuracy of its final trainings. The p value is Wilcoxon's signed-rank test,
     with Holm's correction for the pairs tested, from `FEWEST` common seeds on.
@@ -29,7 +29,7 @@ def pair_cells(groups: Mapping[str, Sequence[Run]]) -> list[list[str]]:
     p_values: dict[int, float] = {}
     for first, second in itertools.combinations(tested, 2):
         common = [seed for seed in tested[first] if seed in tested[second]]
-        if not common:
+        if not common or groups[first][0].images != groups[second][0].images:
             continue
         a, b = (np.asarray([tested[label][seed] for seed in common]) for label in (first, second))
         (test,) = paired_tests({first: a, second: b})
@@ -43,4 +43,4 @@ def pair_cells(groups: Mapping[str, Sequence[Run]]) -> list[list[str]]:
 
 
 def _test_accuracy(run: Run) -> float:
-    return mean_interval(final.test_accuracy for final in run.finals if final.error is None).mean
+    return mean_interval(final.test_accuracy for final in run.best_finals if final.error is None).mean

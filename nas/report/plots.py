@@ -148,7 +148,8 @@ def _anytime_limits(axes: Axes, curves: Sequence[Curve], *, panelled: bool) -> N
 
 
 def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
-    """Validation accuracy of every trial over its parameters, with the Pareto front of all of them.
+    """Validation accuracy of every trial over its parameters, with the Pareto front of all of them, where they are of
+    the same images.
 
     Trials that did not get the largest budget of their row are drawn hollow. Searches with shared weights are
     left out: their parameters are the supernet's. None where no trial has both numbers.
@@ -174,16 +175,17 @@ def pareto_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
             options = {"s": 20, "marker": style.marker, "edgecolors": style.color, "linewidths": 0.8}
             axes.scatter(x[full], y[full], color=style.color, label=label, alpha=0.75, **options)
             axes.scatter(x[~full], y[~full], facecolors="none", alpha=0.45, **options)
-        front = pareto_front(list(params), list(accuracy))
-        axes.step(
-            [*params[front], params.max() * 1.05],
-            [*accuracy[front], accuracy[front[-1]]],
-            where="post",
-            color="black",
-            linewidth=1.2,
-            label="Pareto front",
-            zorder=3,
-        )
+        if len({run.images for runs in groups.values() for run in runs}) == 1:
+            front = pareto_front(list(params), list(accuracy))
+            axes.step(
+                [*params[front], params.max() * 1.05],
+                [*accuracy[front], accuracy[front[-1]]],
+                where="post",
+                color="black",
+                linewidth=1.2,
+                label="Pareto front",
+                zorder=3,
+            )
         if any((rows[:, 2] < rows[:, 2].max()).any() for rows in points.values()):
             axes.scatter([], [], marker="o", facecolors="none", edgecolors="0.4", label="smaller budget")
         axes.set_xscale("log")
@@ -480,6 +482,8 @@ _ACCURACY_TICKS = (
 def _legend(axes: Axes) -> None:
     """Above the axes, where it hides no data."""
     _, labels = axes.get_legend_handles_labels()
+    if not labels:  # matplotlib leaves out names that begin with an underscore
+        return
     fitting = 75 // (8 + max(map(len, labels)))
     style = {"handlelength": 2.6, "columnspacing": 1.4}
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=min(max(fitting, 1), 4), **style)

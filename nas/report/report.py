@@ -106,10 +106,14 @@ def _content(paths: Sequence[str | Path]) -> _Content:
         if trial.chosen != trial.arch
     ]
     groups = result_table.group_runs(runs)
+    notes = result_table.notes(runs)
+    if len({(run.config.get("space"), run.images) for run in runs}) > 1:
+        trials, settings = [], []  # one choice, one score: not where they mean different things
+        notes += ("Which choices mattered is left out: the runs are of different spaces or images.",)
     return _Content(
         groups,
         result_table.comparison(runs),
-        result_table.notes(runs),
+        notes,
         pair_cells(groups),
         {
             CHOICES: which_choices_mattered(trial for trial in trials if trial.chosen == trial.arch),

@@ -37,5 +37,6 @@ def score_figure(groups: Mapping[str, Sequence[Run]]) -> Figure | None:
             return None
         axes.set_xlabel("trials")
         axes.set_ylabel("best score so far")
-        axes.legend()
+        if axes.get_legend_handles_labels()[1]:  # names that begin with an underscore are left out
+            axes.legend()
     return figure

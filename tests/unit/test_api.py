@@ -17,6 +17,8 @@ from nas.api import inputs
 from nas.errors import InputError
 from nas.objectives.own import OBJECTIVES
 from nas.proxies import Proxy
+from nas.record import find_runs, read_run
+from nas.report.report import write_report
 from nas.run.methods import GIVEN
 from nas.run.options import SearchOptions
 from nas.strategies import STRATEGIES, StrategyConfig
@@ -163,6 +165,59 @@ def test_settings_go_where_they_belong() -> None:
         "(did you mean trials?)"
     )
     assert "'eta' is not one of" in line_of(inputs.options_with, SearchOptions(), ["random"], {"eta": 3})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"engine": "Local"}, "engine: 'Local' is not one of ray, local .did you mean local"),
+        ({"test_seeds": 1.5}, "test_seeds: 1.5 is no whole number"),
+        ({"trials": "3"}, "trials: '3' is no whole number or None"),
+        ({"clip_norm": "much"}, "clip_norm: 'much' is no number or None"),
+    ],
+)
+def test_a_setting_of_another_kind_is_one_line(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(nas.InputError, match=said):
+        nas.search(SPACE, objective=far, **({"trials": 2, "engine": "local"} | given))
+    assert not Path("runs").exists()
+
+
+def test_on_a_table_settings_are_those_of_the_script() -> None:
+    found = nas.compare(
+        "minichain", strategies=["random", "random+params"], objective="table", seeds=2, workers=4,
+        startup_seconds=1.0,
+    )  # fmt: skip
+    assert set(found.to_pandas().strategy) == {"random", "random+params"}
+    assert len(nas.compare("minichain", strategies="random", objective="table", seeds=2).to_pandas()) == 2
+    with pytest.raises(nas.InputError, match="options: on a table"):
+        nas.compare("minichain", objective="table", options=nas.SearchOptions())
+
+
+def test_a_strategy_may_have_any_name_and_a_resumed_comparison_has_to_be_there() -> None:
+    def _mine(space: nas.SearchSpace, config: StrategyConfig) -> Any:
+        return FullBudget(space, config, lambda i: drawn(space, config.seed, i))
+
+    run = nas.search(SPACE, objective=far, strategy=_mine, trials=3, engine="local", out="runs/mine")
+    run.plot()
+    assert write_report(["runs/mine"], "runs/mine").files
+    with pytest.raises(nas.InputError, match="runs/typo: no comparison to resume there"):
+        nas.compare(SPACE, objective=far, strategies=["random"], engine="local", out="runs/typo", resume=True)
+
+
+def test_searches_on_other_images_are_no_pairs() -> None:
+    for name in ("digits", "mnist5k"):
+        nas.compare(
+            "minichain", name, strategies=["random", "evolution"], objective=hill_of_depth, trials=2, seeds=2,
+            engine="local", out=f"runs/{name}", test_seeds=0,
+        )  # fmt: skip
+    runs = [read_run(folder) for folder in find_runs([Path("runs")])]
+    assert len({run.images for run in runs}) == 2
+    shown = write_report(["runs"], "runs")
+    assert any("Which choices mattered is left out" in note for note in shown.notes)
+
+
+def hill_of_depth(arch: Any) -> float:
+    return arch["depth"]
 
 
 def test_options_of_one_call_are_the_base_of_another() -> None:

@@ -104,7 +104,7 @@ def test_batches_are_read_a_few_ahead_and_a_view_is_a_function_of_its_seed(
         return decoded(source, number, view)
 
     monkeypatch.setattr(encoded, "decoded", counted)
-    monkeypatch.setattr(encoded, "processors", lambda: 2)
+    monkeypatch.setattr(encoded, "local_cores", lambda: [0, 1])
     index = np.arange(400).reshape(200, 2) % len(objective.dataset.train)
     plan = {"index": index, "view": np.tile(np.arange(2, dtype=np.uint32), (200, 1))}
     calls = ahead(objective.train_data, plan, 0, 1)

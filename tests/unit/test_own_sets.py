@@ -13,6 +13,7 @@ from PIL import Image
 from nas.data import load, load_test
 from nas.data.config import DataConfig
 from nas.data.own_sets import keep_arrays, own_set
+from nas.errors import InputError
 from tests.spaces import line_of
 
 RNG = np.random.default_rng(0)
@@ -134,6 +135,37 @@ def test_a_name_is_a_folder_only_where_it_looks_like_one_or_holds_class_folders(
 
 
 # ----------------------------------------------------------------------------------------------------- arrays
+
+
+def test_a_folder_by_the_name_of_a_set_that_is_installed_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in ("a", "b"):
+        images_of(tmp_path / "digits" / kind, 2, 100)
+    assert not DataConfig("digits").own
+    assert DataConfig("digits/").own
+
+
+def test_an_empty_split_and_damaged_files_are_one_line(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        images_of(tmp_path / "set" / "train" / kind, 3, 100)
+        (tmp_path / "set" / "test" / kind).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"dataset: .*test has no \.png, .* file"):
+        load(f"{tmp_path}/set/")
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    half = saved(
+        tmp_path, images=np.zeros((4, 5, 5), np.uint8), labels=[0, 1] * 2, test_images=np.zeros((2, 5, 5))
+    )
+    for path, line in (
+        (tmp_path / "empty.npz", "cannot read"),
+        (tmp_path / "one.npz", "is one array"),
+        (half, "has test_images and no test_labels"),
+    ):
+        with pytest.raises(InputError, match=f"dataset: .*{line}"):
+            load(str(path))
 
 
 def saved(folder: Path, **arrays: Any) -> str:

@@ -159,3 +159,13 @@ def test_an_early_end_is_called_so() -> None:
     except KeyboardInterrupt:
         pass
     assert stream.getvalue().endswith("x: ended early, 0 trials, 1 running, 0 epochs, 0:00\n")
+
+
+def test_what_an_error_says_is_no_markup() -> None:
+    said = io.StringIO()
+    with Progress("random", planned_epochs=4, stream=said) as view:
+        view(Started(trial(0)))
+        view(
+            Ended(trial(0).replace(status="failed", error="ValueError: nothing in [/data/x], [batch] :boom:"))
+        )
+    assert "nothing in [/data/x], [batch] :boom:" in said.getvalue()

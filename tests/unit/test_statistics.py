@@ -21,7 +21,7 @@ from nas.report.statistics import (
     which_choices_mattered,
 )
 from nas.space import Architecture
-from nas.trial import Measurement, Status, Trial
+from nas.trial import Measurement, MeasurementWithValues, Status, Trial
 
 
 def measured(budget: int, accuracy: float, seconds: float = 1.0) -> Measurement:
@@ -223,3 +223,26 @@ def test_too_little_to_say_anything():
     fixed = which_choices_mattered(trials_of([Architecture(kind=1)] * 8, accuracies))
     assert fixed is not None
     assert fixed.choices == ()
+
+
+def test_networks_that_were_not_trained_do_not_make_the_others_young():
+    """Three quarters violate a constraint before their training: the others are compared at their last epoch."""
+    archs = [Architecture(width=k % 4) for k in range(80)]
+    trained = [trial_at(k, arch, [0.5, 0.5 + 0.1 * arch["width"]]) for k, arch in enumerate(archs[:20])]
+    untrained = [
+        Trial(k, arch, 2, seed=0).add(
+            MeasurementWithValues(
+                1, *[math.nan] * 4, values={"params": 9.0}, signed=(math.nan,), violated=1.0, untrained=True
+            )
+        )
+        for k, arch in enumerate(archs[20:], 20)
+    ]
+    found = which_choices_mattered([*trained, *untrained], fewest=10)
+    assert found is not None, "at the first epoch all have 0.5"
+
+
+def trial_at(k, arch, accuracies):
+    trial = Trial(k, arch, len(accuracies), seed=0)
+    for epoch, accuracy in enumerate(accuracies, 1):
+        trial = trial.add(Measurement(epoch, accuracy, 1.0, accuracy, 1.0))
+    return trial

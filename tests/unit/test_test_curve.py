@@ -23,7 +23,9 @@ ARCH = SPACE.from_string(
 EPOCHS = 4
 
 
-def trained(folder: Path, *, test_curve: bool = True, resume: bool = False) -> Run:
+def trained(
+    folder: Path, *, test_curve: bool = True, resume: bool = False, seeds: tuple[int, ...] = (0,)
+) -> Run:
     return train_to_end(
         SPACE,
         ARCH,
@@ -31,7 +33,7 @@ def trained(folder: Path, *, test_curve: bool = True, resume: bool = False) -> R
         TrainingConfig(),
         folder,
         epochs=EPOCHS,
-        seeds=[0],
+        seeds=seeds,
         validate=True,
         test_curve=test_curve,
         resume=resume,
@@ -89,6 +91,16 @@ def test_a_crash_loses_no_point(
     assert len(read_run(folder).trials[0].measurements) == (2 if written else 1)
     trained(folder, resume=True)
     assert record_difference(whole.folder, folder) is None
+
+
+def test_another_seed_that_goes_on_in_the_folder_is_a_training_of_its_own(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", test_curve=False)
+    more = trained(tmp_path / "run", test_curve=False, resume=True, seeds=(1,))
+    alone = trained(tmp_path / "alone", test_curve=False, seeds=(1,))
+    assert [final.seed for final in more.finals] == [0, 1]
+    assert [trial.seed for trial in more.trials.values()] == [0, 1]
+    assert more.finals[0] == run.finals[0]
+    assert more.finals[1].test_loss == alone.finals[0].test_loss != more.finals[0].test_loss
 
 
 def test_a_search_has_no_such_curve() -> None:

@@ -113,9 +113,15 @@ def test_a_tracker_that_fails_is_given_up_with_a_note(tmp_path: Path, capsys: py
         raise ConnectionError("no\nnetwork")
 
     broken: Any = SimpleNamespace(measured=measured, ended=None, final=None, close=None)
-    run = search(tmp_path / "run", Tracking({"wandb": broken}))
+    run = search(tmp_path / "run", Tracking({"wandb": lambda: broken}))
     assert len(run.trials) == 20
     note = "note: wandb is given up (ConnectionError: no network); the record has it all\n"
+    assert capsys.readouterr().err == note
+
+    def refuse() -> Any:
+        raise ConnectionError("no network")
+
+    assert len(search(tmp_path / "again", Tracking({"wandb": refuse})).trials) == 20
     assert capsys.readouterr().err == note
 
 

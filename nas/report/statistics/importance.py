@@ -70,7 +70,10 @@ def which_choices_mattered(trials: Iterable[Trial], *, fewest: int = FEWEST_TRIA
 
     Returns None with fewer than ``fewest`` trials to compare, or when their accuracies are all equal.
     """
-    measured = [trial for trial in trials if math.isfinite(trial.score)]
+    # What was not trained, as a constraint was violated, has no accuracy.
+    measured = [
+        trial for trial in trials if math.isfinite(trial.score) and math.isfinite(_accuracy_at(trial, 1))
+    ]
     if not measured:
         return None
     budget = sorted((trial.spent for trial in measured), reverse=True)[(len(measured) - 1) // 2]
