@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import textwrap
 import typing
@@ -89,16 +90,23 @@ def docstring_of(config_type: type, name: str) -> str:
     """The text below field ``name`` in the class that defines it, "" where there is none."""
     for defining in config_type.__mro__:
         if name in inspect.get_annotations(defining):
-            with contextlib.suppress(OSError, TypeError, SyntaxError):  # a class without a source
-                body = ast.parse(textwrap.dedent(inspect.getsource(defining))).body[0]
-                assert isinstance(body, ast.ClassDef)
-                for field, text in zip(body.body, body.body[1:], strict=False):
-                    if (
-                        isinstance(field, ast.AnnAssign)
-                        and isinstance(field.target, ast.Name)
-                        and field.target.id == name
-                        and isinstance(text, ast.Expr)
-                        and isinstance(text.value, ast.Constant)
-                    ):
-                        return " ".join(str(text.value.value).split())
+            return _texts_of(defining).get(name, "")
     return ""
+
+
+@functools.cache  # the source of a class is found by parsing its whole file
+def _texts_of(defining: type) -> dict[str, str]:
+    """The text below each field of a class; none of a class without a source."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError, TypeError, SyntaxError):
+        body = ast.parse(textwrap.dedent(inspect.getsource(defining))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
