@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas.goals import ACCURACY
 from nas.record.fronts import FrontSearch
 from nas.report.front import LEVELS, Progress, Scale, at, attainment, progress
-from nas.report.plots import STYLE, _canvas, _legend, _remark, line_styles
+from nas.report.plots import STYLE, _accuracy_axis, _canvas, _legend, _remark, line_styles
 from nas.report.statistics import estimate
 
 CAPTIONS = {
@@ -56,9 +57,10 @@ def volume_figure(
 
 def front_figure(groups: Mapping[str, Sequence[FrontSearch]], scale: Scale) -> Figure | None:
     """For every pair of objectives a panel: the reference front, and of each strategy the surface that half of its
-    searches attain, with the band between those that `LEVELS` have (two objectives; of more the networks alone)."""
+    searches attain, with the band between those that `LEVELS` have (two objectives; of more the networks alone).
+    An accuracy is on the vertical axis, in per cent, spaced as the logarithm of the error."""
     names = list(scale.goals)
-    signs = np.array([scale.goals[name] for name in names])
+    units = np.array([scale.goals[name] * (100 if name == ACCURACY else 1) for name in names])
     pairs = list(itertools.combinations(range(len(names)), 2))[:6]
     ends = {name: [progress(search, scale) for search in searches] for name, searches in groups.items()}
     if not pairs or not any(len(one.points) for each in ends.values() for one in each):
@@ -66,13 +68,18 @@ def front_figure(groups: Mapping[str, Sequence[FrontSearch]], scale: Scale) -> F
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 4.4 * len(pairs)), layout="constrained")
         panels: list[Axes] = figure.subplots(len(pairs), 1, squeeze=False).ravel().tolist()
-        for axes, (x, y) in zip(panels, pairs, strict=True):
-            true = signs[[x, y]] * scale.front[:, [x, y]]
+        for axes, (one, other) in zip(panels, pairs, strict=True):
+            x, y = (other, one) if names[one] == ACCURACY else (one, other)
+            true = units[[x, y]] * scale.front[:, [x, y]]
             axes.plot(*true.T, "o", color="0.65", markersize=3.5, label="reference front", zorder=1)
             for (name, each), style in zip(ends.items(), line_styles(), strict=False):
-                _strategy(axes, name, each, scale, signs, (x, y), style.color, style.line)
+                _strategy(axes, name, each, scale, units, (x, y), style.color, style.line)
             axes.set_xlabel(names[x])
             axes.set_ylabel(names[y])
+            if names[y] == ACCURACY:
+                accuracies = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+                _accuracy_axis(axes, accuracies, float(accuracies.min()), float(accuracies.max()))
+                axes.set_ylabel(f"{ACCURACY} (%)")
             _remark(axes, _said(groups))
         _legend(panels[0])
         return figure
@@ -83,7 +90,7 @@ def _strategy(
     name: str,
     ends: Sequence[Progress],
     scale: Scale,
-    signs: np.ndarray,
+    units: np.ndarray,
     pair: tuple[int, int],
     color: str,
     line: object,
@@ -93,13 +100,13 @@ def _strategy(
 
     def shown(points: np.ndarray) -> np.ndarray:
         gains = points * np.where(span > 0, span, 1.0)[columns] + scale.reference[columns]
-        return signs[columns] * gains
+        return units[columns] * gains
 
     if len(scale.goals) > 2:
         points = np.concatenate([one.points.reshape(-1, len(scale.goals))[:, columns] for one in ends])
         axes.plot(*shown(points).T, ".", color=color, markersize=2.5, label=name)
         return
-    surfaces = {level: attainment([one.points for one in ends], level) for level in LEVELS}
+    surfaces = {level: attainment([one.points.reshape(-1, 2)[:, columns] for one in ends], level) for level in LEVELS}
     for level, surface in surfaces.items():
         if not len(surface):
             continue
