@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
 import uuid
 from collections import Counter, deque
@@ -238,16 +237,16 @@ class _Meter:
 
     def __init__(self, make: bytes) -> None:
         claim_cores(1)
-        self._make = make
-
-    @functools.cached_property
-    def _meter(self) -> Meter:
-        return cloudpickle.loads(self._make)()
+        self._make: bytes = make
+        self._meter: Meter | None = None
 
     def start(self) -> None:
-        self._meter  # noqa: B018 made now, not with the first measurement
+        if self._meter is None:
+            self._meter = cloudpickle.loads(self._make)()
 
     def measure(self, arch: Architecture) -> Latency:
+        self.start()  # one that was restarted has not
+        assert self._meter is not None
         return self._meter(arch)
 
 
