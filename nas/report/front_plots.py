@@ -106,7 +106,9 @@ def _strategy(
         points = np.concatenate([one.points.reshape(-1, len(scale.goals))[:, columns] for one in ends])
         axes.plot(*shown(points).T, ".", color=color, markersize=2.5, label=name)
         return
-    surfaces = {level: attainment([one.points.reshape(-1, 2)[:, columns] for one in ends], level) for level in LEVELS}
+    surfaces = {
+        level: attainment([one.points.reshape(-1, 2)[:, columns] for one in ends], level) for level in LEVELS
+    }
     for level, surface in surfaces.items():
         if not len(surface):
             continue

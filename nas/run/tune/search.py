@@ -113,13 +113,14 @@ class _Work:
     ) -> None:
         self.strategy, self.state, self._each, self._on_cluster = strategy, state, each, on_cluster
         self.error: Exception | None = None
+        self._asks = not under_way or each == 1 or state.asking
+        """Whether more may be asked for before those under way are told."""
         self.first = under_way
         """What is given out before the strategy is asked again."""
         self._deaths: dict[int, list[Death]] = {}  # of the workers that had a trial, by its id
         self._suspects: list[Trial] = []  # those that lost a worker: they go on, or fail, see `_judge`
-        self._given: dict[
-            str, dict[int, Trial]
-        ] = {}  # by Tune's id, then by their own, those that are not over
+        self._given: dict[str, dict[int, Trial]] = {}
+        """By Tune's id the trials that a worker has and that are not over, by their own."""
         self._waiting: dict[str, int] = {}  # Tune's ids of waits, with how much was told when they began
         self._processes: set[str] = set()  # the workers heard of
         self._began: set[str] = set()  # Tune's ids of what a worker has taken up
@@ -128,9 +129,11 @@ class _Work:
 
     def fill(self, workers: int) -> int:
         """Ask for what so many workers begin with; how many of them have a trial then."""
-        if not self.first or self._each == 1 or self.state.asking:
-            while len(self.first) < workers * self._each and (trial := self.strategy.ask()) is not None:
-                self.first.append(trial)
+        while self._asks and len(self.first) < workers * self._each:
+            trial = self.strategy.ask()
+            if trial is None:
+                break
+            self.first.append(trial)
         return min(workers, -(-len(self.first) // self._each))
 
     @property
