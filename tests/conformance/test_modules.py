@@ -84,6 +84,7 @@ def learns(network, digits):
     return second < first
 
 
+@pytest.mark.slow
 def test_a_node_may_be_any_flax_module():
     """Called with Flax's own keywords: values, statistics, dropout and gradients of the network without a graph."""
     x, plain, graph = normal(0, 6, 8, 8, 3), Plain(), chained()

@@ -22,7 +22,10 @@ LONG = ("accel_nasbench", "darts", "mbconv", "nasbench201", "nasbench_macro", "n
 SAMPLES = dict.fromkeys(LONG, 1)  # these take long to trace; 4 of the others
 
 
-@pytest.mark.parametrize("image_shape", IMAGES)
+@pytest.mark.parametrize(
+    "image_shape",
+    [IMAGES[0], IMAGES[-1], *(pytest.param(shape, marks=pytest.mark.slow) for shape in IMAGES[1:-1])],
+)
 @pytest.mark.parametrize("name", SPACES)
 def test_shapes(name, image_shape):
     space = SPACES[name].searched()

@@ -21,10 +21,12 @@ SLOW = ("cuda_convnet", "accel_nasbench", "mbconv")
 LONG = (
     "accel_nasbench",
     "alexnet",
+    "autoencoder",
     "cuda_convnet",
     "darts",
     "lenet",
     "mbconv",
+    "mlp",
     "natssize",
     "nasbench_macro",
     "densenet",

@@ -148,6 +148,7 @@ def test_the_cost_has_the_gradient_of_the_matrices():
         assert slope == pytest.approx((values[0] - values[1]) / 0.04, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_labels_move_the_readout_alone_and_each_stage_learns_from_its_own_cost():
     network = build(SPACE, ARCH, 3)
     x = jnp.asarray(images(4, 9, 8, 2))

@@ -150,6 +150,7 @@ def test_hessian_products(case):
     same(lambda x, w: jax.jvp(jax.grad(loss, (0, 1)), (x, w), vectors)[1], x, w, tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HIGHER)
 def test_third_derivatives(case):
     """Reverse over reverse over reverse: forms that reverse an operand or the result too."""

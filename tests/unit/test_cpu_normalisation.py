@@ -234,6 +234,7 @@ def test_vmap_is_a_loop(example):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], found), one)
 
 
+@pytest.mark.slow
 def test_scan_and_checkpoint(example):
     params, x, targets = example
 
@@ -381,6 +382,7 @@ def run_elsewhere(threads, **environment):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way here to take one processor only")
 def test_results_do_not_depend_on_threads():

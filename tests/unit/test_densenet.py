@@ -202,6 +202,7 @@ def test_every_stem_runs_on_any_image(stem, image_shape):
     assert logits.shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_the_searched_part_is_small():
     searched = SPACE.searched()
     for i in range(20):

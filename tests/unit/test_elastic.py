@@ -386,6 +386,7 @@ def setup(tmp_path: FilePath, **more: Any) -> ElasticSetup:
     return ElasticSetup(space, data, settings, tmp_path, vary=("kernel", "width"), **more)
 
 
+@pytest.mark.slow
 def test_a_supernet_is_an_objective_of_any_strategy(tmp_path: FilePath) -> None:
     limit = 5_000
     goals = parse_goals(["valid_accuracy"], [f"macs_per_image<={limit}"], sign_of)

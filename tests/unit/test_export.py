@@ -42,6 +42,7 @@ def _quick_latency(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_stablehlo_runs_where_nothing_of_this_project_is(tmp_path, weighted):
     """In another process, on batches of any size."""
     call = stablehlo(weighted, tmp_path / "network.stablehlo", 1)

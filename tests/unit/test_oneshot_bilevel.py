@@ -167,6 +167,7 @@ def stepped(order, relaxation, one_program, steps=2):
     return state, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "relaxation"),
     [

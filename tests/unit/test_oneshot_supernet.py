@@ -168,6 +168,7 @@ def test_ways_to_run_a_supernet_change_neither_values_nor_gradients(made, way):
     assert (macs_of_all_so > macs_of_all) == ("remat" in way)
 
 
+@pytest.mark.slow
 def test_a_supernet_is_what_its_edges_are():
     layout, network, variables = darts_supernet()
     mixing = np.random.default_rng(1).random(layout.size).astype(np.float32)
@@ -222,6 +223,7 @@ def test_any_space_leaves_its_choices_open(kind):
     assert not any("mix" in node.name and hasattr(node.module, "positions") for node in discrete.nodes)
 
 
+@pytest.mark.slow
 def test_partial_channels_and_edge_weights():
     """Equations 1 and 2 of Xu et al. 2020, edge by edge, with the shuffle at the end of each."""
     layout = cell_layout(("skip", "conv_3"), node_inputs=EDGE_WEIGHTS, partial_channels=2)

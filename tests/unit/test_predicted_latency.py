@@ -83,6 +83,7 @@ def networks(count: int, noise: float = 0.0) -> list[MeasuredNetwork]:
     return found
 
 
+@pytest.mark.slow
 def test_the_regression_learns_what_latency_depends_on() -> None:
     predictor = LatencyPredictor(tuple(networks(60)), {"conv": 1.0, "pool": 0.5})
     regression, summed = agreements(predictor)
@@ -94,6 +95,7 @@ def test_the_regression_learns_what_latency_depends_on() -> None:
     np.testing.assert_allclose(predictor.sums()[0], networks(1)[0].arch["width"] + 0.5)
 
 
+@pytest.mark.slow
 def test_held_out_predictions_are_of_regressions_that_have_not_seen_the_network() -> None:
     """Latencies drawn at random have nothing to learn: seen ones would be answered, held-out ones cannot be."""
     rng = np.random.default_rng(1)
@@ -131,6 +133,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_folder_is_gone_on_with_and_each_thing_measured_once(quick: list[str], tmp_path: Path) -> None:
     space, data = SPACES["mlp"].searched(), load("digits")
     archs = list(dict.fromkeys(space.sample(k) for k in range(30)))[:22]

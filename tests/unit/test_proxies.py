@@ -377,6 +377,7 @@ def test_epe_nas_of_many_classes(case: Case, monkeypatch):
     assert PROXIES["epe_nas"].score(case.probe()) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_swap_counts_patterns_over_more_examples_than_a_byte():
     """12 images: of every rectifier, which of them it is on."""
     network = build(SPACE, SPACE.from_string(TEXT), 10)
@@ -540,6 +541,7 @@ def test_a_network_without_paths_is_worst_and_never_nan():
     assert found["linear_regions"] == 1
 
 
+@pytest.mark.slow
 def test_layers_behind_nothing_do_not_make_a_zen_score_infinite():
     """Node 2 is zero, so the normalisation on its edge to node 3 never varies; the cell's input gets through."""
     text = "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"

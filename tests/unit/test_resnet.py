@@ -172,6 +172,7 @@ def test_logits_are_those_of_the_papers_formulas(form):
     np.testing.assert_allclose(logits(network, variables, images), reference, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_form_runs_on_images_of_any_size_in_either_type():
     """Down to one pixel; bfloat16 stays between layers."""
     for i in range(12):

@@ -138,6 +138,7 @@ def test_both_engines_filter_alike(tmp_path: Path, strategy: str):
 # ------------------------------------------------------------------------------------------------------ the file
 
 
+@pytest.mark.slow
 def test_scores_in_a_file_go_on_after_a_torn_line(tmp_path: Path, scorer: Scorer):
     config = {"seed": 0}
     whole = score_architectures(scorer, ARCHS, tmp_path / "a", config)

@@ -558,7 +558,13 @@ FAMILIES["nasbench201"] = nasbench201.nasbench201_space(channels=4, cells=1)
 @pytest.mark.parametrize(
     ("platform", "dtype"), [("tpu", "bfloat16"), pytest.param("cuda", "float32", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("chain", "nasbench201", "mbconv") else pytest.param(name, marks=pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_steps_lower_for_accelerators(digits, name, platform, dtype):
     space = FAMILIES[name].searched()
     assert space.build is not None
