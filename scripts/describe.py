@@ -155,13 +155,9 @@ def usual_input(found: Chosen) -> tuple[tuple[int, int, int], int]:
         return found.named.image_shape, found.named.num_classes
     if found.run is None:
         return (32, 32, 3), 10
-    from nas.data import load
+    from nas.data.config import DataConfig
 
-    names = {"name": "dataset", "seed": "split_seed"}
-    fields = ("valid_fraction", "test_fraction", "subset", "image_size", "resize", "data_dir")
-    names |= {name: name for name in fields}
-    config = found.run.config
-    dataset = load(**{name: config[key] for name, key in names.items() if key in config})
+    dataset = DataConfig.of(found.run.config).load()
     return dataset.image_shape, dataset.num_classes
 
 

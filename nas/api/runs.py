@@ -69,14 +69,9 @@ class Run(record.Run):
                 f"{self.folder}: its space {self.config.get('space')} is not known here; "
                 "give it: load_run(folder, space=…)"
             )
-        from nas.data import load
+        from nas.data.config import DataConfig
 
-        keys = ("valid_fraction", "test_fraction", "subset", "image_size", "resize", "data_dir")
-        data = load(
-            str(self.config["dataset"]),
-            seed=int(self.config.get("split_seed", 0)),
-            **{key: self.config[key] for key in keys if key in self.config},
-        )
+        data = DataConfig.of(self.config).load()
         meant = arch if arch is not None else best.chosen if best is not None else {}
         return drawn(self.space, meant, num_classes=data.num_classes, image_shape=data.image_shape)
 

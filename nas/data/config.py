@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from nas.data.dataset import Dataset
@@ -38,6 +39,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.split_seed < 2**32:
             raise InputError(f"split_seed: {self.split_seed} is not from 0 to {2**32 - 1}")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> DataConfig:
+        """That of a run, by its record's config."""
+        return cls(
+            **{field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
+        )
 
     def arguments(self) -> dict[str, Any]:
         return {

@@ -90,17 +90,14 @@ def trained(space: SearchSpace, run: Run, data_dir: str | None = None) -> Weight
     final = max(measured, key=lambda one: one.test_accuracy)
     (number,) = (k for k, trial in run.trials.items() if trial.seed == final.seed)
 
-    def options(kind: Any) -> Any:
-        return kind(**{f.name: config[f.name] for f in dataclasses.fields(kind) if f.name in config})
-
-    data = options(DataConfig)
+    names = [field.name for field in dataclasses.fields(TrainingConfig) if field.name in config]
+    training_config = TrainingConfig(**{name: config[name] for name in names})
+    data = DataConfig.of(config)
     data = data if data_dir is None else dataclasses.replace(data, data_dir=data_dir)
     # Nothing is trained, so that no augmentation is needed; a record's may name code in a file.
     told = [text for text in config.get("hyper", ()) if not str(text).startswith("augmentation=")]
     overrides = hyperparameters(told) | {"augmentation": "none"}
-    setup = TrainSetup(
-        space, data, options(TrainingConfig), epochs=int(config["epochs"]), overrides=overrides
-    )
+    setup = TrainSetup(space, data, training_config, epochs=int(config["epochs"]), overrides=overrides)
     objective = setup(None)
     training = objective.training(final.arch, objective.train_data, seed=final.seed, epochs=setup.epochs)
     keeper = Checkpoints(trial_folder(folder / "checkpoints", number))

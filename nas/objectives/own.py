@@ -30,7 +30,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -213,7 +212,7 @@ class OwnObjective:
                 f"{self.setup.name} gave a {type(value).__name__}, neither a number nor a Measurement"
             ) from None
         if processes.joined():  # a function that measures must not tell each process something else
-            score = json.loads(processes.from_first(json.dumps(score).encode()))
+            score = processes.agreed(score)
         if not math.isfinite(score):
             raise TrialFailed(f"{self.setup.name}: {score} is no finite number")
         if last is None:

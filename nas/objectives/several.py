@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,7 +89,7 @@ class SeveralObjective:
                 told = self._quantities(arch)
             except TrialFailed as failure:
                 told = str(failure)
-        told = json.loads(processes.from_first(json.dumps(told).encode()))
+        told = processes.agreed(told)
         if isinstance(told, str):
             raise TrialFailed(told)
         return Measured(*told)

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nas import ending
-from nas.training.processes import from_first, is_writer
+from nas.training.processes import agreed, from_first, is_writer
 
 Tree = Any
 
@@ -85,7 +85,7 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """The epochs done in the complete checkpoints present, oldest first."""
-        return json.loads(from_first(json.dumps([epoch for (epoch, _), _ in self._complete()]).encode()))
+        return agreed([epoch for (epoch, _), _ in self._complete()])
 
     @property
     def under_way(self) -> bool:

@@ -8,6 +8,7 @@ one alone has the record and the checkpoints, and tells the others what they nee
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -83,6 +84,11 @@ def from_first(content: bytes) -> bytes:
     if is_writer():
         words = np.frombuffer(content.ljust(4 * len(words), b"\0"), np.uint32)
     return np.asarray(multihost_utils.broadcast_one_to_all(words)).tobytes()[:size]
+
+
+def agreed(value: Any) -> Any:
+    """The JSON value that the first process calls this with, in all of them."""
+    return json.loads(from_first(json.dumps(value).encode()))
 
 
 def own_folder(folder: Path) -> Path:

@@ -119,7 +119,10 @@ def test_scores_in_units_of_a_deviation_do_not_drown_in_violations():
 def test_failed_trials_are_the_worst_to_mo_tpe():
     """A third fail, and all others violate the constraint: what is drawn then goes where the violation is small."""
     never = dataclasses.replace(GOALS, limits=(Limit("dear", "<", -1.0),))
-    fails = lambda trial: trial.arch["kind"] == "a"  # noqa: E731
+
+    def fails(trial: Trial) -> bool:
+        return trial.arch["kind"] == "a"
+
     config = Config(seed=0, trials=60, epochs=1, startup=12)
     found = told(drive(STRATEGIES["mo_tpe"](TABLE, config), run(never, fails)))
     late = [trial.arch["kind"] for trial in found if trial.id >= 24]

@@ -86,6 +86,11 @@ class Cluster:
         return self.cpus_per_worker or max(1, len(local_cores()) // (self.workers or 1))
 
     @property
+    def own_cpus(self) -> int:
+        """Cores of the worker's own process, which computes nothing where it has a slice."""
+        return 0 if self.slice_head else self.cpus
+
+    @property
     def chips(self) -> int:
         """Devices of each worker, over which it may split its batches."""
         return max(1, int(self.gpus_per_worker or 0), self.tpus_per_worker or 0)

@@ -84,9 +84,7 @@ def _each(
     with session(cluster) as cluster, without_log():
         factory = pickled(on_hosts(make_objective, cluster))
         call = _call.options(
-            num_cpus=cluster.resources.get("CPU", 0),
-            num_gpus=cluster.gpus_per_worker,
-            resources=cluster.custom_resources,
+            num_cpus=cluster.own_cpus, num_gpus=cluster.gpus_per_worker, resources=cluster.custom_resources
         )
         waiting = deque(enumerate(jobs))
         under_way: dict[ray.ObjectRef[Any], tuple[int, Collection[str]]] = {}
@@ -96,8 +94,7 @@ def _each(
             workers = cluster.workers or max(1, room(cluster))
             while waiting and len(under_way) < 2 * workers:  # one more for each than it works at
                 i, job = waiting.popleft()
-                cores = cluster.cpus if cluster.hosts == 1 else 0
-                given = (factory, str(checkpoints.absolute()), cores, method, job, name)
+                given = (factory, str(checkpoints.absolute()), cluster.own_cpus, method, job, name)
                 under_way[call.remote(*given)] = i, lost_nodes()
             try:
                 (ready,), _ = ray.wait(list(under_way), num_returns=1)

@@ -369,7 +369,7 @@ def _run(work: _Work, make_objective: Callable[[Path], Objective], cluster: Clus
         Worker,
         make_objective=pickled(on_hosts(make_objective, cluster)),
         checkpoints=str(checkpoints),
-        cpus=cluster.cpus if cluster.hosts == 1 else 0,
+        cpus=cluster.own_cpus,
         barrier=barrier,
     )
     with environment(settings), without_log(), private_folder() as folder, workers_end_with(barrier.name):
