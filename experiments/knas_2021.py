@@ -306,9 +306,9 @@ def selection(
 ) -> Selection:
     """KNAS's selection by ``score``, and random search for as many seconds."""
     count = len(score.value)
-    measured = [objective.measurements(arch, 0)[-1] for arch in archs[:count]]
-    valid = np.array([one.valid_accuracy for one in measured])
-    seconds = np.array([one.seconds for one in measured])
+    measured = [objective.measurements(arch, 0) for arch in archs[:count]]
+    valid = np.array([epochs[-1].valid_accuracy for epochs in measured])
+    seconds = np.array([sum(epoch.seconds for epoch in epochs) for epochs in measured])
     value = np.nan_to_num(score.value, nan=-np.inf, neginf=-np.inf)
     rows = []
     for repetition in range(REPETITIONS):

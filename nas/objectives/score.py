@@ -37,7 +37,7 @@ class Scorer:
     """Scores architectures of ``space`` on the first training images of ``data``.
 
     ``names`` of `nas.proxies.PROXIES`; ``seed`` draws every network's weights; ``batches`` of ``batch_size``
-    images, None: as many as the scores need.
+    images, None: for each score as many as it needs, so that its value does not depend on what else is asked.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Scorer:
         self.batch_size = batch_size
         self.dataset = data.load()
         self.batches = batches_of(self.dataset, count, batch_size)
+        self._seen = {name: max(1, proxies[name].batches) if batches is None else count for name in names}
 
     def probe(self, arch: Architecture) -> Probe:
         network = build(self.space, arch, self.dataset.num_classes)
@@ -80,6 +81,7 @@ class Scorer:
             start = time.perf_counter()
             try:
                 probe = probe or self.probe(arch)
+                probe.batches = self.batches[: self._seen[name]]
                 value, error = self.proxies[name].score(probe), ""
             except (ScoreError, InputError, jax.errors.JaxRuntimeError) as problem:
                 value, error = np.nan, " ".join(str(problem).split())

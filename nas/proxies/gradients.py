@@ -101,11 +101,16 @@ def jacobian_covariance(probe: Probe) -> float:
 
 
 def correlations(rows: np.ndarray | None) -> np.ndarray | None:
-    """Pearson's, of each pair of ``rows`` [B, inputs]: [B, B]; None where a row does not vary, or there are none."""
+    """Pearson's, of each pair of ``rows`` [B, inputs]: [B, B]; None where a row does not vary, or there are none.
+
+    Raises ScoreError where a row is not finite.
+    """
     if rows is None:
         return None
     centred = rows - rows.mean(1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1)
+    if not np.isfinite(norms).all():
+        raise ScoreError("correlations: an input gradient is not finite")
     if not norms.all():
         return None
     centred /= norms[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -137,9 +138,9 @@ def map_weights(tree: Tree, weight: Callable[[Any], Any], other: Callable[[str, 
 
 
 def finite(score: str, value: float | np.floating) -> float:
-    """``value``, which may be infinite where the score says so; ScoreError where it is not a number."""
-    if np.isnan(value):
-        raise ScoreError(f"{score}: is not a number")
+    """``value``, which may be -inf where the score says so; ScoreError where it is NaN, or inf by overflow."""
+    if not value < math.inf:
+        raise ScoreError(f"{score}: is {value}")
     return float(value)
 
 

@@ -80,8 +80,8 @@ class RecordFile:
             if os.fstat(descriptor).st_size:
                 raise InputError(f"{folder}: has {file} but no {CONFIG}; choose another --out")
             with one_line(folder):
-                _write_json(folder / ENV, plain(dict(environment() if env is None else env)))
-                _write_json(folder / CONFIG, plain(dict(config)))
+                write_json(folder / ENV, plain(dict(environment() if env is None else env)))
+                write_json(folder / CONFIG, plain(dict(config)))
             return cls(folder, file, read_json(folder / CONFIG), descriptor, 0, fsync)
         except BaseException:
             os.close(descriptor)
@@ -366,7 +366,7 @@ def _add_environment(path: Path, now: dict[str, Any]) -> None:
     latest = functools.reduce(lambda seen, change: seen | change, resumed, recorded)
     change = {key: value for key, value in now.items() if latest.get(key, ...) != value}
     if change:
-        _write_json(path, {**recorded, "resumed": [*resumed, change]})
+        write_json(path, {**recorded, "resumed": [*resumed, change]})
 
 
 def _lock(descriptor: int, folder: Path) -> None:
@@ -406,7 +406,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """All or nothing: a reader sees the old file or the new one."""
     draft = path.with_name(f".{path.name}.new")
     try:

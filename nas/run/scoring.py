@@ -14,6 +14,7 @@ import numpy as np
 from nas.errors import InputError
 from nas.objectives.score import Scorer
 from nas.proxies import PROXIES
+from nas.record.files import write_json
 from nas.space import Architecture
 from nas.tables.scores import FILE, SECONDS, head, line, read_columns
 
@@ -55,8 +56,9 @@ def score_architectures(
         raise InputError(f"{out}: holds files already; go on with --resume or choose another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)
+        write_json(out / CONFIG, written)
+    if not path.is_file() or not path.stat().st_size:
         path.write_text(head(scorer.names))
-        (out / CONFIG).write_text(json.dumps(written, indent=1) + "\n")
     done = list(read_score_table(out).archs)
     if done != texts[: len(done)]:
         raise InputError(f"{path}: holds other architectures, in another order or more of them")
@@ -88,7 +90,7 @@ def mean_seconds(table: ScoreTable, name: str) -> float:
 
 def _cut(path: Path) -> None:
     """Off what a killed process left of a line."""
-    content = path.read_bytes()
+    content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)

@@ -575,11 +575,18 @@ def test_what_has_no_score_says_why(name, count, says):
 
 
 def test_what_is_not_a_number_is_no_score():
+    """What overflows is none either: infinite it would be the best of all."""
     subject = probe_of(TEXT)
     subject.variables["params"]["conv_0"]["kernel"] *= np.nan
-    for name in ("grad_norm", "snip", "ntk_condition", "knas"):
-        with pytest.raises(ScoreError, match=r"not a number|not finite"):
+    for name in ("grad_norm", "snip", "ntk_condition", "knas", "jacobian_covariance", "epe_nas"):
+        with pytest.raises(ScoreError, match=r"is nan|not finite"):
             PROXIES[name].score(subject)
+    large = probe_of(TEXT)
+    large.variables["params"]["conv_0"]["kernel"] = np.full_like(
+        large.variables["params"]["conv_0"]["kernel"], np.inf
+    )
+    with pytest.raises(ScoreError, match="l2_norm: is inf"):
+        PROXIES["l2_norm"].score(large)
 
 
 def test_an_unknown_score_is_named():

@@ -253,7 +253,7 @@ def test_killed_while_the_folder_was_made_the_folder_is_free_again(tmp_path, mon
     def killed(path, value):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files_module, "_write_json", killed)
+    monkeypatch.setattr(files_module, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path / "run")
     monkeypatch.undo()

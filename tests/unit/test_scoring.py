@@ -159,6 +159,27 @@ def test_scores_in_a_file_go_on_after_a_torn_line(tmp_path: Path, scorer: Scorer
         assert again.values[name].tolist() == whole.values[name].tolist()
 
 
+@pytest.mark.parametrize("left", [None, "", "architecture,fl"])
+def test_scores_go_on_where_the_process_was_killed_before_the_first_line(
+    tmp_path: Path, scorer: Scorer, left: str | None
+):
+    whole = score_architectures(scorer, ARCHS[:2], tmp_path / "a", {})
+    score_architectures(scorer, [], tmp_path / "b", {})
+    (tmp_path / "b" / FILE).unlink()
+    if left is not None:
+        (tmp_path / "b" / FILE).write_text(left)
+    again = score_architectures(scorer, ARCHS[:2], tmp_path / "b", {}, resume=True)
+    assert again.archs == whole.archs
+
+
+def test_a_score_does_not_depend_on_what_else_is_asked():
+    alone = Scorer(TINY, DIGITS, ["linear_regions"], batch_size=4)(ARCHS[0])
+    beside = Scorer(TINY, DIGITS, ["zico", "linear_regions", "snip"], batch_size=4)(ARCHS[0])
+    assert beside["linear_regions"].value == alone["linear_regions"].value
+    more = Scorer(TINY, DIGITS, ["linear_regions"], batch_size=4, batches=3)(ARCHS[0])
+    assert more["linear_regions"].value > alone["linear_regions"].value
+
+
 def test_infinite_and_missing_scores_are_kept_apart(tmp_path: Path):
     scorer = Scorer(TINY, DIGITS, ["naswot", "zico"], batch_size=4, batches=2)
     scorer.batches = scorer.batches[:1]
