@@ -205,9 +205,12 @@ def short(scale: Scale) -> dict[str, int]:
 
 def settings(scale: Scale, method: str) -> tuple[str, ...]:
     """What a method is told at this scale, as on a command line."""
-    rate = scale.faster * published(method, supernet())["alpha_learning_rate"]
-    eigenvalue = f"eigenvalue={str(method == 'darts_first').lower()}"
-    return (*scale.supernet, f"alpha_learning_rate={rate:.6g}", eigenvalue, *scale.own.get(method, ()))
+    said = published(method, supernet())
+    alphas: tuple[str, ...] = ()
+    if said["selection"] == "strongest":
+        rate = scale.faster * said["alpha_learning_rate"]
+        alphas = (f"alpha_learning_rate={rate:.6g}", f"eigenvalue={str(method == 'darts_first').lower()}")
+    return (*scale.supernet, *alphas, *scale.own.get(method, ()))
 
 
 def searched(config: Config, scale: Scale, method: str, seed: int, out: Path) -> Run:

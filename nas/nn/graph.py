@@ -67,6 +67,8 @@ class Sampled(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        if x.shape[-1] % self.part:
+            raise InputError(f"partial_channels: {self.part} does not divide the {x.shape[-1]} channels")
         return x[..., : x.shape[-1] // self.part]
 
 

@@ -119,7 +119,7 @@ def settings_space(method: str, supernet: Supernet, texts: tuple[str, ...], repe
         if isinstance(to, Range):
             raise InputError(f"supernet: {name} needs values, not a range")
         choices[name] = tuple(_read(name, text, known[name]) for text in to)
-    check_needed(choices, given)
+    check_needed(choices, (name for name in given if set(choices[name]) != {known[name]}))
     for name in supernet.sizes:
         for value in choices[name]:
             if value < 1:
@@ -131,7 +131,24 @@ def settings_space(method: str, supernet: Supernet, texts: tuple[str, ...], repe
     )
     for arch in space.enumerate():
         settings_of(arch)
+    _check_supernet(supernet, method, choices, given)
     return space
+
+
+def _check_supernet(
+    supernet: Supernet, method: str, choices: Mapping[str, tuple[Any, ...]], given: Mapping[str, Any]
+) -> None:
+    """Raises InputError where a setting asks for what the supernet does not have."""
+    if supernet.skip is None and "skips" in choices["stop"]:
+        raise InputError(f"supernet: stop=skips ({method}) needs a space with skip connections")
+    if supernet.skip is None and "most_skips" in given:
+        raise InputError("supernet: most_skips needs a space with skip connections")
+    if not supernet.drops_skips and "skip_dropout" in given:
+        raise InputError("supernet: skip_dropout needs a supernet that drops skip connections out")
+    for part in choices["partial_channels"]:
+        for channels in choices.get("channels", ()):
+            if channels % part:
+                raise InputError(f"supernet: partial_channels={part} does not divide channels={channels}")
 
 
 def _read(name: str, text: Any, default: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def _expected(problem: Problem, alphas: Array) -> Array:
 def dominant_eigenvalue(product: HessianVector, size: int, *, steps: int = 10, seed: int = 0) -> float:
     """The largest eigenvalue of a symmetric matrix of ``size`` by Lanczos, from ``product``: u -> H u.
 
-    ``steps`` products, each basis vector made orthogonal to all before it; exact at ``steps = size``.
+    ``steps`` products, each basis vector made orthogonal to all before it; exact at ``steps = size``. NaN where a
+    product is not finite.
     """
     basis: list[np.ndarray] = []
     vector = np.random.default_rng(seed).standard_normal(size)
@@ -88,6 +90,8 @@ def dominant_eigenvalue(product: HessianVector, size: int, *, steps: int = 10, s
         basis.append(vector / length)
         images.append(product(basis[-1]))
         vector = images[-1]
+        if not np.isfinite(vector).all():
+            return math.nan
     small = np.array(basis) @ np.array(images).T
     return float(np.linalg.eigvalsh((small + small.T) / 2)[-1])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -113,20 +113,20 @@ class Search:
             names.add("by_mixing")
         return tuple(sorted(names))
 
-    def prepare(self, seed: int, *, curvature: bool = False) -> State:
+    def prepare(self, seed: int, further: Sequence[str] = (), *, step: bool = True) -> State:
         """`compile` and `init` at once: the latter is Python's work, the former XLA's."""
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             drawn = thread.submit(self.init, seed)
-            self.compile(curvature=curvature)
+            self.compile(further, step=step)
             return drawn.result()
 
-    def compile(self, *, curvature: bool = False) -> None:
-        """Compile all that `step` and `predict` call, two programs at a time where they are many.
+    def compile(self, further: Sequence[str] = (), *, step: bool = True) -> None:
+        """Compile all that `predict` calls and, unless not ``step``, `step`; two programs at a time.
 
-        ``curvature``: and what `nas.oneshot.monitor.hessian_vector` does.
+        ``further``: derivatives that are called beside them (`nas.oneshot.monitor.hessian_vector` calls some).
         """
         needed = (*self.needed(), *self._small()) if self.one_program == "derivative" else ("search_step",)
-        self._compile(list(dict.fromkeys(["predict", *needed, *(["by_mixing"] if curvature else [])])))
+        self._compile(list(dict.fromkeys(["predict", *(needed if step else ()), *further])))
 
     def _small(self) -> tuple[str, ...]:
         """Names of what a step calls beside derivatives."""
@@ -226,7 +226,7 @@ class Search:
         self, state: State, train: Batch, valid: Batch, rates: Rates, seed: np.uint32, *, learn: bool = True
     ) -> tuple[State, Metrics]:
         """`search_step`, without a step of the architecture unless ``learn``; ``state`` is consumed."""
-        rates = Rates(*(np.asarray(rate, np.float32) for rate in rates))
+        rates = _numbers(rates)
         if self.one_program == "step":
             name = "search_step" if learn else "weights_step"
             self._compile([name])
@@ -254,15 +254,21 @@ class Search:
         learn: bool = True,
     ) -> tuple[State, Array]:
         """``count`` times `step` as one program: `search_steps`; ``state`` is consumed."""
-        rates = Rates(*(np.asarray(rate, np.float32) for rate in rates))
-        given = (state, sums, data, steps, rates, np.int32(count))
+        program = self.compile_steps(state, sums, data, steps, rates, learn=learn)
+        return paced(program(state, sums, data, steps, _numbers(rates), np.int32(count)), self.mesh)
+
+    def compile_steps(
+        self, state: State, sums: Array, data: Data, steps: SearchSteps, rates: Rates, *, learn: bool = True
+    ) -> Any:
+        """The program of `steps` for arguments of these shapes, compiled once; nothing is consumed."""
         name = "search_steps" if learn else "weights_steps"
         if name not in self._programs:
             shapes = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), given
+                lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)),
+                (state, sums, data, steps, _numbers(rates), np.int32(0)),
             )
             self._programs[name] = compiled(self.lower_steps(shapes, name, learn=learn))
-        return paced(self._programs[name](*given), self.mesh)
+        return self._programs[name]
 
     def lower_steps(self, arguments: Any, name: str, *, learn: bool = True) -> jax.stages.Lowered:
         """`search_steps` for abstract ``arguments`` of `steps`."""
@@ -289,6 +295,10 @@ class Search:
         Normalised by the statistics of these images: running ones are of a mixture of all that was trained.
         """
         return self._call("predict", state.params, state.rest, mixing, images)
+
+
+def _numbers(rates: Rates) -> Rates:
+    return Rates(*(np.asarray(rate, np.float32) for rate in rates))
 
 
 def _abstract_rates() -> Rates:

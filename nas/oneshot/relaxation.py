@@ -122,7 +122,10 @@ def zero_one_loss(layout: Layout, alphas: Array) -> Array:
 
 def gumbel(layout: Layout, alphas: Array, key: Array, levels: Levels) -> Array:
     """GDAS: one candidate a choice, drawn by the Gumbel-max trick; gradients as of the softmax with that noise
-    at a temperature, which a search lets fall linearly (Dong and Yang 2019, equations 4 to 7)."""
+    at a temperature, which a search lets fall linearly (Dong and Yang 2019, equations 4 to 7).
+
+    All candidates are run for the gradient. The authors' code runs the drawn one and puts 1 for the others' outputs.
+    """
     temperature = jnp.asarray(levels.temperature, jnp.float32)
     noise = jax.random.gumbel(key, (layout.size,)).astype(alphas.dtype)
 

@@ -93,6 +93,17 @@ class SupernetSearch:
             raise InputError(
                 f"supernet: batch_size={self.settings.batch_size} is not a multiple of devices={self._devices}"
             )
+        steps = half // self.settings.batch_size
+        if (self.config.steps_per_epoch or 0) > steps:
+            raise InputError(
+                f"steps_per_epoch: {self.config.steps_per_epoch} is more than the {steps} of a pass over the "
+                f"{half} images of one half at batch_size={self.settings.batch_size}"
+            )
+        if self.settings.order == "difference" and self.config.dtype != "float32":
+            raise InputError(
+                f"supernet: order=difference needs dtype=float32, not {self.config.dtype}: its differences would be "
+                "rounding; order=exact does not"
+            )
         stages = max(1, len(self.settings.kept))
         if stages > self.epochs:
             raise InputError(f"supernet: {stages} stages in {self.epochs} epochs")
@@ -118,7 +129,9 @@ class SupernetSearch:
         epoch = min(done[-1] if done else 0, len(known) + 1)
         state: Any = None  # a State, of the stage under way
         under_way = checkpoints is not None and checkpoints.under_way
-        stage, compile_seconds = timed(lambda: self._stage(epoch if under_way else max(epoch - 1, 0), known))
+        # Where the record is behind, a stage that it does not know yet begins: its checkpoint is passed over.
+        at = min(epoch if under_way else max(epoch - 1, 0), len(known))
+        stage, compile_seconds = timed(lambda: self._stage(at, known))
         begun: dict[str, Any] = {}  # an epoch that a checkpoint has a part of
         if checkpoints is not None and (epoch or under_way):
             found = checkpoints.restore(stage.initial)
@@ -206,8 +219,25 @@ class SupernetSearch:
         ways = {"batched": settings.batched, "remat": settings.remat, "scan_blocks": self.config.scan_blocks}
         network = run_as(self.supernet.build(layout.opened(), self.num_classes, **sizes), ways)
         search = Search(network, problem, shape, "auto" if self._steps_per_call == 1 else "step")
-        initial = search.prepare(self.seed + number, curvature=self._curved)
-        return _Stage(number, bounds[number], bounds[number + 1], layout, search, initial)
+        curvature = ("curvature" if self._exact_curvature else "by_mixing",) if self._curved else ()
+        initial = search.prepare(self.seed + number, curvature, step=self._steps_per_call == 1)
+        stage = _Stage(number, bounds[number], bounds[number + 1], layout, search, initial)
+        if self._steps_per_call > 1:
+            self._compile_steps(stage)
+        return stage
+
+    def _compile_steps(self, stage: _Stage) -> None:
+        """Compile what an epoch of ``stage`` runs, on shapes alone."""
+        count, rng = self._steps_per_call, np.random.default_rng(0)
+        plans = [self._plan(rng, half, count) for half in self._halves]
+        levels = Levels(*np.zeros((3, count), np.float32))
+        chosen = SearchSteps(plans[0], plans[1], np.zeros(count, np.uint32), levels)
+        if self.settings.selection != "strongest":
+            chosen = chosen._replace(alphas=np.zeros((count, stage.layout.size), np.float32))
+        sums = place(np.zeros(3, np.float32), self._mesh)
+        for learn in {True, self.settings.warmup == 0}:
+            rates = self._rates(stage, stage.first, 0)
+            stage.search.compile_steps(stage.initial, sums, self._resident, chosen, rates, learn=learn)
 
     @property
     def _devices(self) -> int:
@@ -220,12 +250,21 @@ class SupernetSearch:
     @property
     def _steps_per_call(self) -> int:
         """Of an epoch's steps, those that are one program."""
-        steps = len(self._halves[0]) // self.settings.batch_size
-        return min(self.config.steps_per_call or default_steps(), steps)
+        return min(self.config.steps_per_call or default_steps(), self._steps)
+
+    @property
+    def _steps(self) -> int:
+        """Of an epoch: a pass over the images for weights, or its first ``config.steps_per_epoch``."""
+        return self.config.steps_per_epoch or len(self._halves[0]) // self.settings.batch_size
 
     @property
     def _curved(self) -> bool:
         return self.settings.eigenvalue and self.settings.selection == "strongest"
+
+    @property
+    def _exact_curvature(self) -> bool:
+        """Differences of gradients in bfloat16 would be rounding."""
+        return self.config.dtype != "float32"
 
     @functools.cached_property
     def _halves(self) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +286,7 @@ class SupernetSearch:
         """One pass over the images for weights, the rest of one that was ``begun``; the averages of its batches."""
         settings, rng = self.settings, np.random.default_rng((self.seed, epoch))
         size = settings.batch_size
-        steps = len(self._halves[0]) // size
+        steps = self._steps
         plans = [self._plan(rng, half, steps) for half in self._halves]
         seeds = rng.integers(0, 2**32, steps, np.uint32)
         within = (epoch - stage.first) / (stage.end - stage.first)
@@ -260,7 +299,7 @@ class SupernetSearch:
         levels = [self._levels((epoch + k / steps) / self.epochs) for k in range(steps)]
         if at_once > 1:
             every = SearchSteps(plans[0], plans[1], seeds, Levels(*np.asarray(levels, np.float32).T))
-            data = self.train._replace(covariance=None)
+            data = self._resident
             for first in range(done, steps, at_once):
                 count, chosen = min(at_once, steps - first), every.part(first, at_once)
                 if settings.selection != "strongest":
@@ -315,6 +354,11 @@ class SupernetSearch:
             at.radius_min + (at.radius - at.radius_min) * progress,
         )
 
+    @property
+    def _resident(self) -> Data:
+        """The images that steps take theirs from, without what no step of a search reads."""
+        return self.train._replace(covariance=None)
+
     def _plan(self, rng: np.random.Generator, half: np.ndarray, steps: int) -> dict[str, np.ndarray]:
         size = self.settings.batch_size
         index = rng.permutation(half)[: steps * size].reshape(steps, size)
@@ -340,7 +384,14 @@ class SupernetSearch:
             mixing = jax.jit(problem.relaxation.expected, static_argnums=0)(layout, state.alphas)
             derived = self.supernet.derive(layout, np.asarray(mixing), most_skips=most)
             evenness = float(entropy(layout, mixing))
-            judged = jnp.asarray(self._one_hot(stage, derived)) if problem.relaxation.samples else mixing
+            judged = mixing
+            if problem.relaxation.samples:
+                alone = self._one_hot(stage, derived)
+                if self.settings.edge_weights:
+                    edges = np.asarray(mixing)
+                    alone[: layout.candidates] *= edges[layout.edge_of]
+                    alone[layout.candidates :] = edges[layout.candidates :]
+                judged = jnp.asarray(alone)
         else:
             derived = self._selected(stage, state, epoch)
             mixing = judged = jnp.asarray(self._one_hot(stage, derived))
@@ -391,7 +442,9 @@ class SupernetSearch:
             np.zeros(stage.layout.size, np.float32)
         )  # the products put theirs in its place
         at = Point(state.params, mixing, state.rest, self._batch({"index": index}), noise)
-        product = monitor.hessian_vector(stage.search.derivatives(), stage.search.problem, at, state.alphas)
+        product = monitor.hessian_vector(
+            stage.search.derivatives(), stage.search.problem, at, state.alphas, exact=self._exact_curvature
+        )
         return monitor.dominant_eigenvalue(product, stage.layout.size, steps=CURVATURE_STEPS)
 
     def _accuracy(
@@ -433,26 +486,23 @@ class SupernetSearch:
     def _selected(self, stage: _Stage, state: State, epoch: int) -> Architecture:
         """The best architecture with shared weights, by accuracy on the architecture's half of the images."""
         rng = np.random.default_rng((self.seed, epoch, 1))
-        known: dict[Architecture, float] = {}
 
         def accuracy(arch: Architecture, batches: int | None) -> float:
             mixing = jnp.asarray(self._one_hot(stage, arch))
             return self._accuracy(stage, state, mixing, self.train, self._halves[1], batches).accuracy
 
-        def judge(genes: np.ndarray) -> float:
-            arch = self._architecture(stage, genes)
-            if arch not in known:
-                known[arch] = accuracy(arch, FIRST_BATCHES)
-            return known[arch]
-
-        count = (
-            self.settings.candidates if epoch + 1 == self.epochs else min(PROBED, self.settings.candidates)
+        search, s = drawn, self.settings
+        if s.selection == "evolution":
+            search = functools.partial(
+                evolved, population=s.population, parents=s.parents, mutation=s.mutation
+            )
+        known = search(
+            rng,
+            stage.layout,
+            functools.partial(self._architecture, stage),
+            lambda arch: accuracy(arch, FIRST_BATCHES),
+            s.candidates if epoch + 1 == self.epochs else min(PROBED, s.candidates),
         )
-        if self.settings.selection == "evolution":
-            s = self.settings
-            evolved(rng, stage.layout, judge, count, s.population, s.parents, s.mutation)
-        else:
-            drawn(rng, stage.layout, judge, count)
         best = sorted(known, key=lambda arch: -known[arch])[:FINALISTS]
         return max(best, key=lambda arch: accuracy(arch, None)) if epoch + 1 == self.epochs else best[0]
 

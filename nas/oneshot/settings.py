@@ -21,10 +21,10 @@ AT_LEAST = {
     "stop_skips": 1, "stop_window": 1, "stop_start": 0, "population": 1, "parents": 1,
 }  # fmt: skip
 SHARES = ("warmup", "momentum", "alpha_b1", "alpha_b2")  # from 0 to below 1
-POSITIVE = ("temperature", "temperature_min", "stop_ratio")
+POSITIVE = ("temperature", "temperature_min", "stop_ratio", "clip_norm")
 NOT_NEGATIVE = (
     "learning_rate", "learning_rate_min", "weight_decay", "alpha_learning_rate", "alpha_weight_decay", "alpha_scale",
-    "penalty", "radius", "radius_min", "skip_dropout_decay", "clip_norm",
+    "penalty", "radius", "radius_min", "skip_dropout_decay",
 )  # fmt: skip
 NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(("temperature", "temperature_min"), ("relaxation", ("gumbel",))),
@@ -35,7 +35,12 @@ NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(("stop_window", "stop_ratio", "stop_start"), ("stop", ("curvature",))),
     "candidates": ("selection", ("random", "evolution")),
     **dict.fromkeys(("population", "parents", "mutation"), ("selection", ("evolution",))),
-}
+    **dict.fromkeys(
+        ("relaxation", "order", "warmup", "most_skips", "eigenvalue", "alpha_learning_rate", "alpha_weight_decay",
+         "alpha_b1", "alpha_b2", "alpha_scale"),
+        ("selection", ("strongest",)),
+    ),
+}  # fmt: skip
 """Settings that say something only where another setting is one of some values."""
 
 
@@ -154,6 +159,12 @@ class Settings:
             raise InputError(f"supernet: partial_channels={self.partial_channels} needs edge_weights=True")
         if self.stop == "curvature" and not self.eigenvalue:
             raise InputError("supernet: stop=curvature needs eigenvalue=True")
+        if self.kept and (self.selection != "strongest" or self.relaxation == "gumbel"):
+            raise InputError(
+                f"supernet: stages={self.stages} is for selection=strongest and a relaxation that mixes candidates"
+            )
+        if self.deeper and not self.kept:
+            raise InputError(f"supernet: deeper={self.deeper} needs stages")
         if self.stop != "none" and (self.kept or self.selection != "strongest"):
             raise InputError(f"supernet: stop={self.stop} is for a search of one stage by alphas")
         self.skip_dropouts  # noqa: B018 - says what is wrong with it and with stages
@@ -190,8 +201,10 @@ class Settings:
         if self.stages == "all":
             return ()
         counts = self.stages.split("-")
-        if not all(count.isdecimal() and int(count) > 0 for count in counts):
-            raise InputError(f"supernet: stages={self.stages} is neither all nor of the form 8-5-3")
+        if not all(count.isdecimal() and int(count) > 1 for count in counts):
+            raise InputError(
+                f"supernet: stages={self.stages} is neither all nor of the form 8-5-3, of numbers from 2"
+            )
         if [int(count) for count in counts] != sorted({int(count) for count in counts}, reverse=True):
             raise InputError(f"supernet: stages={self.stages} do not fall")
         return tuple(map(int, counts))
@@ -262,6 +275,10 @@ def published(method: str, supernet: Supernet) -> dict[str, Any]:
 def check_needed(method_settings: Mapping[str, Sequence[Any]], given: Iterable[str]) -> None:
     """Raises InputError where a setting ``given`` says nothing, whatever values the others have."""
     for name in given:
+        if name == "skip_dropout_decay" and not any(
+            share != "0" for share in method_settings["skip_dropout"]
+        ):
+            raise InputError("supernet: skip_dropout_decay needs skip_dropout")
         if name in NEEDS:
             other, values = NEEDS[name]
             if not set(values) & set(method_settings[other]):

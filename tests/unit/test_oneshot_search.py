@@ -16,11 +16,12 @@ import pytest
 
 from nas.ending import Terminated, terminate
 from nas.errors import InputError
+from nas.nn.layout import Layout
 from nas.nn.supernet import supernet_of
 from nas.objectives import oneshot
 from nas.objectives.oneshot import settings_space
 from nas.oneshot import search as searching
-from nas.oneshot.monitor import Epoch
+from nas.oneshot.monitor import Epoch, dominant_eigenvalue
 from nas.oneshot.programs import Search
 from nas.oneshot.search import SupernetSearch
 from nas.oneshot.settings import METHODS, Settings, published, settings_of
@@ -176,6 +177,73 @@ def test_a_checkpoint_ahead_of_the_record_is_yielded_first(tmp_path):
     assert [m.budget for m in rest] == [2, 3]
 
 
+def test_a_stage_begun_ahead_of_the_record_begins_the_search_again(tmp_path):
+    """A checkpoint in the middle of a stage's first epoch, whose narrowing the record does not have yet."""
+    search = planted_search("p_darts", epochs=4)
+    seen = list(search.run(3))
+    keeper = Checkpoints(tmp_path)
+    stage = search._stage(2, seen[:2])
+    keeper.keep(2, stage.initial, {"steps": 1, "measurements": [m.fields() for m in seen[:2]]}, 1)
+    keeper.close()
+    again = Checkpoints(tmp_path)
+    rest = list(planted_search("p_darts", epochs=4).run(3, checkpoints=again, measured=seen[:1]))
+    again.close()
+    assert same(rest, seen[1:])
+
+
+def test_epochs_are_as_short_as_told():
+    search = planted_search("darts_first", epochs=2)
+    assert search._steps == 10
+    short = dataclasses.replace(search, config=dataclasses.replace(search.config, steps_per_epoch=3))
+    assert len(short._plan(np.random.default_rng(0), short._halves[0], short._steps)["index"]) == 3
+    assert short._steps == 3
+    with pytest.raises(InputError, match=r"^steps_per_epoch: 11 is more than the 10 of a pass over the 320"):
+        dataclasses.replace(search, config=dataclasses.replace(search.config, steps_per_epoch=11))
+
+
+def test_several_steps_in_one_program_are_compiled_before_they_are_timed(monkeypatch):
+    search = planted_search("darts_first", epochs=2, warmup=0.5, eigenvalue=False)
+    search = dataclasses.replace(search, config=dataclasses.replace(search.config, steps_per_call=5))
+    stage = search._stage(0, [])
+    assert set(stage.search._programs) == {"predict", "search_steps", "weights_steps"}
+    monkeypatch.setattr("nas.oneshot.programs.compiled", None)
+    search._epoch(stage, stage.initial, 0, {}, lambda *of: None)
+
+
+def test_curvature_in_bfloat16_is_exact_and_differences_are_refused():
+    whole = planted_search("darts_first", epochs=1)
+    half = dataclasses.replace(whole, config=dataclasses.replace(whole.config, dtype="bfloat16"))
+    found = []
+    for search in (whole, half):
+        stage = search._stage(0, [])
+        stage = stage._replace(initial=stage.initial._replace(alphas=jax.numpy.linspace(-1, 1, 6)))
+        found.append(search._eigenvalue(stage, stage.initial))
+    assert found[1] == pytest.approx(found[0], rel=0.15)
+    with pytest.raises(InputError, match=r"^supernet: order=difference needs dtype=float32, not bfloat16"):
+        dataclasses.replace(half, settings=dataclasses.replace(half.settings, order="difference"))
+
+
+def test_an_eigenvalue_of_what_is_not_finite_is_none():
+    assert math.isnan(dominant_eigenvalue(lambda along: along * math.nan, 4))
+
+
+def test_what_a_sampled_search_derives_is_judged_with_the_weights_of_its_edges(monkeypatch):
+    search = planted_search("gdas", epochs=1, edge_weights=True)
+    stage = search._stage(0, [])
+    state = stage.initial._replace(alphas=jax.numpy.asarray([9, 0, 0, 0, 9, 0, 0, 1.0]))
+    judged: list[np.ndarray] = []
+    accuracy = SupernetSearch._accuracy
+
+    def seen(self, stage, state, mixing, *of, **more):
+        judged.append(np.asarray(mixing))
+        return accuracy(self, stage, state, mixing, *of, **more)
+
+    monkeypatch.setattr(SupernetSearch, "_accuracy", seen)
+    search._look(stage, state, 0, [])
+    edges = np.exp([0, 1.0]) / np.exp([0, 1.0]).sum()
+    np.testing.assert_allclose(judged[0], [edges[0], 0, 0, 0, edges[1], 0, *edges], rtol=1e-6)
+
+
 def test_alphas_rest_in_the_warm_up():
     seen = list(planted_search("darts_first", epochs=4, warmup=0.5).run(4))
     assert seen[0].weights == seen[1].weights != seen[2].weights
@@ -209,20 +277,38 @@ def test_evaluation_counts_every_image_once():
     assert found.loss == pytest.approx(loss / 90, rel=1e-5)
 
 
-def test_evolution_asks_for_so_many_and_gets_nearer():
-    layout = hook(SPACE).layout()
-    target = np.random.default_rng(5).random(layout.size)
-    for search, count in ((searching.drawn, 120), (searching.evolved, 120)):
-        scores: list[float] = []
+def test_evolution_judges_so_many_different_architectures_and_gets_nearer():
+    layout = oneshot.supernet_of(nasbench201.SPACE).layout()
+    rng = np.random.default_rng(0)
+    worth = {name: dict(zip(values, rng.random(len(values)), strict=True)) for name, values in layout.choices}
+    scores: list[float] = []
 
-        def judge(genes, scores=scores):
-            scores.append(-float(np.abs(genes - target).sum()))
-            return scores[-1]
+    def judge(arch):
+        scores.append(sum(worth[name][value] for name, value in arch.items()))
+        return scores[-1]
 
-        search(np.random.default_rng(0), layout, judge, count)
-        assert len(scores) == count
-        if search is searching.evolved:
-            assert np.mean(scores[-50:]) > np.mean(scores[:50])
+    found = searching.evolved(rng, layout, lambda genes: Architecture(layout.best(genes)), judge, 300, 20, 5)
+    assert len(scores) == len(found) == 300
+    assert list(found.values()) == scores
+    assert np.mean(scores[20:100]) > np.mean(scores[:20]) + 0.5
+    best = sum(max(of.values()) for of in worth.values())
+    scores.clear()
+    searching.drawn(rng, layout, lambda genes: Architecture(layout.best(genes)), judge, 300)
+    assert max(scores) < max(found.values()) <= best
+
+
+def test_evolution_ends_where_a_space_has_no_further_architectures():
+    layout = Layout.of({"a": (1, 2), "b": (1, 2, 3)})
+    found = searching.evolved(
+        np.random.default_rng(0),
+        layout,
+        lambda genes: Architecture(layout.best(genes)),
+        lambda arch: 0.0,
+        50,
+        4,
+        2,
+    )
+    assert len(found) == 6
 
 
 def test_early_stopping_ends_the_trial_with_the_architecture_that_counts(monkeypatch, tmp_path):
@@ -317,6 +403,32 @@ def test_settings_are_a_grid_of_searches():
         ("darts", ("partial_channels=4",), "supernet: partial_channels=4 needs edge_weights=True"),
         ("p_darts", ("stages=3-5",), "supernet: stages=3-5 do not fall"),
         ("p_darts", ("stages=x",), "supernet: stages=x is neither all nor of the form 8-5-3"),
+        (
+            "p_darts",
+            ("stages=5-1",),
+            "supernet: stages=5-1 is neither all nor of the form 8-5-3, of numbers from 2",
+        ),
+        (
+            "p_darts",
+            ("relaxation=gumbel",),
+            "supernet: stages=8-5-3 is for selection=strongest and a relaxation",
+        ),
+        ("rsps", ("stages=3-2",), "supernet: stages=3-2 is for selection=strongest"),
+        ("darts", ("deeper=2",), "supernet: deeper=2 needs stages"),
+        ("darts", ("clip_norm=0",), "supernet: clip_norm=0.0 is not a finite number above 0"),
+        (
+            "rsps",
+            ("alpha_learning_rate=0.1",),
+            "supernet: alpha_learning_rate is for selection=strongest, not random",
+        ),
+        ("spos", ("eigenvalue=true",), "supernet: eigenvalue is for selection=strongest, not evolution"),
+        ("spos", ("relaxation=gumbel",), "supernet: relaxation is for selection=strongest, not evolution"),
+        ("darts", ("skip_dropout_decay=0.1",), "supernet: skip_dropout_decay needs skip_dropout"),
+        (
+            "darts",
+            ("skip_dropout=0.3",),
+            "supernet: skip_dropout needs a supernet that drops skip connections out",
+        ),
         ("robust_darts", ("eigenvalue=false",), "supernet: stop=curvature needs eigenvalue=True"),
         ("rsps", ("stop=skips",), "supernet: stop=skips is for a search of one stage by alphas"),
         ("darts", ("augmentation=crop+blur",), "supernet: augmentation"),
@@ -346,6 +458,20 @@ def test_bad_settings_are_one_line(method, texts, says):
         settings_space(method, hook(SPACE), texts, 1)
     assert str(error.value).startswith(says) or says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_settings_about_skips_need_a_space_with_skips():
+    without = dataclasses.replace(hook(SPACE), skip=None)
+    with pytest.raises(
+        InputError, match=r"^supernet: stop=skips \(darts_plus\) needs a space with skip conn"
+    ):
+        settings_space("darts_plus", without, (), 1)
+    with pytest.raises(InputError, match=r"^supernet: most_skips needs a space with skip connections"):
+        settings_space("p_darts", without, ("most_skips=1",), 1)
+    assert len(list(settings_space("p_darts", without, (), 1).enumerate())) == 1
+    channels = dataclasses.replace(hook(SPACE), sizes={"channels": 16})
+    with pytest.raises(InputError, match=r"^supernet: partial_channels=4 does not divide channels=6"):
+        settings_space("pc_darts", channels, ("channels=8,6",), 1)
 
 
 def levels_seen(search: SupernetSearch) -> list[Any]:
@@ -418,8 +544,8 @@ def test_a_space_has_its_authors_settings():
     ("changes", "says"),
     [
         ({"batch_size": 400}, "supernet: batch_size=400 is more than the 320 images of one half"),
-        ({"stages": "9-8-7-6-5-4-3-2-1"}, "supernet: 9 stages in 2 epochs"),
-        ({"deeper": 2}, "supernet: deeper=2 needs a supernet made of cells"),
+        ({"deeper": 2, "stages": "3-2"}, "supernet: deeper=2 needs a supernet made of cells"),
+        ({"stages": "9-8-7"}, "supernet: 3 stages in 2 epochs"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(changes, says):
