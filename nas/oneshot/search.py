@@ -23,11 +23,12 @@ from nas.nn.graph import run_as
 from nas.nn.layout import Layout
 from nas.nn.supernet import Supernet
 from nas.oneshot import monitor
-from nas.oneshot.bilevel import Point, Problem, Rates, State
+from nas.oneshot.bilevel import Point, Problem, State
 from nas.oneshot.programs import Search
 from nas.oneshot.relaxation import RELAXATIONS, Levels, entropy, given
+from nas.oneshot.schedules import levels_at, rates_at
 from nas.oneshot.selection import drawn, evolved
-from nas.oneshot.settings import Settings
+from nas.oneshot.settings import Settings, check_fit
 from nas.oneshot.steps import SearchSteps, tally
 from nas.space import Architecture
 from nas.training import augment
@@ -85,28 +86,7 @@ class SupernetSearch:
 
     def __post_init__(self) -> None:
         half = len(self.train.labels) // 2
-        if self.settings.batch_size > half:
-            raise InputError(
-                f"supernet: batch_size={self.settings.batch_size} is more than the {half} images of one half"
-            )
-        if self.settings.batch_size % self._devices:
-            raise InputError(
-                f"supernet: batch_size={self.settings.batch_size} is not a multiple of devices={self._devices}"
-            )
-        steps = half // self.settings.batch_size
-        if (self.config.steps_per_epoch or 0) > steps:
-            raise InputError(
-                f"steps_per_epoch: {self.config.steps_per_epoch} is more than the {steps} of a pass over the "
-                f"{half} images of one half at batch_size={self.settings.batch_size}"
-            )
-        if self.settings.order == "difference" and self.config.dtype != "float32":
-            raise InputError(
-                f"supernet: order=difference needs dtype=float32, not {self.config.dtype}: its differences would be "
-                "rounding; order=exact does not"
-            )
-        stages = max(1, len(self.settings.kept))
-        if stages > self.epochs:
-            raise InputError(f"supernet: {stages} stages in {self.epochs} epochs")
+        check_fit(self.settings, self.config, half, self._devices, self.epochs)
         if self.settings.deeper and "cells" not in self.sizes:
             raise InputError(f"supernet: deeper={self.settings.deeper} needs a supernet made of cells")
 
@@ -236,7 +216,7 @@ class SupernetSearch:
             chosen = chosen._replace(alphas=np.zeros((count, stage.layout.size), np.float32))
         sums = place(np.zeros(3, np.float32), self._mesh)
         for learn in {True, self.settings.warmup == 0}:
-            rates = self._rates(stage, stage.first, 0)
+            rates = rates_at(self.settings, stage.number, 0, stage.end - stage.first)
             stage.search.compile_steps(stage.initial, sums, self._resident, chosen, rates, learn=learn)
 
     @property
@@ -291,12 +271,12 @@ class SupernetSearch:
         seeds = rng.integers(0, 2**32, steps, np.uint32)
         within = (epoch - stage.first) / (stage.end - stage.first)
         learns = within >= settings.warmup
-        rates = self._rates(stage, epoch, within)
+        rates = rates_at(settings, stage.number, epoch - stage.first, stage.end - stage.first)
         sums = place(np.asarray(begun.get("sums", np.zeros(3)), np.float32), self._mesh)
         if begun:
             rng.bit_generator.state = begun["rng"]
         done, at_once = begun.get("steps", 0), self._steps_per_call
-        levels = [self._levels((epoch + k / steps) / self.epochs) for k in range(steps)]
+        levels = [levels_at(settings, (epoch + k / steps) / self.epochs) for k in range(steps)]
         if at_once > 1:
             every = SearchSteps(plans[0], plans[1], seeds, Levels(*np.asarray(levels, np.float32).T))
             data = self._resident
@@ -320,39 +300,6 @@ class SupernetSearch:
         if not math.isfinite(shown.loss):
             raise TrainingFailed(f"loss is {shown.loss} in epoch {epoch + 1}")
         return state, shown
-
-    def _rates(self, stage: _Stage, epoch: int, within: float) -> Rates:
-        settings = self.settings
-        fall = 0.5 * (1 + math.cos(math.pi * within))
-        rate = settings.learning_rate_min + (settings.learning_rate - settings.learning_rate_min) * fall
-        done, length = epoch - stage.first, stage.end - stage.first
-        if within < settings.warmup:
-            kept = (length - done - 1) / length
-        else:
-            kept = math.exp(-settings.skip_dropout_decay * (done - math.ceil(settings.warmup * length)))
-        return Rates(
-            learning_rate=rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-            alpha_learning_rate=settings.alpha_learning_rate,
-            alpha_weight_decay=settings.alpha_weight_decay,
-            alpha_b1=settings.alpha_b1,
-            alpha_b2=settings.alpha_b2,
-            unroll=rate,
-            dropout=settings.skip_dropouts[stage.number] * kept,
-            nesterov=float(settings.nesterov),
-            penalty=settings.penalty,
-        )
-
-    def _levels(self, progress: float) -> Levels:
-        """Temperature and radius go from one end to the other in straight lines."""
-        at = self.settings
-        return Levels(
-            progress,
-            at.temperature + (at.temperature_min - at.temperature) * progress,
-            at.radius_min + (at.radius - at.radius_min) * progress,
-        )
 
     @property
     def _resident(self) -> Data:

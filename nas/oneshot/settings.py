@@ -13,6 +13,7 @@ from nas.errors import InputError, one_of
 if TYPE_CHECKING:
     from nas.nn.supernet import Supernet
     from nas.oneshot.monitor import Epoch
+    from nas.training.config import TrainingConfig
 
 SELECTIONS = ("strongest", "random", "evolution")
 
@@ -285,6 +286,28 @@ def check_needed(method_settings: Mapping[str, Sequence[Any]], given: Iterable[s
                 raise InputError(
                     f"supernet: {name} is for {other}={' or '.join(values)}, not {', '.join(method_settings[other])}"
                 )
+
+
+def check_fit(settings: Settings, config: TrainingConfig, half: int, devices: int, epochs: int) -> None:
+    """Raises InputError where a search of ``epochs`` on ``half`` images for the weights cannot be set so."""
+    size = settings.batch_size
+    if size > half:
+        raise InputError(f"supernet: batch_size={size} is more than the {half} images of one half")
+    if size % devices:
+        raise InputError(f"supernet: batch_size={size} is not a multiple of devices={devices}")
+    if (config.steps_per_epoch or 0) > half // size:
+        raise InputError(
+            f"steps_per_epoch: {config.steps_per_epoch} is more than the {half // size} of a pass over the {half} "
+            f"images of one half at batch_size={size}"
+        )
+    if settings.order == "difference" and config.dtype != "float32":
+        raise InputError(
+            f"supernet: order=difference needs dtype=float32, not {config.dtype}: its differences would be "
+            "rounding; order=exact does not"
+        )
+    stages = max(1, len(settings.kept))
+    if stages > epochs:
+        raise InputError(f"supernet: {stages} stages in {epochs} epochs")
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:

@@ -112,7 +112,7 @@ def test_killed_in_mid_search_and_resumed_the_same_to_the_bit(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["gdas", "p_darts", "spos", "sdarts_adv"])
 def test_others_killed_and_resumed(method, tmp_path):
-    more = ["--supernet", "channels=4", "cells=1", "stages=5-3", "deeper=1"] if method == "p_darts" else []
+    more = ["--supernet", "stages=5-3", "deeper=1"] if method == "p_darts" else []
     arguments = [*SMALL, "--strategy", method, "--epochs", "4", "--engine", "local", "--test-seeds", "0"]
     script("search.py", *arguments, *more, "--out", str(tmp_path / "undisturbed"))
     killed_and_resumed(tmp_path / "killed", method, [1, 2, 3], *more)
