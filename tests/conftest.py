@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from tests import shapes
@@ -28,6 +29,23 @@ def _fresh_cache() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "native").symlink_to(native)
     os.environ["NAS_CACHE_DIR"] = str(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``some(count)`` all cases but ``count`` become slow."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("some") and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for of in cases.values():
+        marker = of[0].get_closest_marker("some")
+        assert marker
+        (count,) = marker.args
+        kept = {k * len(of) // count for k in range(count)}
+        for k, item in enumerate(of):
+            if k not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -18,8 +18,8 @@ from nas.training.network import computing, outline
 from search_spaces import SPACES
 
 IMAGES = [(8, 8, 1), (28, 28, 1), (32, 32, 3), (13, 17, 2)]
-LONG = ("accel_nasbench", "darts", "mbconv", "nasbench201", "nasbench_macro", "natssize")
-SAMPLES = dict.fromkeys(LONG, 1)  # these take long to trace; 4 of the others
+QUICK = ("mlp", "lenet", "alexnet", "chain", "minichain", "autoencoder")
+SAMPLES = dict.fromkeys(QUICK, 4)  # the others take long to trace: one
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ SAMPLES = dict.fromkeys(LONG, 1)  # these take long to trace; 4 of the others
 @pytest.mark.parametrize("name", SPACES)
 def test_shapes(name, image_shape):
     space = SPACES[name].searched()
-    for i in range(SAMPLES.get(name, 4)):
+    for i in range(SAMPLES.get(name, 1)):
         network = build(space, space.sample((5, i)), 7)
         image = jax.ShapeDtypeStruct((3, *image_shape), jnp.float32)
         variables = jax.eval_shape(lambda net=network, x=image: net.lazy_init(jax.random.key(0), x))
@@ -82,6 +82,7 @@ LONG_TO_DRAW = ("nasbench201", "nasbench_macro", "natssize")
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in LONG_TO_DRAW else name for name in SPACES],
 )
+@pytest.mark.some(5)
 def test_initial_values_come_from_the_key_alone(name):
     space = SPACES[name].searched(fix=SHARED.get(name, ()))
     network = build(space, space.sample(4), 10)

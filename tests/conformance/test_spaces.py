@@ -106,12 +106,12 @@ def space(request: pytest.FixtureRequest) -> SearchSpace:
 
 
 def all_spaces(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs a test of (space, key) on every space with random keys, fewer of them where it has a hundred choices."""
+    """Runs a test of (space, key) on every space with random keys, fewer of them where it has many choices."""
 
     @pytest.mark.parametrize("space", SPACE_BY_NAME.values(), ids=SPACE_BY_NAME)
     @functools.wraps(test, assigned=("__name__", "__doc__", "__module__"))
     def with_keys(space: SearchSpace) -> None:
-        @settings(max_examples=40 if len(space.choices) < 100 else 5)
+        @settings(max_examples=12 if len(space.choices) < 40 else 4)
         @given(key=keys)
         def with_key(key: int) -> None:
             test(space, key)

@@ -211,6 +211,7 @@ def planted(space, seed):
 
 @each_strategy
 @pytest.mark.parametrize("space", FINITE, ids=lambda space: space.name)
+@pytest.mark.some(11)
 def test_an_optimum_planted_anywhere_is_found(name, space):
     """With twenty trials an architecture, some of which fail, on three workers."""
     for seed in (1, 2):
@@ -342,6 +343,7 @@ def test_the_first_candidate_is_what_is_asked_for_and_looking_changes_nothing(na
 @each_strategy
 @each_space
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.some(8)
 def test_a_filtered_strategy_is_a_strategy(name, space, workers):
     """Valid, to the stated number of trials, the same when replayed and when picked up from a record."""
 

@@ -54,12 +54,14 @@ def finds(name: str, space: SearchSpace, seed: int) -> Search:
 
 @each_strategy
 @pytest.mark.parametrize("space", [*FINITE, *NARROWED], ids=lambda space: space.name)
+@pytest.mark.some(20)
 def test_the_planted_optimum_of_a_table_is_found(name: str, space: SearchSpace) -> None:
     finds(name, space, 1)
 
 
 @each_strategy
 @pytest.mark.parametrize("space", NARROWED, ids=lambda space: space.name)
+@pytest.mark.some(12)
 def test_the_seed_decides_a_search(name: str, space: SearchSpace) -> None:
     """The same again, the beginning of a longer one, and another from another seed."""
     objective = TableObjective(space, planted(space, 1)[1])

@@ -51,6 +51,7 @@ def size(name):
         ("densenetbc100", 769_162),
     ],
 )
+@pytest.mark.some(3)
 def test_parameters(name, params):
     """ImageNet: torchvision's counts of table 1's networks. CIFAR, table 2: 1.0 M and 0.8 M, see `BY_HAND`."""
     SPACE.validate(NAMED[name].arch)

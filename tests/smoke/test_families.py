@@ -39,6 +39,7 @@ LONG = (
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SPACES]
 )
+@pytest.mark.some(2)
 def test_a_random_search(name, tmp_path):
     options = SearchOptions(
         space=name,

@@ -91,6 +91,7 @@ def run(stage: Stage, x: np.ndarray):
 @pytest.mark.parametrize("decoder", ["separate", "tied"])
 @pytest.mark.parametrize("weights", ["unshared", "shared"])
 @pytest.mark.parametrize(("shape", "field", "stride", "pool"), [((9, 7, 2), 3, 2, 2), ((8, 8, 1), 4, 1, 3)])
+@pytest.mark.some(3)
 def test_a_stage_is_equation_1(shape, field, stride, pool, weights, decoder):
     x = images(3, *shape)
     stage = Stage(4, field, stride, pool, sparsity=0.3, weights=weights, decoder=decoder)

@@ -146,6 +146,7 @@ def slow_where_large(name: str) -> Any:
 
 
 @pytest.mark.parametrize(("made", "before", "after"), [*map(slow_where_large, NETWORKS)])
+@pytest.mark.some(2)
 def test_a_scan_over_blocks_changes_neither_values_nor_gradients_nor_variables(made, before: int, after: int):
     expected, count, macs = seen(made())
     found, smaller, macs_so = seen(made().clone(scan_blocks=True))
@@ -163,6 +164,7 @@ def test_half_precision_has_the_same_values_to_rounding():
 @pytest.mark.parametrize(
     ("name", "before", "after"), [("resnet56", 55, 11), ("resnet110", 109, 11), ("nasbench201", 82, 22)]
 )
+@pytest.mark.some(1)
 def test_programs_of_published_networks_shrink(name: str, before: int, after: int):
     if name == "nasbench201":
         cell = (

@@ -138,6 +138,7 @@ class Broken(FullBudget):
         ("no end", "it ends, and stays so"),
     ],
 )
+@pytest.mark.some(1)
 def test_a_broken_strategy_is_found(what: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from nas.run.own_strategy import record_of
 

@@ -250,6 +250,7 @@ def separable_case(case, together=True):
 
 
 @pytest.mark.parametrize("case", SEPARABLE)
+@pytest.mark.some(4)
 def test_separable_convolution_and_its_derivatives(case):
     orders = 2 if case in ("3x3", "strided and dilated") else 1
     same(separable_case, case, orders=orders, tolerance=1e-4)

@@ -111,6 +111,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.some(14)
 def test_convolution_and_its_derivatives(case):
     x, w, arguments = CONVOLUTIONS[case]
     same(derivatives(functools.partial(conv, **arguments)), normal(0, *x), normal(1, *w))
@@ -166,6 +167,7 @@ def test_third_derivatives(case):
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["images", "kernels", "both"])
 @pytest.mark.parametrize("case", ["tails", "asymmetric", "two groups", "depthwise, strided"])
+@pytest.mark.some(6)
 def test_vmap(case, axes):
     x, w, arguments = CONVOLUTIONS[case]
     arrays = [
@@ -220,6 +222,7 @@ def test_max_pool_and_its_derivatives(case):
 
 
 @pytest.mark.parametrize("case", POOLS)
+@pytest.mark.some(3)
 def test_of_equal_values_the_first_is_the_maximum(case):
     """As in XLA's gradient. (Its tangents take another one, so ours are held to our gradient.)"""
     shape, *at = POOLS[case]
@@ -393,6 +396,7 @@ def test_same_bits_for_any_number_of_threads():
     assert run_program("all") == run_program("one")
 
 
+@pytest.mark.slow
 def test_switched_off():
     assert run_program("all", NAS_NATIVE="0").startswith("XLA's own operations 1 ")
 

@@ -40,6 +40,7 @@ def batch(shape, *, seed=0):
 
 @needs_native
 @pytest.mark.parametrize("activation", FUSED)
+@pytest.mark.some(2)
 def test_batch_norm(activation):
     shapes = [(4, 3, 5, 1), (6, 7, 3), (50, 24), (40, 100), (1100, 8)]
     agree({shape: (lambda *a: batch_norm(*a, activation=activation)[0], *batch(shape)) for shape in shapes})

@@ -112,6 +112,7 @@ def random_variables(elastic: Elastic, arch: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.some(2)
 def test_a_path_computes_the_network_cut_out(name: str) -> None:
     elastic, largest = family(name)
     variables = random_variables(elastic, largest)

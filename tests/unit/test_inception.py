@@ -180,6 +180,7 @@ def test_branches_that_a_module_does_not_have_are_not_built():
 
 
 @pytest.mark.parametrize("name", NAMED)
+@pytest.mark.some(1)
 def test_named_networks_run_on_small_images(name):
     network = build(SPACE, NAMED[name].arch, 7)
     noise = Noise(np.float32(0.4), np.uint32(0))

@@ -72,6 +72,7 @@ KINDS = [
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("edges", "dimensions", "border"), KINDS)
+@pytest.mark.some(3)
 def test_one_hidden_layer_equals_numpy(edges, dimensions, border, bias):
     own = {"width_1": 16} if edges == "full" else {"maps_1": 2, "field_1": 5}
     network = network_of(edges_1=edges, dimensions=dimensions, border=border, bias=bias, **own)
@@ -92,6 +93,7 @@ def test_one_hidden_layer_equals_numpy(edges, dimensions, border, bias):
     np.testing.assert_allclose(network.apply(variables, x), logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_layers_of_all_kinds_in_two_dimensions():
     """16 units lie on a grid of 4x4 for the local layer behind them; its maps are what the next one sees."""
     network = network_of(

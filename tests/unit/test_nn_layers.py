@@ -87,6 +87,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("case", LAYERS)
+@pytest.mark.some(5)
 def test_local_value_and_gradients_equal_a_loop_over_windows(case):
     x_shape, kernel_shape, stride, padding, pads = LAYERS[case]
     x, kernel = normal(0, *x_shape), normal(1, *kernel_shape)
@@ -177,6 +178,7 @@ def test_per_example_gradients_of_members():
     as_the_loop(gradients)
 
 
+@pytest.mark.slow
 def test_half_and_double_precision_of_local_layers():
     y = local2d(X.astype(jnp.bfloat16), KERNEL.astype(jnp.bfloat16), stride=2)
     assert y.dtype == jnp.bfloat16
@@ -367,6 +369,7 @@ def test_pools_by_hand():
 @pytest.mark.parametrize("window", [(3, 2), (4, 4), (2, 5)])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 0), (0, 1))], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.some(6)
 def test_average_pooling_is_flaxs_own(window, padding, stride):
     x, seed = normal(0, 2, 7, 9, 3), normal(1, 2, 7, 9, 3)
 

@@ -142,6 +142,7 @@ def nasbench_supernet():
 @pytest.mark.parametrize(
     "way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("batched", "remat")), "batched and remat"]
 )
+@pytest.mark.slow
 def test_ways_to_run_a_supernet_change_neither_values_nor_gradients(made, way):
     layout, network, variables = made()
     mixing = jnp.asarray(np.random.default_rng(1).random(layout.size), jnp.float32)
@@ -184,6 +185,7 @@ ARCHES = [
 
 
 @pytest.mark.parametrize("relaxation", [*RELAXATIONS, "exactly"])
+@pytest.mark.some(2)
 def test_with_one_hot_weights_a_supernet_is_the_derived_network(relaxation):
     layout, network, variables = darts_supernet()
     rng = np.random.default_rng(len(relaxation))

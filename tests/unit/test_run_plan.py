@@ -48,6 +48,7 @@ def test_a_planned_budget_is_what_the_search_comes_to(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.some(5)
 def test_what_has_no_planned_budget_goes_on_and_what_has_one_ends(name: str) -> None:
     record = STRATEGIES[name]
     config = record.own(StrategyConfig(epochs=3))

@@ -118,6 +118,7 @@ SEARCHES = [
 
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize(("strategy", "config", "total_epochs", "faults"), SEARCHES)
+@pytest.mark.some(1)
 def test_with_one_worker_both_engines_write_the_same_record(
     tmp_path: Path, strategy: str, config: StrategyConfig, total_epochs: int | None, faults: dict[str, Any]
 ) -> None:
@@ -138,6 +139,7 @@ def test_with_one_worker_both_engines_write_the_same_record(
     ("strategy", "config", "total_epochs"),
     [("random", Config(epochs=R), 31), ("hyperband", Config(epochs=R), None)],
 )
+@pytest.mark.some(1)
 def test_a_worker_that_has_several_trials_at_a_time_does_what_this_process_does(
     tmp_path: Path, strategy: str, config: StrategyConfig, total_epochs: int | None
 ) -> None:

@@ -257,6 +257,7 @@ def test_one_objective_is_what_it_was_and_its_config_too():
     assert dataclasses.replace(one, objective="naswot").objective == ("naswot",)
 
 
+@pytest.mark.slow
 def test_a_search_with_real_networks(tmp_path):
     (tmp_path / "own.py").write_text("def cost(arch):\n    return 1.0 * arch['depth']\n")
     names = ("valid_accuracy", "params", "activation_bytes", "synflow", f"{tmp_path}/own.py:cost:min")

@@ -281,6 +281,7 @@ NOISY = SimulatedCluster(
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.some(5)
 def test_every_strategy_runs_on_a_bad_cluster_and_twice_the_same(name: str) -> None:
     objective = TableObjective(SPACE, TABLE)
     plan = Config(seed=1, epochs=9, iterations=None, startup=6)

@@ -64,6 +64,7 @@ SCHEMA["properties"]["metadata"] = {"type": "object"}  # every object's
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x4", "v5e:4x4", "v6e:1x1", "v5p:2x2x4"])
 @pytest.mark.parametrize("spot", [False, True])
+@pytest.mark.some(4)
 def test_manifests_are_kuberays(topology: str, spot: bool) -> None:
     of = slices.slice_of(topology)
     job = slices.ray_job(

@@ -193,6 +193,7 @@ def first_state(name, params, **more):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.some(4)
 def test_an_update_equals_optax(name):
     """Called directly with rates that are constants; L2 and decoupled weight decay on kernels alone."""
     params = two_modules()
@@ -476,6 +477,7 @@ def graph_with_head():
     return b.graph({"head": 0.3})
 
 
+@pytest.mark.slow
 def test_an_auxiliary_classifier_is_trained_and_no_part_of_the_output(digits):
     network: Any = graph_with_head()
     runner = Runner(network, shape_of(digits))
@@ -576,6 +578,7 @@ def test_steps_lower_for_accelerators(digits, name, platform, dtype):
     assert "custom_call @nas" not in exported.mlir_module()
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(digits):
     training = training_of(digits, config=TrainingConfig(dtype="bfloat16"), epochs=3)
     measured = list(train(training, data_of(digits, "valid"), until=3))
