@@ -2,7 +2,11 @@
 
 Compiles the training step of the same networks, ours and in plain Flax and optax (scripts/_plain.py), for a slice of
 TPUs that need not be there, in turns, and prints FLOPs, bytes moved and compile seconds of one device's program, and
-their ratios. The compiler: docs/guide/accelerators.md.
+their ratios. With --named, what a training step of every named network takes, in its own batch and optimiser, as
+`describe.py NAME --tpu` says it; networks whose figures are in --json already are not compiled again. The compiler:
+docs/guide/accelerators.md.
+
+    python scripts/bench_tpu.py --named --tpu v5e:1x1 --json docs/tpu_networks.json --page docs/tpu_networks.md
 """
 
 from __future__ import annotations
@@ -28,26 +32,35 @@ NETWORKS = ("resnet20", "resnet56", "resnet110", "resnet50", "nasbench201")
 class Config:
     """Compare what the TPU compiler makes of our programs and of plain Flax's."""
 
-    networks: tuple[str, ...] = ("resnet20", "nasbench201")
+    networks: tuple[str, ...] = ()
     """of resnet20, resnet56, resnet110 (batch 128), resnet50 (256 images of 224 pixels) and nasbench201 (its best
-    network, batch 256)"""
+    network, batch 256), default: resnet20 nasbench201; with --named any named networks, default: all"""
     tpu: str = "v5e:2x2"
     """the topology"""
     scan_blocks: bool = False
     """instead: our programs without and with equal blocks compiled once (--scan-blocks of train.py)"""
     population: int = 0
     """instead: one program of so many trainings of a chain network beside the program of one, a step each"""
+    named: bool = False
+    """instead: a training step of named networks, the smallest first"""
     rounds: int = 1
     """compilations of each; the least seconds count"""
     libtpu: Path | None = None
     """where the TPU compiler lies; default: NAS_LIBTPU_DIR, else ~/.cache/nas/libtpu"""
     json: Path | None = None
     """write the figures there too"""
+    page: Path | None = None
+    """with --named, write the table there"""
 
     def __post_init__(self) -> None:
+        from search_spaces.zoo import ZOO
+
+        known = tuple(ZOO) if self.named else NETWORKS
         for name in self.networks:
-            if name not in NETWORKS:
-                raise one_of("networks", name, NETWORKS)
+            if name not in known:
+                raise one_of("networks", name, known)
+        if self.page is not None and not self.named:
+            raise InputError("page: is for --named")
         for name, value, low in (("rounds", self.rounds, 1), ("population", self.population, 0)):
             if value < low:
                 raise InputError(f"{name}: {value} is below {low}")
@@ -61,6 +74,10 @@ def main(config: Config) -> None:
     if compiled_elsewhere(__file__, config.libtpu):
         return
     on = slice_of(config.tpu)
+    if config.named:
+        named_networks(config, on)
+        return
+    names = config.networks or ("resnet20", "nasbench201")
     if config.population:
         members = config.population
         one, many = cost(trainings(None, on)), cost(trainings(members, on))
@@ -73,7 +90,7 @@ def main(config: Config) -> None:
     if config.scan_blocks:
         print(f"| {config.tpu} | compile s, scanned / not | MiB of program, scanned / not |")
         print("| --- | ---: | ---: |")
-        for name in config.networks:
+        for name in names:
             whole, scanned = cost(ours(name, on)), cost(ours(name, on, scan_blocks=True))
             code = scanned.code_bytes / 2**20, whole.code_bytes / 2**20
             print(f"| {name} | {_ratio(scanned.compile_seconds, whole.compile_seconds)} | {_ratio(*code)} |")
@@ -81,7 +98,7 @@ def main(config: Config) -> None:
     print(f"| {config.tpu} | FLOPs, ours / plain | bytes, ours / plain | compile s, ours / plain |")
     print("| --- | ---: | ---: | ---: |")
     rows = []
-    for name in config.networks:
+    for name in names:
         sides = {"ours": ours(name, on), "plain": plain(name, on)}
         found: dict[str, list[Any]] = {side: [] for side in sides}
         for _ in range(config.rounds):
@@ -96,6 +113,80 @@ def main(config: Config) -> None:
         )
     if config.json is not None:
         config.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def named_networks(config: Config, on: Any) -> None:
+    """Compile what is not in ``config.json`` yet, smallest networks first, and print the table of all that is."""
+    import _tpu
+    import jax
+
+    from _cli import chosen
+    from nas.record.files import read_json, write_json
+    from nas.tpu.compiler import VERSION
+    from search_spaces.zoo import ZOO
+
+    found: dict[str, Any] = {}
+    if config.json is not None and config.json.is_file():
+        found = read_json(config.json)
+    if found.setdefault("tpu", config.tpu) != config.tpu:
+        raise InputError(f"json: {config.json} has figures of {found['tpu']}, not of {config.tpu}")
+    found.setdefault("versions", {"jax": jax.__version__, "libtpu": VERSION})
+    rows = found.setdefault("networks", {})
+    names = sorted(config.networks or ZOO, key=lambda name: ZOO[name].params)
+    for name in names:
+        if name in rows:
+            continue
+        named = ZOO[name]
+        step = _tpu.training_step(chosen(name), named.image_shape, named.num_classes, None, "bfloat16", on)
+        about = _tpu.described(step, on)
+        rows[name] = {
+            field: about[field] for field in about if field not in ("topology", "chips", "chip", "devices")
+        }
+        print(_named_row(name, rows[name]), flush=True)
+        if config.json is not None:
+            write_json(config.json, found)
+    table = [
+        HEAD,
+        *(_named_row(name, rows[name]) for name in sorted(rows, key=lambda name: ZOO[name].params)),
+    ]
+    left = [name for name in ZOO if name not in rows]
+    if left:
+        table += ["", f"Not compiled yet: {', '.join(left)}."]
+    if config.page is not None:
+        config.page.write_text(PAGE.format(tpu=config.tpu, table="\n".join(table)))
+    else:
+        print("\n".join(table))
+
+
+PAGE = """# Every named network on a TPU
+
+A training step of each named network on {tpu}, in bfloat16, with the batch and the optimiser of its own training, by the
+TPU compiler (no TPU is needed): seconds of compilation (two cores that did other work too), what one device's program
+computes, moves and holds, and images a second at the chip's published peaks, which no program reaches.
+
+```bash
+python scripts/bench_tpu.py --named --tpu {tpu} --json docs/tpu_networks.json --page docs/tpu_networks.md
+```
+
+{table}
+"""
+
+HEAD = """| Network | Parameters | Batch | Compile s | GFLOPs | MB moved | MiB of memory | Images/s at most | Bound by |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"""
+
+
+def _named_row(name: str, row: dict[str, Any]) -> str:
+    from search_spaces.zoo import ZOO
+
+    start = f"| {name} | {ZOO[name].params:,} | {row['batch_size']} |"
+    if not row["fits"]:
+        needed, fits = row["needed_bytes"] / 2**20, row["fitting_batch_size"]
+        other = f"{fits} would" if fits else "nor does any batch"
+        return f"{start} – | – | – | {needed:,.0f}: does not fit, {other} | – | – |"
+    return (
+        f"{start} {row['compile_seconds']:.1f} | {row['flops'] / 1e9:.4g} | {row['bytes_accessed'] / 1e6:,.0f} "
+        f"| {row['memory_bytes'] / 2**20:,.0f} | {row['roofline_images_per_second']:,.0f} | {row['roofline_bound']} |"
+    )
 
 
 def _pair(row: dict[str, Any], name: str) -> str:
