@@ -160,8 +160,8 @@ def named_networks(config: Config, on: Any) -> None:
 
 PAGE = """# Every named network on a TPU
 
-A training step of each named network on {tpu}, in bfloat16, with the batch and the optimiser of its own training, by the
-TPU compiler (no TPU is needed): seconds of compilation (two cores that did other work too), what one device's program
+A training step of each named network on {tpu}, in bfloat16, with the batch and the optimiser of its own training, by
+the TPU compiler (no TPU is needed): seconds of compilation (two cores that did other work too), what one device's program
 computes, moves and holds, and images a second at the chip's published peaks, which no program reaches.
 
 ```bash
