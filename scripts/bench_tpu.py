@@ -161,8 +161,8 @@ def named_networks(config: Config, on: Any) -> None:
 PAGE = """# Every named network on a TPU
 
 A training step of each named network on {tpu}, in bfloat16, with the batch and the optimiser of its own training, by
-the TPU compiler (no TPU is needed): seconds of compilation (two cores that did other work too), what one device's program
-computes, moves and holds, and images a second at the chip's published peaks, which no program reaches.
+the TPU compiler (no TPU is needed): seconds of compilation (two cores that did other work too), what the program of one
+device computes, moves and holds, and images a second at the published peaks of the chip, which no program reaches.
 
 ```bash
 python scripts/bench_tpu.py --named --tpu {tpu} --json docs/tpu_networks.json --page docs/tpu_networks.md

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import importlib.metadata
 import os
 import shutil
@@ -29,6 +30,7 @@ def sources(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Every dotted name imported anywhere in the file; ``from a import b`` is ``a`` and ``a.b``."""
     names: set[str] = set()
