@@ -34,11 +34,15 @@ ZOO: dict[str, Named] = merged(getattr(family, "NAMED", {}) for family in FAMILI
 def find_architecture(text: str) -> tuple[SearchSpace, Architecture, Named | None]:
     """The space and architecture that ``text`` means, and the named network if it is one's name.
 
-    ``resnet20``, ``space:architecture`` or ``my_space.py:architecture``. Raises InputError.
+    ``resnet20``, ``space:architecture``, ``my_space.py:architecture`` or, of a file with several spaces,
+    ``my_space.py:tiny:architecture``. Raises InputError.
     """
     if text in ZOO:
         named = ZOO[text]
         return SPACES[named.space], named.arch, named
+    if own := re.match(r"(.+?\.py:[A-Za-z_]\w*):(.*)", text, re.DOTALL):
+        space = spaces_with(own[1])[own[1]]
+        return space, space.from_string(own[2]), None
     if ":" in text:
         return *parse_architecture(text, spaces_with(text.partition(":")[0])), None
     name = re.sub(r"[^a-z0-9_]", "", text.lower())

@@ -9,6 +9,7 @@ import flax.linen as nn
 from flax import nnx
 
 from nas.errors import InputError
+from nas.nn.call import signature
 from nas.space import Architecture, SearchSpace
 
 
@@ -23,7 +24,8 @@ def as_linen(network: Any) -> nn.Module:
     """What a space's ``build`` returned as a Linen module.
 
     A Linen module is returned as it is. An NNX network is given as its class, or a `functools.partial` of it, to be
-    called with ``rngs``: every trial draws its own weights. Its call may take ``train``, as a Linen module's may.
+    called with ``rngs``: every trial draws its own weights. Its call may take ``train``, as a Linen module's may; of
+    one that names no mode, ``train()`` or ``eval()`` is called first, as in an NNX program.
 
     Raises:
         InputError: it is neither.
@@ -34,10 +36,27 @@ def as_linen(network: Any) -> nn.Module:
     if isinstance(network, functools.partial):
         made, args, kwargs = network.func, network.args, network.keywords
     if isinstance(made, type) and issubclass(made, nnx.Module):
-        return nnx.bridge.to_linen(made, *args, **kwargs)
+        return nnx.bridge.to_linen(_told_its_mode(made), *args, **kwargs)
     if isinstance(network, nnx.Module):
         raise InputError(
             f"build: {type(network).__name__} is an NNX module that has its weights already; "
             f"return its class, or functools.partial({type(network).__name__}, …)"
         )
     raise InputError(f"build: a {type(network).__name__} is no Flax module")
+
+
+MODES = frozenset(("train", "use_running_average", "deterministic"))
+
+
+@functools.cache
+def _told_its_mode(kind: type[nnx.Module]) -> type[nnx.Module]:
+    """``kind``, or where its call names no mode a class of its name that takes ``train`` and passes it on NNX's way."""
+    names, every = signature(kind)
+    if names & MODES or (every and not issubclass(kind, nnx.Sequential)):
+        return kind
+
+    def call(self: Any, x: Any, *, train: bool = False) -> Any:
+        (self.train if train else self.eval)()
+        return kind.__call__(self, x)  # pyright: ignore[reportCallIssue]
+
+    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})

@@ -6,6 +6,8 @@ import functools
 import inspect
 from typing import Any
 
+import flax.linen as nn
+
 NOISE = ("dropout", "drop_path", "seed")
 """The traced numbers of one step that a module's call may take as keywords; they do not change the program."""
 
@@ -15,7 +17,7 @@ def keywords(module: Any, *, train: bool, **numbers: Any) -> dict[str, Any]:
 
     The mode is ``train``, or Flax's own ``use_running_average`` and ``deterministic``.
     """
-    taken, every = _signature(_class(module))
+    taken, every = _signature_of(module)
     offered = {"train": train, **numbers}
     if every:
         return offered
@@ -25,7 +27,7 @@ def keywords(module: Any, *, train: bool, **numbers: Any) -> dict[str, Any]:
 
 def takes_noise(module: Any) -> tuple[str, ...]:
     """The names in ``NOISE`` that ``module``'s call takes."""
-    taken, every = _signature(_class(module))
+    taken, every = _signature_of(module)
     return tuple(name for name in NOISE if every or name in taken)
 
 
@@ -34,8 +36,15 @@ def _class(module: Any) -> type:
     return getattr(module, "nnx_class", type(module))
 
 
+def _signature_of(module: Any) -> tuple[frozenset[str], bool]:
+    """`signature` of what takes the keywords: Flax's `nn.Sequential` hands its own to the first layer."""
+    while isinstance(module, nn.Sequential):
+        module = module.layers[0] if module.layers else None
+    return signature(_class(module)) if isinstance(module, nn.Module) else (frozenset(), False)
+
+
 @functools.cache
-def _signature(kind: type) -> tuple[frozenset[str], bool]:
+def signature(kind: type) -> tuple[frozenset[str], bool]:
     """The names of a call's arguments, and whether it takes any keyword."""
     parameters = inspect.signature(kind.__call__).parameters
     every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

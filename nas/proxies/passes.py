@@ -24,6 +24,7 @@ from nas.cpu.edges import add
 from nas.cpu.function import plain
 from nas.nn.call import keywords
 from nas.nn.count import macs_of_jaxpr
+from nas.nn.graph import Graph
 from nas.proxies import watching
 from nas.training.network import Extra, Noise, apply_evaluate, apply_train, initialise, outline
 
@@ -182,11 +183,11 @@ def cut(network: Any, image_shape: Sequence[int], *, whole: bool = False) -> Cut
     Nodes that only auxiliary classifiers need are left out.
     """
     image_shape = tuple(image_shape)
-    if whole or not hasattr(network, "nodes"):
+    if whole or not isinstance(network, Graph):
         found = outline(network, image_shape)
         piece = Piece(None, unit_of(network, (image_shape,)), (0,))
         return Cut((piece,), frozenset((0,)), Size(found.params, found.macs_per_image))
-    needed = getattr(network, "needed", range(len(network.nodes)))
+    needed = network.needed
     number, shapes, pieces = {0: 0}, [image_shape], []
     for k, node in enumerate(network.nodes):
         if k in needed:

@@ -192,9 +192,7 @@ class Integer:
         return (other for other in (value - 1, value + 1) if self.low <= other <= self.high)
 
     def within(self, low: Any, high: Any) -> Integer:
-        if not (
-            float(low).is_integer() and float(high).is_integer() and self.low <= low <= high <= self.high
-        ):
+        if not (self.low <= low <= high <= self.high and low == int(low) and high == int(high)):
             raise ValueError(f"it must lie within {self.summary}")
         return Integer(int(low), int(high), self.changes_program)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from nas.errors import InputError
 from nas.space.architecture import Architecture, Scalar, scalar
-from nas.space.choices import Categorical, Choice, Integer
-from nas.space.messages import text_of
+from nas.space.choices import Categorical, Choice, Integer, is_number
+from nas.space.messages import clip, text_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,19 @@ class When:
             )
         if self.values is not None:
             object.__setattr__(self, "values", tuple(scalar("value", value) for value in self.values))
+        for name in ("at_least", "at_most"):
+            bound = getattr(self, name)
+            if bound is not None and not (is_number(bound) and math.isfinite(bound)):
+                raise InputError(f"When({self.choice!r}): {name}={clip(bound)} is not a finite number")
 
     def __contains__(self, value: Any) -> bool:
         """Whether the condition holds where the choice has ``value``."""
         if self.values is not None:
             return value in self.values
-        return (self.at_least is None or value >= self.at_least) and (
-            self.at_most is None or value <= self.at_most
+        return (
+            is_number(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
         )
 
     def __str__(self) -> str:
@@ -86,6 +92,11 @@ def accepted_values(parent: Choice, when: When) -> Container[Any]:
         high = parent.high if when.at_most is None else min(parent.high, math.floor(when.at_most))
         return range(low, high + 1)
     return when
+
+
+def can_hold(parent: Choice, *whens: When) -> bool:
+    """Whether some value of ``parent`` meets all of ``whens``."""
+    return any(mask == 2 ** len(whens) - 1 for mask, _, _ in partition(parent, whens))
 
 
 def partition(choice: Choice, whens: Sequence[When]) -> list[tuple[int, int, bool]]:

@@ -15,7 +15,7 @@ import numpy as np
 from nas.errors import InputError
 from nas.space.architecture import Architecture
 from nas.space.choices import Categorical, Choice, Integer, LogUniform, Uniform, is_number
-from nas.space.conditions import Constraint, When, accepted_values, active, partition
+from nas.space.conditions import Constraint, When, accepted_values, active, can_hold
 from nas.space.messages import clip, one_line, text_of
 
 NAME = re.compile(r"[^\s=,:{}]+")
@@ -165,10 +165,11 @@ class Definition:
         """The choices that some architecture has: narrowing can rule out all values that another choice depends on."""
         possible: set[str] = set()
         for name in self.choices:
+            whens = self.whens(name)
             if all(
-                when.choice in possible
-                and any(mask for mask, _, _ in partition(self.choices[when.choice], [when]))
-                for when in self.whens(name)
+                parent in possible
+                and can_hold(self.choices[parent], *(when for when in whens if when.choice == parent))
+                for parent in {when.choice for when in whens}
             ):
                 possible.add(name)
         return frozenset(possible)

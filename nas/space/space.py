@@ -200,7 +200,8 @@ class SearchSpace(Definition):
         """The subspace in which choice ``name`` has one of the values ``to`` or lies in the ``Range``.
 
         ``"width"`` means every ``width_<i>``. Text is parsed. Values that the choice does not have, and
-        ranges that reach beyond it, are an ``InputError``.
+        ranges that reach beyond it, are an ``InputError``; of listed numbers a range keeps those within it, one at
+        least.
         """
         return subspaces.narrow(self, name, to)
 

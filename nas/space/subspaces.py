@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from nas.errors import InputError
 from nas.space.architecture import Scalar
-from nas.space.choices import ABSENT, Categorical, Choice, nearest_value
+from nas.space.choices import ABSENT, Categorical, Choice, is_number, nearest_value
 from nas.space.conditions import When
 from nas.space.definition import Definition, Step, complete
 from nas.space.messages import clip, one_line
@@ -144,8 +144,15 @@ def replace_choices(space: AnySpace, changed: Mapping[str, Choice]) -> AnySpace:
             return when
         return When(when.choice, values=[v for v in when.values if choices[when.choice].accepts(v)])
 
+    def of_others(text: str) -> list[str]:
+        """The text of ``search_within`` for the choices that it names and that are not changed."""
+        named = tuple(select(space, [text]))
+        if changed.keys().isdisjoint(named):
+            return [text]
+        return [f"{name}={text.partition('=')[2].strip()}" for name in named if name not in changed]
+
     conditions = {name: tuple(kept(when) for when in space.whens(name)) for name in space.conditions}
-    left = [text for text in space.search_within if changed.keys().isdisjoint(select(space, [text]))]
+    left = [other for text in space.search_within for other in of_others(text)]
     return dataclasses.replace(space, choices=choices, conditions=conditions, search_within=left)
 
 
@@ -176,4 +183,6 @@ def read_bound(end: float | str) -> float:
             return float(end)
         except ValueError:
             raise ValueError(f"{one_line(end)} is not a number") from None
+    if not is_number(end):
+        raise ValueError(f"{clip(end)} is not a number")
     return end

@@ -159,16 +159,21 @@ class DropPath(nn.Module):
 
 
 class AuxiliaryFeatures(nn.Module):
-    """What the auxiliary classifier sees: a 5x5 average with stride 3, 128 and then 768 channels."""
+    """What the auxiliary classifier sees: a 5x5 average with stride 3, 128 and then 768 channels.
+
+    ``imagenet``: stride 2, and the 768 channels not normalised, as the authors' code has it.
+    """
+
+    imagenet: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         window = (min(5, x.shape[1]), min(5, x.shape[2]))
-        x = average_pool(x, window, 3, "VALID")
+        x = average_pool(x, window, 2 if self.imagenet else 3, "VALID")
         x = BatchNorm(activation="relu", name="norm_1")(kernel(128, (1, 1), name="pointwise")(x), train=train)
         weights = self.param("kernel", he_normal, (2, 2, 128, 768))
         x = conv2d(x, weights, "VALID" if min(x.shape[1:3]) > 1 else "SAME")
-        x = BatchNorm(activation="relu", name="norm_2")(x, train=train)
+        x = nn.relu(x) if self.imagenet else BatchNorm(activation="relu", name="norm_2")(x, train=train)
         return x.mean((1, 2))
 
 

@@ -144,6 +144,7 @@ def network(
         if auxiliary and cell == 2 * cells // 3:
             relu = b.once(f"{at}_auxiliary_relu", Activation("relu"), body.current)
             head = {"auxiliary": AUXILIARY_WEIGHT}
-            b.add("auxiliary", Dense(num_classes), b.add("auxiliary_features", AuxiliaryFeatures(), relu))
+            features = b.add("auxiliary_features", AuxiliaryFeatures(imagenet), relu)
+            b.add("auxiliary", Dense(num_classes), features)
     b.add("logits", Dense(num_classes), b.add("average", CellAverage(1), body.current))
     return b.graph(head)

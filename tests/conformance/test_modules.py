@@ -17,10 +17,12 @@ from nas.errors import InputError
 from nas.nn.bridge import as_linen
 from nas.nn.call import keywords, takes_noise
 from nas.nn.graph import Builder, Mix
+from nas.proxies import passes
 from nas.training.config import TrainingConfig
 from nas.training.hyper import Hyper
 from nas.training.loop import Training, on_device
 from nas.training.network import Noise, apply_evaluate, apply_train, initialise, outline
+from nas.training.profile import dissect
 from tests.arrays import close, normal
 
 NOISE = Noise(np.float32(0.3), np.uint32(5))
@@ -167,6 +169,63 @@ def test_a_network_of_nnx():
     still = apply_evaluate(network, variables, (x,))
     assert not np.allclose(still, logits)
     close(apply_evaluate(network, variables, (x,)), still)
+
+
+class ToldByMethod(Nnx):
+    """NNX's own way: ``train()`` and ``eval()`` say what layers do, not the call."""
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        return self.logits(self.dropout(x.mean((1, 2))))
+
+
+def test_a_network_of_nnx_that_is_told_its_mode_by_method():
+    network = as_linen(functools.partial(ToldByMethod, 10))
+    assert network == as_linen(functools.partial(ToldByMethod, 10))
+    x = normal(0, 6, 8, 8, 1)
+    variables = initialise(network, 0, (8, 8, 1), "float32")
+    named = as_linen(functools.partial(Nnx, 10))
+    assert jax.tree.structure(variables) == jax.tree.structure(initialise(named, 0, (8, 8, 1), "float32"))
+    still = apply_evaluate(network, variables, (x,))
+    close(still, apply_evaluate(named, variables, (x,)))
+    close(apply_evaluate(network, variables, (x[:1],)), still[:1])  # whatever else is in the batch
+    logits, updated, _ = apply_train(network, variables, (x,), NOISE)
+    theirs, statistics, _ = apply_train(named, variables, (x,), NOISE)
+    close(logits, theirs)
+    jax.tree.map(close, updated, statistics)
+    assert not np.allclose(logits, still)
+
+
+def test_a_sequential_network():
+    layers = [nn.Conv(4, (3, 3)), nn.relu, lambda x: x.mean((1, 2)), nn.Dense(10)]
+    network = nn.Sequential(layers)
+    assert keywords(network, train=True, **NOISE._asdict()) == {}
+    assert takes_noise(network) == ()
+    variables = initialise(network, 0, (8, 8, 1), "float32")
+    x = normal(0, 6, 8, 8, 1)
+    close(apply_train(network, variables, (x,), NOISE)[0], network.apply(variables, x))
+    close(apply_evaluate(network, variables, (x,)), network.apply(variables, x))
+    first = nn.Sequential([nn.Sequential([nn.BatchNorm(), nn.Conv(4, (3, 3))]), nn.relu])
+    assert keywords(first, train=True) == {"use_running_average": False}
+    assert keywords(nn.Sequential([nn.relu, nn.Dense(3)]), train=True) == {}
+
+
+class Nodes(nn.Module):
+    """A network of somebody's with a field that the engine's graphs have too."""
+
+    nodes: int = 4
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.relu(nn.Conv(self.nodes, (3, 3))(x)).mean((1, 2)))
+
+
+def test_a_network_may_have_nodes_of_its_own():
+    network = Nodes()
+    assert [layer.name for layer in dissect(network, (8, 8, 1)).layers] == ["Conv_0", "Dense_0"]
+    found = passes.cut(network, (8, 8, 1))
+    assert len(found.pieces) == 1
+    assert found.size.params == 4 * 10 + 5 * 10
 
 
 def test_a_network_of_nnx_learns(digits):

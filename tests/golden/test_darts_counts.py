@@ -24,6 +24,15 @@ def test_published():
     assert size_of(with_head, (32, 32, 3)).params == 3_349_342 + 476_426
 
 
+def test_the_auxiliary_head_of_imagenet():
+    """768 channels reach it: a 1x1 kernel to 128, two numbers each, a 2x2 kernel to 768 on 2x2 pixels, no more."""
+    arch = NAMED["darts_v2"].arch.set(stem="imagenet", channels=48, cells=14)
+    without, with_head = (
+        size_of(darts.build(arch.set(auxiliary=aux), 1000), (224, 224, 3)).params for aux in (False, True)
+    )
+    assert with_head - without == 768 * 128 + 2 * 128 + 4 * 128 * 768 + 768 * 1000 + 1000
+
+
 @pytest.mark.slow
 def test_supernet():
     layout = darts.layout()

@@ -41,6 +41,8 @@ from tests.spaces import CHAIN, line_of
         ),
         (lambda: When("a"), "When('a'): give values, or at_least and at_most"),
         (lambda: When("a", (1,), at_least=1), "When('a'): give values, or at_least and at_most"),
+        (lambda: When("a", at_least=cast(Any, "3")), "When('a'): at_least='3' is not a finite number"),
+        (lambda: When("a", at_most=float("nan")), "When('a'): at_most=nan is not a finite number"),
         (lambda: When("a", "max"), "When('a'): 'max' is one string, not a sequence of values"),
     ],
 )

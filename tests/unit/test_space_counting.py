@@ -124,6 +124,8 @@ def test_conditions_on_wide_and_continuous_choices_are_counted() -> None:
     )
     assert rates.count() == math.inf
     assert rates.count(3) == 1 + 2 * 3
+    both = {"rate": [When("a", (1,)), When("a", (2,))]}
+    assert len(list(space_of(a=Integer(0, 3), rate=Uniform(0, 1), conditions=both).enumerate())) == 4
     never = space_of(a=Integer(0, 3), rate=Uniform(0, 1), conditions={"rate": When("a", at_least=4)})
     assert never.count() == 4
     assert [dict(arch) for arch in never.enumerate()] == [{"a": a} for a in range(4)]

@@ -89,7 +89,8 @@ def test_what_narrowing_rules_out_is_never_present() -> None:
         ({"fix": ["width=64"]}, "chain: width_1=64 is not one of 16, 32"),
         ({"fix": ["learning_rate=fast"]}, "chain: learning_rate=fast is not in 0.0001..1.0"),
         ({"narrow": ["width=16,64"]}, "chain: width_1=64 is not one of 16, 32"),
-        ({"narrow": ["width=40..50"]}, "chain: cannot narrow width_1 to 40..50: there is none among 16, 32"),
+        ({"narrow": ["width=20..30"]}, "chain: cannot narrow width_1 to 20..30: there is none among 16, 32"),
+        ({"narrow": ["depth=1..1" + 400 * "0"]}, "chain: cannot narrow depth to 1..1000"),
         ({"narrow": ["depth=2..5"]}, "chain: cannot narrow depth to 2..5: it must lie within 1..3"),
         ({"narrow": ["depth=1.5..3"]}, "chain: cannot narrow depth to 1.5..3: it must lie within 1..3"),
         ({"narrow": ["depth=nan..3"]}, "chain: cannot narrow depth to nan..3: it must lie within 1..3"),
@@ -123,6 +124,8 @@ def test_search_within_is_searched_unless_one_says_otherwise() -> None:
     )
     assert space.searched().count() == 3
     assert space.searched(narrow=["depth=150..200"]).count() == 51
+    assert space.fix("width_1", 64).searched().count() == 3
+    assert space.fix("width_1", 64).searched() == space.searched(fix=["width_1=64"])
     assert space.searched(fix=["width_2=64"]).sample(0)["width_2"] == 64
     assert space.searched(fix=["width_2=64"]).sample(0)["width_1"] == 8
     assert space.searched(fix=["depth=9"], narrow=["depth=5..9"]).count() == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas.space import Categorical, Constraint, Integer, SearchSpace, When, parse_architecture
+from nas.space import Categorical, Constraint, Integer, SearchSpace, Uniform, When, parse_architecture
 from tests.spaces import ARCH, CELL, CHAIN, TEXT, line_of, space_of
 
 
@@ -109,3 +109,13 @@ def test_a_description_keeps_numbers_that_are_no_index() -> None:
     assert "size_3  1..3    kind_3 in 1, 3  built in" in lines
     assert "kind_3  1, 3    depth >= 3      built in" in lines
     assert lines[-1] == f"s: 5 choices, {space.count():,} architectures"
+
+
+def test_what_is_no_number_is_compared_with_none() -> None:
+    space = space_of(
+        o=Categorical(("x", "y")),
+        u=Uniform(0, 1),
+        v=Integer(0, 1),
+        conditions={"u": When("o", ("x",)), "v": When("u", at_least=0.5)},
+    )
+    assert line_of(space.from_string, '{"o": "y", "u": "hello"}').startswith("s: u=hello")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,18 @@ def test_what_is_not_found_is_named_in_one_line(text, says):
     with pytest.raises(InputError, match=says) as caught:
         find_architecture(text)
     assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_of_any_space_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from nas.space import Integer, SearchSpace\n"
+        'SPACE = SearchSpace("first", {"depth": Integer(1, 3)})\n'
+        'tiny = SearchSpace("tiny", {"width": Integer(1, 3)})\n'
+    )
+    for text, space, arch in (("depth=2", "first", {"depth": 2}), ("tiny:width=3", "tiny", {"width": 3})):
+        found = find_architecture(f"{file}:{text}")
+        assert (found[0].name, dict(found[1]), found[2]) == (space, arch, None)
+    assert dict(find_architecture(f'{file}:{{"depth": 1}}')[1]) == {"depth": 1}
+    with pytest.raises(InputError, match=r"has no wide that is a SearchSpace; say one of .*mine.py:SPACE, "):
+        find_architecture(f"{file}:wide:width=3")
