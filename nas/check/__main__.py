@@ -7,14 +7,18 @@ exit code 1 where one fails.
 from __future__ import annotations
 
 import dataclasses
+import dis
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import tyro
 
 from nas.check.base import Check, CheckFailed
 from nas.data.config import DataConfig
+from nas.data.loading import LARGEST_SIDE
 from nas.errors import InputError
 from nas.own_file import defined_in, load_file, named_in_file, value_named, where
 from nas.run.command_line import run
@@ -41,6 +45,10 @@ class Config:
     image_size: int | None = None
     """resize images to this height and width"""
 
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not 1 <= self.image_size <= LARGEST_SIDE:
+            raise InputError(f"image_size: {self.image_size} is not from 1 to {LARGEST_SIDE}")
+
 
 class Found(NamedTuple):
     """Something to be checked: ``kind`` is space, strategy, objective or dataset."""
@@ -65,9 +73,12 @@ def main(config: Config) -> int:
     if config.space is not None:
         name, spaces = spaces_of(config.space)
         space = spaces[name]
+    data = DataConfig(config.dataset, image_size=config.image_size)
+    if any(one.kind != "dataset" for one in found):
+        data.load()  # what is wrong with these images is no fault of what is checked on them
     failed = 0
     for one in found:
-        for sentence, said in results(one, space, config):
+        for sentence, said in results(one, space, data):
             print(f"{'ok  ' if said is None else 'FAIL'}  {one.kind} {one.name}: {sentence}", flush=True)
             if said is not None:
                 print(f"      {said}", flush=True)
@@ -79,6 +90,9 @@ def things(text: str) -> Iterator[Found]:
     """What ``text`` names to be checked. Raises InputError."""
     named = named_in_file(text)
     if named is None:
+        from nas.check.datasets import find
+
+        find(text)
         yield Found("dataset", text, text)
         return
     if named.name:
@@ -92,17 +106,48 @@ def things(text: str) -> Iterator[Found]:
         return
     module = load_file(named.file, "check")
     defined = defined_in(module)
-    # What a space is made of is no objective, whatever its parameters are called.
+    # What a space is made of, and what other functions name, is no objective, whatever its parameters are called.
+    spaces = [value for value in defined.values() if isinstance(value, SearchSpace)]
     used = {
         id(part)
-        for value in defined.values()
-        if isinstance(value, SearchSpace)
-        for part in (value.build, value.format, value.parse, value.features, value.supernet, value.cells)
+        for space in spaces
+        for part in (space.build, space.format, space.parse, space.features, space.supernet, space.cells)
     }
+    used |= {id(constraint.holds) for space in spaces for constraint in space.constraints}
+    helpers = names_in_functions(Path(named.file).expanduser())
     for name, value in defined.items():
         kind = kind_of(name, value)
-        if kind is not None and id(value) not in used:
+        helps = kind == "objective" and inspect.isfunction(value) and name in helpers
+        if kind is not None and id(value) not in used and not helps:
             yield Found(kind, name, value)
+
+
+def names_in_functions(file: Path) -> set[str]:
+    """The names of a file's own level that its functions, methods and lambdas read; a function's own name does not
+    count in itself."""
+    names: set[str] = set()
+    for code in functions_in(compile(file.read_bytes(), str(file), "exec", dont_inherit=True)):
+        names |= names_read(code) - {code.co_name}
+    return names
+
+
+def functions_in(code: CodeType) -> Iterator[CodeType]:
+    """The outermost functions and classes of a file's code; a comprehension is part of what it stands in."""
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            if part.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"):
+                yield from functions_in(part)
+            else:
+                yield part
+
+
+def names_read(code: CodeType) -> set[str]:
+    """The global names that ``code`` and the functions within it read; co_names would have attributes' names too, and
+    ``trial.score`` is not the function ``score``."""
+    names = {
+        step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    return names.union(*(names_read(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 def kind_of(name: str, value: Any) -> str | None:
@@ -130,10 +175,10 @@ def kind_of(name: str, value: Any) -> str | None:
     return "objective" if known and inspect.isfunction(value) else None
 
 
-def results(one: Found, space: SearchSpace | None, config: Config) -> Iterator[tuple[str, str | None]]:
+def results(one: Found, space: SearchSpace | None, data: DataConfig) -> Iterator[tuple[str, str | None]]:
     """Each check's sentence, with what is wrong or None."""
     try:
-        checks = list(checks_of(one, space, config))
+        checks = list(checks_of(one, space, data))
     except InputError as error:
         yield "it can be used", str(error)
         return
@@ -148,9 +193,8 @@ def results(one: Found, space: SearchSpace | None, config: Config) -> Iterator[t
             yield sentence, None
 
 
-def checks_of(one: Found, space: SearchSpace | None, config: Config) -> Iterator[Check]:
+def checks_of(one: Found, space: SearchSpace | None, data: DataConfig) -> Iterator[Check]:
     """Raises InputError where it cannot be used at all."""
-    data = DataConfig(config.dataset, image_size=config.image_size)
     if one.kind == "space":
         from nas.check import spaces
 
@@ -174,7 +218,7 @@ def checks_of(one: Found, space: SearchSpace | None, config: Config) -> Iterator
         from nas.api.inputs import dataset_of
         from nas.check import datasets
 
-        yield from datasets.checks(DataConfig(dataset_of(one.value), image_size=config.image_size))
+        yield from datasets.checks(dataclasses.replace(data, dataset=dataset_of(one.value)))
 
 
 if __name__ == "__main__":

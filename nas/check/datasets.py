@@ -8,8 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from nas.check.base import Check, require
-from nas.data import Dataset, Split, load_test
+from nas.data import EMBEDDED, GENERATED, Dataset, Split, load_test, own_sets
 from nas.data.config import DataConfig
+from nas.data.tfds_sets import locate
+
+
+def find(name: str) -> None:
+    """Raises InputError where there is no set, folder or file of this name; what is in it is for the checks."""
+    own = own_sets.own_set(name)
+    if own is not None:
+        own_sets.check(own)
+    elif name not in EMBEDDED and name not in GENERATED:
+        locate(name)
 
 
 def splits_of(data: DataConfig) -> tuple[Dataset, dict[str, Split]]:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from nas.check import CheckFailed, datasets, objectives, spaces, strategies
-from nas.check.__main__ import PLAIN, Config, main
+from nas.check.__main__ import PLAIN, Config, main, things
 from nas.data.config import DataConfig
 from nas.data.own_sets import keep_arrays
 from nas.errors import InputError
 from nas.run.command_line import run
-from nas.space import Categorical, Integer, SearchSpace
+from nas.space import Categorical, Integer, SearchSpace, Uniform, When
 from nas.strategies import STRATEGIES, StrategyConfig
 from nas.strategies.base import FullBudget, drawn, trial_seed
 from nas.trial import Trial
@@ -90,6 +90,83 @@ def test_what_cannot_be_checked_is_one_error_line(check: Callable[..., Any], tmp
         main(Config(what=()))
 
 
+HELPED = """
+from nas.space import Constraint, Integer, SearchSpace
+from nas.strategies.base import FullBudget, drawn
+
+def fits(arch):
+    return arch["depth"] <= 2
+
+def widths(arch):
+    return (8,) * arch["depth"]
+
+def name(arch):
+    return str(arch["depth"])
+
+def seeds(seed):
+    return [seed]
+
+class Net:
+    def all(self, arch):
+        return [part for part in map(name, [arch])]
+
+def build(arch, num_classes):
+    def inner():
+        return widths(arch)
+    return inner()
+
+tiny = SearchSpace("tiny", {"depth": Integer(1, 3)}, constraints=[Constraint("shallow", fits, "depth")], build=build)
+other = SearchSpace("other", {"depth": Integer(1, 3)}, build=lambda arch, num_classes: seeds(0))
+
+def score(arch):
+    return 0 if arch["depth"] == 1 else score({"depth": arch["depth"] - 1})
+
+def climb(space, config):
+    return FullBudget(space, config, lambda i: drawn(space, 0, i), observe=lambda trial: print(trial.score))
+
+SCORES = [score({"depth": depth}) for depth in (1, 2)]
+"""
+
+
+def test_what_a_space_or_another_function_uses_is_no_objective(tmp_path: Path) -> None:
+    (tmp_path / "helped.py").write_text(HELPED)
+    found = [(one.kind, one.name) for one in things(f"{tmp_path}/helped.py")]
+    # Its own name, an attribute of this name, and use at the file's own level make no helper of score.
+    assert found == [("space", "tiny"), ("space", "other"), ("objective", "score"), ("strategy", "climb")]
+    for name in ("fits", "widths", "name", "seeds"):
+        (one,) = things(f"{tmp_path}/helped.py:{name}")
+        assert (one.kind, one.name) == ("objective", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--dataset", "nosuch"), "error: dataset: 'nosuch' is not one of mnist5k, digits, "),
+        (("--dataset", "./nosuch.npz"), "error: dataset: no file "),
+        (("--image-size", "-3"), "error: image_size: -3 is not from 1 to 10000\n"),
+        (("nosuchset",), "error: dataset: 'nosuchset' is not one of mnist5k, digits, "),
+        (("digits", "--image-size", "0"), "error: image_size: 0 is not from 1 to 10000\n"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_no_fault_of_the_file(
+    arguments: tuple[str, ...], said: str, check: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "my.py").write_text(MINE)
+    code, lines, err = check(f"{tmp_path}/my.py", *arguments)
+    assert (code, lines, err.count("\n")) == (2, [], 1)
+    assert err.startswith(said)
+
+
+def test_what_is_in_a_data_set_is_checked(
+    check: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path))
+    (tmp_path / "broken.npz").write_bytes(b"no arrays")
+    code, lines, err = check(f"{tmp_path}/broken.npz")
+    assert (code, err) == (1, "")
+    assert lines[0].endswith("broken.npz: it loads: images, labels and classes fit together")
+
+
 # ---------------------------------------------------------------------------------------------- broken promises
 
 
@@ -161,6 +238,16 @@ def test_a_space_whose_text_does_not_come_back_is_found() -> None:
         parse=lambda text: {"x": 2 * int(text[1])},
     )
     assert list(failing(spaces.checks(space))) == ["text and JSON of an architecture come back"]
+
+
+def test_a_continuous_choice_that_no_architecture_has_does_not_count() -> None:
+    space = SearchSpace(
+        "s",
+        {"opt": Categorical(("sgd", "adam")), "beta": Uniform(0.0, 1.0)},
+        conditions={"beta": When("opt", ("adam",))},
+    )
+    for part in (space, space.fix("opt", "sgd"), space.fix("opt", "adam")):
+        assert failing(spaces.checks(part)) == {}
 
 
 def test_networks_that_give_no_logits_are_found() -> None:
