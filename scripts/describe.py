@@ -27,12 +27,14 @@ import tyro
 
 from _cli import Chosen, chosen
 from nas.errors import InputError, one_of
+from nas.own_file import named_in_file
 from nas.run.command_line import run
 
 if TYPE_CHECKING:  # imported where they are used: a wrong option, and --static, answer at once
     from nas.training.profile import Anatomy, Measured
 
 LONG = 60  # layers from which on the table is folded
+OUTSIDE = "(outside of these)"  # the row of what is of no layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,18 @@ class Config:
                 raise InputError(f"{name}: {value} is below 1")
         if self.dtype not in (None, "float32", "bfloat16"):
             raise one_of("dtype", self.dtype, ("float32", "bfloat16"))
+        for option, useless, why in (
+            ("libtpu", self.libtpu is not None and self.tpu is None, "is for --tpu"),
+            ("static", self.static and self.tpu is not None, "compiles nothing, and --tpu compiles"),
+            (
+                "dtype",
+                self.dtype is not None and self.static,
+                "is of what is measured, and --static measures nothing",
+            ),
+            ("full", self.full and self.json, "is for the table; --json has every layer"),
+        ):
+            if useless:
+                raise InputError(f"{option}: {why}")
 
     @property
     def images(self) -> int:
@@ -87,6 +101,8 @@ def main(config: Config) -> None:
         from nas.tpu.compiler import compiled_elsewhere
 
         chip_of(config.tpu)
+        if is_space(config.network):
+            check_supernet(config)
         if compiled_elsewhere(__file__, config.libtpu):
             return
     for option, path in (("draw", config.draw), ("draw-cells", config.draw_cells)):
@@ -96,6 +112,8 @@ def main(config: Config) -> None:
         supernet_on_tpu(config, config.tpu, shape or (32, 32, 3))
         return
     found = chosen(config.network, config.space)
+    if config.space is not None:
+        check_in_file(config, found)
     if config.tpu is not None and config.batch is None:
         from nas.training.hyper import hyper_of
 
@@ -128,6 +146,26 @@ def is_space(text: str) -> bool:
     from search_spaces import SPACES
 
     return text in SPACES
+
+
+def check_supernet(config: Config) -> None:
+    """Raises InputError where an option says what is of no use to a space's supernet."""
+    for option, useless, why in (
+        ("draw", config.draw is not None, "is not drawn"),
+        ("draw-cells", config.draw_cells is not None, "is not drawn"),
+        ("full", config.full, "has no table of layers"),
+        ("space", config.space is not None, "is of no run"),
+    ):
+        if useless:
+            raise InputError(f"{option}: with --tpu {config.network} is a space's supernet, which {why}")
+
+
+def check_in_file(config: Config, found: Chosen) -> None:
+    """Raises InputError where --space names a file and the network is of no run whose space is one."""
+    if found.run is None:
+        raise InputError(f"space: is for the folder of a run, which {config.network} is not")
+    if named_in_file(name := str(found.run.config.get("space"))) is None:
+        raise InputError(f"space: is for a run whose space is a file; that of {config.network} is {name}")
 
 
 def image_shape(text: str) -> tuple[int, int, int]:
@@ -165,7 +203,11 @@ def facts(
     config: Config, found: Chosen, anatomy: Anatomy, shape: tuple[int, int, int], classes: int
 ) -> dict[str, Any]:
     """All that is known without running the network; counts are of one image unless the name says otherwise."""
+    from nas.training.profile import Layer
+
     outline = anatomy.outline
+    params, macs = outside(anatomy)
+    rest = Layer(OUTSIDE, "", "", (), (), params, macs)
     return {
         "name": config.network,
         "space": found.space.name,
@@ -191,9 +233,17 @@ def facts(
                 "macs": layer.macs_per_image,
                 "training_only": layer.training_only,
             }
-            for layer in anatomy.layers
+            for layer in (*anatomy.layers, *([rest] if params or macs else ()))
         ],
     }
+
+
+def outside(anatomy: Anatomy) -> tuple[int, int]:
+    """The parameters and multiply-adds of a network that are of none of its layers."""
+    layers = anatomy.layers
+    params = sum(layer.params for layer in layers)
+    macs = sum(layer.macs_per_image for layer in layers if not layer.training_only)
+    return anatomy.outline.params - params, anatomy.outline.macs_per_image - macs
 
 
 def program_shape(
@@ -344,12 +394,9 @@ def table(anatomy: Anatomy, *, full: bool) -> list[str]:
                     f"{sum(layer.macs_per_image for layer in alike):,}",
                 )
             )
-    own = anatomy.outline.params - sum(layer.params for layer in layers)
-    macs = anatomy.outline.macs_per_image - sum(
-        layer.macs_per_image for layer in layers if not layer.training_only
-    )
-    if own or macs:
-        rows.append(("(outside of these)", "", "", f"{own:,}", f"{macs:,}"))
+    params, macs = outside(anatomy)
+    if params or macs:
+        rows.append((OUTSIDE, "", "", f"{params:,}", f"{macs:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return [
         "  ".join(

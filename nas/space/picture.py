@@ -17,14 +17,14 @@ _BOX = 'fill="#e3eef9" stroke="#4a4a4a" rx="4"'
 
 def architecture_html(arch: Mapping[str, Any]) -> str:
     """An architecture drawn from its choices: edges ``op_<to>_<from>`` as a graph of states, numbered choices
-    (``width_1``, ``kernel_1``) as a box for each number in a row, the others as a line of text."""
-    edges: dict[tuple[int, int], list[str]] = {}
+    (``width_1``, ``kernel_1``) as a box for each number in a row, the others as a line of text. Two numbers that
+    are no edge's ends, as a layer of a stage has them (``kernel_2_1``), are a box for each pair."""
+    pairs: dict[tuple[int, int], list[str]] = {}
     layers: dict[int, list[str]] = {}
     others: list[str] = []
     for name, value in arch.items():
         if found := _EDGE.fullmatch(name):
-            ends = sorted((int(found[2]), int(found[3])))
-            edges.setdefault((ends[0], ends[1]), []).append(_said(found[1], value))
+            pairs.setdefault((int(found[2]), int(found[3])), []).append(_said(found[1], value))
         elif found := _LAYER.fullmatch(name):
             layers.setdefault(int(found[2]), []).append(f"{found[1]} {text_of(value)}")
         else:
@@ -32,10 +32,10 @@ def architecture_html(arch: Mapping[str, Any]) -> str:
     parts = [f"<p>{html.escape(', '.join(others))}</p>"] if others else []
     if layers:
         parts.append(_chain([(str(number), lines) for number, lines in sorted(layers.items())]))
-    if edges and all(start != end for start, end in edges):
-        parts.append(_graph(edges))
-    elif edges:
-        parts.append(_chain([(f"{start}, {end}", lines) for (start, end), lines in sorted(edges.items())]))
+    if pairs and all((b, a) not in pairs for a, b in pairs):  # no loop, and one direction
+        parts.append(_graph({(min(ends), max(ends)): lines for ends, lines in pairs.items()}))
+    elif pairs:
+        parts.append(_chain([(f"{a}, {b}", lines) for (a, b), lines in sorted(pairs.items())]))
     return "".join(parts)
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from nas import cpu
 from nas.cpu.function import plain
 from nas.errors import InputError
 from nas.nn.call import keywords
-from nas.nn.count import macs_of_equation
+from nas.nn.count import macs_of_equation, macs_of_jaxpr
+from nas.nn.graph import Graph
 from nas.nn.repeats import Repeat
 from nas.nn.repeats import repeats as repeated
 from nas.training.network import Extra, Noise, Outline, abstract, check_maps, once, streams
@@ -39,7 +43,7 @@ class Layer(NamedTuple):
     kind: str  # its class
     settings: str  # what of its fields tells it apart, for people
     inputs: tuple[int, ...]  # 0 is the image, i the output of the i-th layer (from 1); of a graph
-    output_shape: tuple[int, ...]  # without the batch
+    output_shape: tuple[int, ...]  # without the batch; () where it is not known: of none, or within a scan
     params: int
     macs_per_image: int
     training_only: bool = False  # of an auxiliary classifier
@@ -60,7 +64,7 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
     """
     if math.prod(image_shape) > LARGEST_IMAGE:
         raise InputError(f"input {shape_text(image_shape)}: an image has at most {LARGEST_IMAGE:,} numbers")
-    nodes = getattr(network, "nodes", None)
+    nodes = network.nodes if isinstance(network, Graph) else None
     modules: dict[tuple[str, ...], Any] = {}  # by path, in the order in which calls return
 
     def capture(module: Any, method: str) -> bool:
@@ -79,11 +83,9 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
             program, (_, made) = trace(jax.eval_shape(lambda: jax.random.key(0)), abstract((1, *image_shape)))
     except InputError as error:
         raise InputError(f"input {shape_text(image_shape)}: {error}") from error
-    except (ValueError, TypeError, ArithmeticError) as error:  # a user's network may raise what it likes
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"input {shape_text(image_shape)}: the network does not take it: {said[0]}"
-        ) from error
+    except Exception as error:  # a user's network may raise what it likes
+        said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise InputError(f"input {shape_text(image_shape)}: the network does not take it: {said}") from error
     check_maps(program.jaxpr, image_shape)
     variables = {name: tree for name, tree in made.items() if name not in (*Extra._fields, "intermediates")}
     kept = once(made.get("intermediates", {}))
@@ -96,18 +98,18 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
         paths = [path for path in modules if not any(p[: len(path)] == path != p for p in modules)]
         inputs = [(k,) for k in range(len(paths))]
         needed = range(len(paths))
-    macs = _macs_by_path(program.jaxpr, set(paths))
+    macs = _macs_by_path(program.jaxpr, paths)
     layers = []
     for k, path in enumerate(paths):
         module = nodes[k].module if nodes is not None else modules[path]
-        output = _at(kept, path)["__call__"]
+        outputs = jax.tree.leaves(_at(kept, path).get("__call__"))
         layers.append(
             Layer(
                 name="/".join(path),
                 kind=type(module).__name__,
                 settings=settings(module),
                 inputs=inputs[k],
-                output_shape=jax.tree.leaves(output)[0].shape[1:],
+                output_shape=outputs[0].shape[1:] if outputs else (),
                 params=_size(_at(variables.get("params", {}), path)),
                 macs_per_image=macs.get(path, 0),
                 training_only=k not in needed,
@@ -120,17 +122,42 @@ def dissect(network: Any, image_shape: tuple[int, int, int]) -> Anatomy:
     return Anatomy(tuple(layers), found, nodes is not None)
 
 
-def _macs_by_path(jaxpr: Any, paths: set[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+def _macs_by_path(jaxpr: Any, paths: Sequence[tuple[str, ...]]) -> Counter[tuple[str, ...]]:
     """The program's multiply-adds by the module that each equation was traced in; () has those of none."""
-    found: dict[tuple[str, ...], int] = {}
-    for equation in jaxpr.eqns:
-        count = macs_of_equation(equation)
-        if not count:
-            continue
-        scope = tuple(str(equation.source_info.name_stack).split("/")[1:])  # the first is the network itself
-        path = next((scope[:n] for n in range(len(scope), 0, -1) if scope[:n] in paths), ())
-        found[path] = found.get(path, 0) + count
-    return found
+    known = {path[:n] for path in paths for n in range(1, len(path) + 1)}
+    modules = set(paths)
+    seen: set[Any] = set()  # a part that comes again, which `jax.jit` keeps, has the scopes of the first time
+
+    def module(scopes: Sequence[str]) -> tuple[str, ...]:
+        """Scopes that name no module are passed over. That of another method than ``__call__`` is "module.method",
+        also where the module calls it itself."""
+        at: tuple[str, ...] = ()
+        for scope in scopes:
+            names = (scope, scope.partition(".")[0])
+            at = next(((*at, name) for name in names if (*at, name) in known), at)
+        return at if at in modules else ()
+
+    def walk(jaxpr: Any, around: tuple[str, ...]) -> Counter[tuple[str, ...]]:
+        found: Counter[tuple[str, ...]] = Counter()
+        for equation in jaxpr.eqns:
+            count = macs_of_equation(equation)
+            if not count:
+                continue
+            stack = re.sub(r"\w+\(|\)", "", str(equation.source_info.name_stack))  # of vmap(Dense_0): Dense_0
+            scopes = (*around, *filter(None, stack.split("/")))
+            parts = list(core.jaxprs_in_params(equation.params))  # their scopes lie in those of the equation
+            if equation.primitive.name == "cond":
+                parts = [max(parts, key=macs_of_jaxpr)]  # the one that counts
+            if not parts or not seen.isdisjoint(parts):
+                found[module(scopes[1:])] += count  # the first is the network itself
+                continue
+            seen.update(parts)
+            within = sum((walk(part, scopes) for part in parts), Counter[tuple[str, ...]]())
+            times = count // within.total()  # the steps of a scan
+            found.update({path: times * macs for path, macs in within.items()})
+        return found
+
+    return walk(jaxpr, ())
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

@@ -110,6 +110,48 @@ def test_a_run_at_the_shape_of_its_data(describe, tmp_path):
     said = json.loads(out)
     assert (said["input_shape"], said["num_classes"]) == ([8, 8, 1], 10)
     assert said["architecture"] == dict(arch)
+    code, out, err = describe("run", "--static", "--space", "own.py")
+    assert (code, out) == (2, "")
+    assert err == "error: space: is for a run whose space is a file; that of run is chain\n"
+
+
+OWN = """
+import flax.linen as nn
+from nas.space import Categorical, SearchSpace
+class Mixing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        mix = self.param("mix", nn.initializers.ones, (4, 10))
+        return nn.Conv(4, (3, 3))(x).mean((1, 2)) @ mix
+class Asserting(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        assert x.shape[1] == 64, "only of 64 pixels"
+        return nn.Dense(10)(x.mean((1, 2)))
+def build(arch, num_classes):
+    return (Mixing, Asserting)[arch["a"]]()
+SPACE = SearchSpace(name="own", choices={"a": Categorical((0, 1))}, conditions={}, build=build)
+"""
+
+
+def test_the_layers_of_the_object_sum_to_the_whole(describe):
+    Path("own.py").write_text(OWN)
+    code, out, err = describe("own.py:a=0", "--static", "--json", "--input", "8x8x3")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    rows = [(layer["name"], layer["params"], layer["macs"]) for layer in said["layers"]]
+    assert rows == [("Conv_0", 9 * 3 * 4 + 4, 64 * 9 * 3 * 4), ("(outside of these)", 4 * 10, 4 * 10)]
+    assert (said["params"], said["macs"]) == (sum(row[1] for row in rows), sum(row[2] for row in rows))
+    code, out, err = describe("own.py:a=0", "--static", "--input", "8x8x3")
+    assert (code, err) == (0, "")
+    assert [line.split()[-2:] for line in out.splitlines() if line.startswith("(outside")] == [["40", "40"]]
+
+
+def test_what_a_network_of_ones_own_raises_is_one_line(describe):
+    Path("own.py").write_text(OWN)
+    code, out, err = describe("own.py:a=1", "--static", "--input", "8x8x3")
+    assert (code, out) == (2, "")
+    assert err == "error: input 8x8x3: the network does not take it: AssertionError: only of 64 pixels\n"
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -133,6 +175,30 @@ WRONG = {
     "more than memory": (("resnet152", "--batch", "1000000"), "are free; a smaller --batch, or --static"),
     "not an architecture": (("chain:depth=9", "--static"), "depth=9"),
     "a space without networks": (("bare.py:a=1", "--static"), "space bare: has no networks to build"),
+    "libtpu alone": (("lenet5", "--libtpu", "x"), "libtpu: is for --tpu"),
+    "static for a TPU": (
+        ("lenet5", "--static", "--tpu", "v5e:2x2"),
+        "static: compiles nothing, and --tpu compiles",
+    ),
+    "dtype of no measurement": (
+        ("lenet5", "--static", "--dtype", "bfloat16"),
+        "dtype: is of what is measured",
+    ),
+    "every layer of no table": (("lenet5", "--static", "--json", "--full"), "full: is for the table"),
+    "a drawing of a supernet": (
+        ("darts", "--tpu", "v5e:2x2", "--draw", "net.png"),
+        "draw: with --tpu darts is a space's supernet, which is not drawn",
+    ),
+    "cells of a supernet": (
+        ("darts", "--tpu", "v5e:2x2", "--draw-cells", "net.png"),
+        "draw-cells: with --tpu darts",
+    ),
+    "layers of a supernet": (("darts", "--tpu", "v5e:2x2", "--full"), "full: with --tpu darts"),
+    "a file of a supernet": (("darts", "--tpu", "v5e:2x2", "--space", "small.py"), "space: with --tpu darts"),
+    "a file of no run": (
+        ("lenet5", "--static", "--space", "small.py"),
+        "space: is for the folder of a run, which lenet5 is not",
+    ),
     "an image that vanishes": (("small.py:a=1", "--input", "3x3x1", "--static"), "input 3x3x1"),
 }
 BARE = """

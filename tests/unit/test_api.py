@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -299,6 +300,16 @@ def test_an_architecture_is_drawn_from_its_choices() -> None:
     assert page.count("<circle") == 3
     assert page.count("marker-end") == 3
     assert all(f">{text}</text>" in page for text in ("conv", "skip", "pool", "0", "1", "2"))
+    assert page == nas.Architecture(edge_1_0="conv", edge_2_0="skip", edge_2_1="pool")._repr_html_()
+
+
+@pytest.mark.parametrize("more", [{"kernel_1_1": 3}, {}])
+def test_layers_of_stages_are_a_box_each(more: dict[str, int]) -> None:
+    page = nas.Architecture(kernel_1_2=5, kernel_2_1=7, width_2_1=16, **more)._repr_html_()
+    assert page.count("<rect") == 2 + len(more)
+    assert "<circle" not in page
+    texts = re.findall(">([^<]+)</text>", page)
+    assert texts == ["1, 1", "kernel 3"] * len(more) + ["1, 2", "kernel 5", "2, 1", "kernel 7", "width 16"]
 
 
 def test_a_space_goes_to_ray_tune_and_back() -> None:

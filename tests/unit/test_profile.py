@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import FlaxError
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas.errors import InputError
@@ -135,6 +138,158 @@ def test_an_image_that_a_network_cannot_take_is_one_line():
     with pytest.raises(InputError, match=r"^input 8x8x1: .+") as caught:
         dissect(Shrinks(), (8, 8, 1))
     assert "\n" not in str(caught.value)
+
+
+RAISED = {
+    AssertionError(): "AssertionError",
+    KeyError("width"): "KeyError: 'width'",
+    AttributeError("no width\nat all"): "AttributeError: no width",
+    NotImplementedError("not yet"): "NotImplementedError: not yet",
+    FlaxError("of Flax"): "FlaxError: of Flax",
+    ValueError(""): "ValueError",
+}
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_whatever_a_network_raises_is_one_line(error):
+    class Raises(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            raise error
+
+    with pytest.raises(InputError) as caught:
+        dissect(Raises(), (8, 8, 1))
+    said = str(caught.value)
+    assert said.startswith(f"input 8x8x1: the network does not take it: {RAISED[error]}")
+    assert "\n" not in said
+
+
+class Cell(nn.Module):
+    """A layer of a stack by `nn.scan`."""
+
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Dense(3)(x)), None
+
+
+class Stacked(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        stack = nn.scan(Cell, variable_axes={"params": 0}, split_rngs={"params": True}, length=5)
+        return nn.Dense(10, name="logits")(stack(name="stack")(x.mean((1, 2)), None)[0])
+
+
+class Nothing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return None
+
+
+class Watched(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        Nothing(name="watch")(x)
+        return nn.Dense(10, name="logits")(x.mean((1, 2)))
+
+
+def rows_of(network):
+    found = dissect(network, (8, 8, 3))
+    assert sum(layer.macs_per_image for layer in found.layers) == found.outline.macs_per_image
+    return [(layer.name, layer.output_shape, layer.params, layer.macs_per_image) for layer in found.layers]
+
+
+def test_a_module_without_a_known_output_is_listed():
+    assert rows_of(Stacked()) == [
+        ("stack/Dense_0", (), 5 * (9 + 3), 5 * 9),
+        ("logits", (10,), 40, 30),
+    ]
+    assert rows_of(Watched()) == [("watch", (), 0, 0), ("logits", (10,), 40, 30)]
+
+
+CONV, LOGITS = ((8, 8, 4), 9 * 3 * 4 + 4, 64 * 9 * 3 * 4), ((10,), 50, 40)
+
+
+class Helped(nn.Module):
+    """It calls a submodule in a method of its own."""
+
+    def setup(self):
+        self.conv, self.logits = nn.Conv(4, (3, 3)), nn.Dense(10)
+
+    def encode(self, x):
+        return self.conv(x)
+
+    def __call__(self, x):
+        return self.logits(self.encode(x).mean((1, 2)))
+
+
+class Around(nn.Module):
+    """It calls a submodule, or that submodule's other method."""
+
+    whole: bool
+
+    def setup(self):
+        self.net, self.logits = Helped(), nn.Dense(10)
+
+    def __call__(self, x):
+        return self.net(x) if self.whole else self.logits(self.net.encode(x).mean((1, 2)))
+
+
+class Lifted(nn.Module):
+    """Its convolution is one that a transform of Flax has made."""
+
+    lift: Any
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.lift(nn.Conv)(4, (3, 3), name="conv")(x)
+        return nn.Dense(10, name="logits")(x.mean((1, 2)))
+
+
+class Twice(nn.Module):
+    """JAX traces a jitted layer once where the next is like it, which is no module then."""
+
+    @nn.compact
+    def __call__(self, x):
+        conv = nn.jit(nn.Conv)
+        for name in ("a", "b", "c"):
+            x = conv(3, (3, 3), name=name)(x)
+        return x
+
+
+class Checkpointed(nn.Module):
+    """The whole network is computed again when gradients are."""
+
+    @nn.remat
+    @nn.compact
+    def __call__(self, x):
+        with jax.named_scope("part"):
+            x = nn.Conv(4, (3, 3), name="conv.1")(x)
+        return nn.Dense(10, name="logits")(x.mean((1, 2)))
+
+
+def test_multiply_adds_of_a_helper_method_are_its_modules():
+    assert rows_of(Helped()) == [("conv", *CONV), ("logits", *LOGITS)]
+    assert rows_of(Around(True)) == [("net/conv", *CONV), ("net/logits", *LOGITS)]
+    assert rows_of(Around(False)) == [("net/conv", *CONV), ("logits", *LOGITS)]
+
+
+def test_multiply_adds_of_a_transformed_module_are_its_own():
+    lifted = [("conv", *CONV), ("logits", *LOGITS)]
+    assert rows_of(Lifted(nn.remat)) == lifted
+    assert rows_of(Lifted(nn.jit)) == lifted
+    assert rows_of(Checkpointed()) == [("conv.1", *CONV), ("logits", *LOGITS)]
+
+    def mapped(layer):
+        return nn.vmap(layer, variable_axes={"params": None}, split_rngs={"params": False})
+
+    assert rows_of(Lifted(mapped)) == [("conv", (), *CONV[1:]), ("logits", *LOGITS)]
+
+
+def test_multiply_adds_of_what_was_not_traced_are_no_other_modules():
+    found = dissect(Twice(), (8, 8, 3))
+    each = 64 * 9 * 3 * 3
+    assert [(layer.name, layer.macs_per_image) for layer in found.layers] == [("a", each)]
+    assert found.outline.macs_per_image == 3 * each
 
 
 # -------------------------------------------------------------------------------------------------- folding
