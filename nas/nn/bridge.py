@@ -59,4 +59,5 @@ def _told_its_mode(kind: type[nnx.Module]) -> type[nnx.Module]:
         (self.train if train else self.eval)()
         return kind.__call__(self, x)  # pyright: ignore[reportCallIssue]
 
-    return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    told: Any = type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    return told
