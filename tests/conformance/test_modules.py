@@ -111,11 +111,13 @@ def test_a_node_may_be_any_flax_module():
     assert outline(graph, (8, 8, 3)).params == outline(whole, (8, 8, 3)).params
 
 
+@pytest.mark.slow
 def test_a_graph_of_flax_modules_learns(digits):
     assert learns(chained(), digits)
 
 
 @pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.some(1)
 def test_a_candidate_of_a_supernet_may_be_any_flax_module(remat):
     b = Builder()
     dropped = b.add("dropout", nn.Dropout(0.5), 0)

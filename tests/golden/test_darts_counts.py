@@ -11,7 +11,7 @@ from search_spaces.darts import NAMED
 
 
 @pytest.mark.parametrize("name", NAMED)
-@pytest.mark.some(4)
+@pytest.mark.some(2)
 def test_named(name):
     named = NAMED[name]
     assert size_of(darts.build(named.arch, named.num_classes), named.image_shape).params == named.params

@@ -106,6 +106,7 @@ def test_sizes_by_hand(name):
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMED]
 )
+@pytest.mark.some(3)
 def test_sizes(name):
     named, published = NAMED[name], PUBLISHED[name]
     size = size_of(build(SPACE, named.arch, 1000), named.image_shape)

@@ -25,6 +25,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("text", PUBLISHED)
+@pytest.mark.some(3)
 def test_sizes(text):
     assert size(text) == PUBLISHED[text]
     assert SPACE.to_string(SPACE.from_string(text)) == text

@@ -26,7 +26,7 @@ def by_hand(blocks: int, widths: tuple[int, ...], classes: int) -> int:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet1202" else name for name in NAMED]
 )
-@pytest.mark.some(9)
+@pytest.mark.some(6)
 def test_parameters(name):
     named = NAMED[name]
     SPACE.validate(named.arch)

@@ -58,6 +58,7 @@ def test_a_network_of_60_million_parameters_is_described_at_once_and_by_one_obje
     assert not [name for name in said if name.endswith("_seconds")]
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_in_the_object_too(describe):
     code, out, err = describe(
         "lenet5_dense", "--json", "--batch", "4", "--classes", "7", "--input", "28x28x1"

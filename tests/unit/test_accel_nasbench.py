@@ -57,6 +57,7 @@ def test_rows_have_the_sizes_of_our_networks(rows):
     assert (np.diff(rows.sizes["imagenet"].macs_per_image) >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_search_among_the_rows(rows):
     objective = table_objective(SPACE, rows)
     space = objective.space

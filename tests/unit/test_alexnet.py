@@ -91,6 +91,7 @@ def test_one_weird_trick_equals_torchvision():
     np.testing.assert_allclose(logits_of(network, params, images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_dropout_is_behind_the_hidden_dense_layers_alone():
     """Section 4.2: 'in the first two fully-connected layers', so the 9216 features are whole."""
     arch = NAMED["alexnet"].arch.set(**{f"width_{i}": 16 for i in range(1, 6)}, dense_width=64)

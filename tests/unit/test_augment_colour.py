@@ -110,6 +110,7 @@ def training_of(split: Split, **data):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.slow
 def test_training_compiles_nothing_after_the_first_step(channels):
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(

@@ -113,6 +113,7 @@ def mixed(weights, *maps):
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3, 5), (16, 20, 20, 16), (3,)])
+@pytest.mark.some(2)
 def test_a_weighted_sum_by_hand(shape):
     weights, maps = normal(5, 4), [normal(k, *shape) for k in range(3)]
     close(weighted_sum(weights, maps, WHERE), sum(weights[i] * x for i, x in zip(WHERE, maps, strict=True)))
@@ -137,6 +138,7 @@ def second_order_cases():
 
 @needs_edges
 @pytest.mark.parametrize("case", second_order_cases())
+@pytest.mark.some(2)
 def test_second_derivatives_by_kernels_equal_plain_jnp(case):
     second_derivatives_agree(*second_order_cases()[case])
 
@@ -172,12 +174,14 @@ def same(case: Any, *arguments: Any, orders, tolerance):
 
 
 @pytest.mark.parametrize("channels", [1, pytest.param(5, marks=pytest.mark.slow), 16, 64])
+@pytest.mark.some(2)
 def test_a_mixture_and_its_derivatives(channels):
     normed = (True, False, True, True, False, True, True, True)
     same(mixture_case, channels, normed, orders=2 if channels == 5 else 1, tolerance=3e-4)
 
 
 @pytest.mark.parametrize("normed", [(True,), (True, True), (False, True, True), (False, False)], ids=str)
+@pytest.mark.some(2)
 def test_mixtures_of_any_number_of_maps(normed):
     same(mixture_case, 8, normed, orders=1, tolerance=3e-4)
 
@@ -307,6 +311,7 @@ def test_as_many_windows_as_fit():
 # ---- programs -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_program_for_other_platforms_and_without_a_compiler(monkeypatch):
     function, arguments = separable_case("3x3")
     of_maps, maps = mixture_case(5, (True, False, True))

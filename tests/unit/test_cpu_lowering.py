@@ -111,7 +111,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-@pytest.mark.some(14)
+@pytest.mark.some(8)
 def test_convolution_and_its_derivatives(case):
     x, w, arguments = CONVOLUTIONS[case]
     same(derivatives(functools.partial(conv, **arguments)), normal(0, *x), normal(1, *w))
@@ -143,6 +143,7 @@ def _along(function, x, w):
 
 
 @pytest.mark.parametrize("case", HIGHER)
+@pytest.mark.some(3)
 def test_hessian_products(case):
     """Forward over reverse, as second-order searches take it, stays with the kernels whatever the form."""
     x, w, arguments = CONVOLUTIONS[case]
@@ -216,6 +217,7 @@ def max_pool(x, *at):
 
 
 @pytest.mark.parametrize("case", POOLS)
+@pytest.mark.some(4)
 def test_max_pool_and_its_derivatives(case):
     shape, *at = POOLS[case]
     same(derivatives(lambda x: max_pool(x, *at)), normal(0, *shape))
@@ -239,6 +241,7 @@ def test_of_equal_values_the_first_is_the_maximum(case):
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("case", POOLS)
+@pytest.mark.some(7)
 def test_average_pool_and_its_derivatives(case, whole):
     shape, window, strides, padding = POOLS[case]
 
@@ -287,6 +290,7 @@ def test_a_plain_flax_network_calls_every_kernel():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.some(1)
 def test_half_precision(dtype):
     function = derivatives(conv)
     found, expected, _ = both(

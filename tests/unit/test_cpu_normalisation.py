@@ -137,6 +137,7 @@ def test_batch_norm_inference():
 # ---- layer normalisation --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layer_norm_is_flax_layer_norm():
     (x, scale, bias), dy = batch((8, 6, 12))
 
@@ -277,6 +278,7 @@ def second_order_cases():
         for case in second_order_cases()
     ],
 )
+@pytest.mark.some(1)
 def test_second_derivatives_by_kernels_equal_plain_jnp(case):
     second_derivatives_agree(*second_order_cases()[case])
 

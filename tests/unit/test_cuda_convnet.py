@@ -38,6 +38,7 @@ def test_shapes_and_first_values_are_the_authors() -> None:
     assert outline(network, (32, 32, 3)).macs_per_image == 2_457_600 + 6_553_600 + 3_276_800 + 10_240
 
 
+@pytest.mark.slow
 def test_images_are_brought_to_the_scale_of_pixels() -> None:
     network = build(ARCH.set(norm_scale=5e-6, norm_power=0.01), 10)
     variables = initialise(network, 0, (8, 8, 3), "float32")

@@ -308,6 +308,7 @@ def change_a_byte(path: Path) -> None:
 @pytest.mark.parametrize("part", ["train.images.npy", "train.labels.npy", "meta.json"])
 @pytest.mark.parametrize("damage", [truncate, change_a_byte, Path.unlink])
 @pytest.mark.parametrize("which", [0, 1], ids=["decoded", "split"])
+@pytest.mark.some(6)
 def test_a_damaged_cache_is_rebuilt(tmp_path: Path, part: str, damage, which: int) -> None:
     good = load("digits", cache_dir=tmp_path)
     content = pixels_of(good.train)

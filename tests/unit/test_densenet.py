@@ -193,6 +193,7 @@ def test_dropout_behind_convolutions_or_before_the_classifier():
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (13, 17, 2), (28, 28, 1)])
+@pytest.mark.some(3)
 def test_every_stem_runs_on_any_image(stem, image_shape):
     network = build(SMALL.set(stem=stem), 7)
     image = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)

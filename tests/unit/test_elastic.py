@@ -195,7 +195,8 @@ def training(name: str = "chain", **settings: Any) -> ElasticTraining:
     return ElasticTraining(elastic, chosen, images(32, elastic.image_shape), config, seed=0)
 
 
-@pytest.mark.parametrize("distil", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("distil", [True, False])
+@pytest.mark.slow
 def test_the_gradient_of_a_step_is_the_sum_of_those_of_its_networks(distil: bool) -> None:
     """Each computed by the network cut out, scattered back by hand."""
     one = training(distil=distil)
@@ -279,6 +280,7 @@ def test_one_program_serves_all_sub_networks() -> None:
     assert programs.compilations == 3  # a gradient, statistics, a prediction
 
 
+@pytest.mark.slow
 def test_what_is_cut_out_says_what_the_supernet_said() -> None:
     one = training(kernel_transformation=True)
     elastic, largest = family("chain")

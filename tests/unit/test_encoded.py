@@ -120,6 +120,7 @@ def test_batches_are_read_a_few_ahead_and_a_view_is_a_function_of_its_seed(
     assert (next(ahead(objective.train_data, other, 0, 1))[0].images != data.images).any()
 
 
+@pytest.mark.slow
 def test_it_learns_and_steps_of_one_program_give_the_same(photos: Path) -> None:
     finals = []
     for settings in ({}, {"steps_per_call": 4}):  # 7 steps an epoch: the second call is filled up

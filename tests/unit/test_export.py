@@ -66,6 +66,7 @@ QUICK = ("chain", "lenet", "resnet", "minichain", "cuda_convnet", "mlp")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
+@pytest.mark.some(3)
 def test_onnx_is_the_same_function_in_every_family(tmp_path, name):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

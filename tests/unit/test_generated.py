@@ -154,6 +154,7 @@ def test_the_number_of_half_planes_has_the_published_distribution() -> None:
 # ------------------------------------------------------------------------------------------ as data sets
 
 
+@pytest.mark.slow
 def test_a_set_is_the_same_every_time(tmp_path: Path) -> None:
     first, again = (load("rectangles", cache_dir=tmp_path / folder) for folder in "ab")
     assert (len(first.train), len(first.valid), first.image_shape) == (1000, 200, (28, 28, 1))

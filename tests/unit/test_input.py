@@ -25,6 +25,7 @@ def final(**settings: object) -> object:
 
 
 @pytest.mark.parametrize("settings", [{}, {"steps_per_call": 3}])
+@pytest.mark.some(1)
 def test_streamed_training_equals_that_from_the_device(settings: dict[str, int]) -> None:
     assert final(input="stream", **settings) == final(input="device", **settings)
 

@@ -90,6 +90,7 @@ def test_squeeze_and_excitation_by_its_formula(gate):
     np.testing.assert_allclose(np.asarray(module.apply({"params": params}, x)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resolution_resamples_the_images():
     """A network at 16 pixels costs as much on any image, gives what it gives on 16 pixels, and nothing more."""
     arch = SPACE.searched(fix=["resolution=16"]).sample(0)

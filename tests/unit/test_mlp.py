@@ -121,6 +121,7 @@ def test_layers_of_all_kinds_in_two_dimensions():
 
 @pytest.mark.parametrize("normalisation", ["batch", "layer"])
 @pytest.mark.parametrize("edges", ["full", "local"])
+@pytest.mark.some(2)
 def test_normalisation_equals_numpy(edges, normalisation):
     """Batch: each unit of a full layer, each map of the others, over the batch; layer: over a layer's units."""
     units = Units(normalisation, "identity", bias=True, shared=False)
@@ -154,6 +155,7 @@ def test_borders_differ_in_weights_that_see_nothing(field):
     np.testing.assert_allclose(whole, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_classes_by_one_logistic_unit():
     """Softmax cross-entropy of (0, z) is the logistic loss log(1 + exp(-t z)), t = 1 or -1; so its gradient."""
     network = network_of(num_classes=2, classifier="logistic")
@@ -209,6 +211,7 @@ def test_dropout_is_of_hidden_units_never_of_pixels():
 
 @pytest.mark.parametrize("border", ["cut", "zeros"])
 @pytest.mark.parametrize("dimensions", [1, 2])
+@pytest.mark.slow
 def test_first_weights_have_variance_two_over_fan_in(dimensions, border):
     """He et al. 2015; a unit's fan-in is its field times its inputs, however many units there are."""
     layer = Local(8, 5, dimensions, border)

@@ -115,6 +115,7 @@ def test_the_space_can_be_pickled_and_made_smaller():
 
 @pytest.mark.parametrize("image_shape", [(32, 32, 3), (13, 17, 2)])
 @pytest.mark.parametrize("what", CELLS)
+@pytest.mark.some(4)
 def test_counted_sizes_are_those_of_the_networks(what, image_shape):
     space = nasbench201_space(channels=4, cells=2)
     arch = space.from_string(CELLS[what])
@@ -122,6 +123,7 @@ def test_counted_sizes_are_those_of_the_networks(what, image_shape):
 
 
 @pytest.mark.parametrize("index", [0, 1234, 23_456, 32_767])
+@pytest.mark.some(2)
 def test_counted_sizes_of_the_size_space(index):
     arch = natssize.architecture_at(index)
     for image_shape in ((32, 32, 3), (13, 17, 2)):

@@ -113,6 +113,7 @@ def test_local_value_by_hand():
     assert local2d(x, kernel, padding="VALID").ravel().tolist() == [1, 30, 700]
 
 
+@pytest.mark.slow
 def test_local_gradients_equal_finite_differences():
     x, kernel = normal(3, 2, 5, 4, 2), normal(4, 3, 2, 3, 2, 2, 3)
 
@@ -162,6 +163,7 @@ def test_second_derivatives_of_local_layers():
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (1, 2)], ids=["images", "kernels", "both"])
+@pytest.mark.some(1)
 def test_vmap_of_local_layers(axes):
     x = X if axes[0] is None else jnp.stack([X, 2 * X, -X], axes[0])
     kernel = KERNEL if axes[1] is None else jnp.stack([KERNEL, -KERNEL, 0.5 * KERNEL], axes[1])
@@ -268,6 +270,7 @@ def test_local_response_norm_is_the_papers():
 
 
 @pytest.mark.parametrize(("size", "beta"), [(1, 0.75), (4, 0.75), (5, 0.5), (5, 1.0), (5, 0.6)])
+@pytest.mark.some(1)
 def test_local_response_norm_of_any_size_and_power(size, beta):
     x, dy = normal(0, 3, 5, 20, scale=3), normal(1, 3, 5, 20)
 
@@ -333,6 +336,7 @@ def test_batch_norm_by_the_batch_alone():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("kind", ["none", "batch", "layer", "local_response"])
+@pytest.mark.some(2)
 def test_normalisations_keep_half_precision(kind, dtype):
     x = normal(0, 6, 5, 4, 8)
     layer = NormAct(kind, "relu")

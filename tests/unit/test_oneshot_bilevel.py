@@ -304,7 +304,7 @@ def test_weights_follow_the_published_update():
 
 
 @pytest.mark.parametrize("variant", [*RELAXATIONS, "partial", "progressive"])
-@pytest.mark.some(4)
+@pytest.mark.some(3)
 def test_every_relaxation_finds_the_planted_operation(variant):
     name = variant if variant in RELAXATIONS else "softmax"
     others = {"node_inputs": (("op_1", "op_2"),), "partial_channels": 2} if variant == "partial" else {}

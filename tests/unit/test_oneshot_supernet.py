@@ -390,6 +390,7 @@ def test_perturbations_stay_near_and_raise_the_loss():
     assert slope @ moved["adversarial"] > slope @ moved["perturbed"]
 
 
+@pytest.mark.slow
 def test_entropy_is_one_when_even_and_zero_when_one_hot():
     layout = Layout.of({"a": ("x", "y", "z"), "b": (1, 2)})
     np.testing.assert_allclose(entropy(layout, jnp.asarray([1 / 3] * 3 + [0.5] * 2)), 1, rtol=1e-6)

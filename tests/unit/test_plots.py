@@ -26,6 +26,7 @@ RANGES = [
 
 @pytest.mark.parametrize(("low", "high"), RANGES)
 @pytest.mark.parametrize("panelled", [False, True])
+@pytest.mark.some(6)
 def test_labels_of_an_accuracy_axis_leave_each_other_room(low: float, high: float, panelled: bool) -> None:
     rows = 2 if panelled else 1
     with matplotlib.rc_context(plots.STYLE):

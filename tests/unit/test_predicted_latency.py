@@ -158,6 +158,7 @@ def test_a_folder_is_gone_on_with_and_each_thing_measured_once(quick: list[str],
 
 @pytest.mark.parametrize(("device", "least"), [("fpga", 0.9), ("edgegpu", 0.7)])
 @pytest.mark.some(1)
+@pytest.mark.slow
 def test_two_hundred_networks_of_hw_nas_bench_predict_the_order_of_others(
     device: str, least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.some(4)
 def test_one_trace_gives_what_outline_gives(name):
     network, shape = network_of(name)
     found, expected = dissect(network, shape), outline(network, shape)
@@ -411,6 +412,7 @@ def test_a_file_that_cannot_be_drawn_is_named(tmp_path):
 # ------------------------------------------------------------------------------------------------ measuring
 
 
+@pytest.mark.slow
 def test_measured_memory_is_what_xla_plans_and_times_are_real():
     network, image_shape = network_of("lenet5_dense")
     shape = Shape(image_shape, 10, 8, 8, "nesterov")

@@ -160,6 +160,7 @@ def by_functions(arch: Any, variables: Variables, images: np.ndarray) -> np.ndar
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.some(4)
 def test_logits_are_those_of_the_papers_formulas(form):
     """On images with odd sides too, whose last rows and columns a stride may drop."""
     arch = FORMS[form]

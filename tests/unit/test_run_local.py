@@ -128,7 +128,7 @@ def test_budget_of_the_search_is_kept_to_the_unit(tmp_path: Path, strategy: str)
         ("evolution", 31, 3),  # asked for three at a time, and so told
     ],
 )
-@pytest.mark.some(3)
+@pytest.mark.some(2)
 def test_resumed_after_any_line_the_record_is_that_of_an_undisturbed_run(
     tmp_path: Path, strategy: str, total_epochs: int | None, each: int
 ) -> None:

@@ -76,6 +76,7 @@ def test_every_kind_of_measurement_is_read_as_it_was_written(tmp_path: Path):
     assert [one.value for one in found] == [-3.5, 0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_a_search_by_score_trains_its_best_alone(tmp_path: Path):
     options = SearchOptions(
         space="tiny",

@@ -105,6 +105,7 @@ def one_worker(strategy: Strategy, objective: TableObjective, job: Job, budget_s
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.some(5)
 def test_one_worker_without_noise_is_the_loop_to_the_bit(name: str) -> None:
     objective = TableObjective(SPACE, TABLE)
     for seed in range(3):

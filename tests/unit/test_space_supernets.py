@@ -65,7 +65,9 @@ def drawn(name: str, seed: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", SPACE_OF)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "darts" else name for name in SPACE_OF]
+)
 def test_a_supernet_with_one_hot_weights_is_the_network_of_those_operations(name):
     of, (network, variables) = supernet(name), initialised(name)
     for seed in range(2):

@@ -52,6 +52,7 @@ def test_steps_of_one_program_have_the_values_of_single_ones():
     assert measured()[1].steps_per_call == 1  # on CPU, unless told otherwise
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_parameters_and_statistics_in_full():
     seen, training = measured(steps_per_call=4, dtype="bfloat16")
     assert np.isfinite(seen).all()

@@ -191,6 +191,7 @@ def test_what_another_climb_has_tried_is_not_tried_again():
 # ---------------------------------------------------------------- REINFORCE
 
 
+@pytest.mark.slow
 def test_the_policy_learns_as_adam_on_the_log_probability_by_jax():
     """Trials with and without the conditional choice and a failure: the same logits."""
     config = Config(seed=1, policy_rate=0.07, baseline_decay=0.8)

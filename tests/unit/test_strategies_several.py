@@ -60,6 +60,7 @@ def volume(name, seed, trials=100, epochs=1):
 
 
 @pytest.mark.parametrize("name", ["nsga2", "mo_evolution", "mo_local_search", "parego"])
+@pytest.mark.some(2)
 def test_fronts_are_better_than_those_of_random_search(name):
     """A hundred of 768 architectures, from equal seeds; more than twice the standard error apart."""
     gaps = np.array([volume(name, seed) - volume("random", seed) for seed in range(6)])

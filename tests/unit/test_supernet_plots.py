@@ -289,6 +289,7 @@ def networks(folder: Path) -> Run:
     return read_run(folder)
 
 
+@pytest.mark.slow
 def test_networks_and_searches_do_not_mix_in_a_report(tmp_path, monkeypatch):
     random = networks(tmp_path / "random")
     trials = [
@@ -315,6 +316,7 @@ def test_networks_and_searches_do_not_mix_in_a_report(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "supernet_weights_darts_trial_9.png").exists()
 
 
+@pytest.mark.slow
 def test_runs_in_folders_of_one_name_have_files_of_their_own(tmp_path):
     for seed in (0, 1):
         record(tmp_path / str(seed) / "run", [({}, [epoch(1)])], seed=seed)

@@ -65,6 +65,7 @@ def views_of(image: np.ndarray, part: float) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("part", [0.875, 0.5])
 @pytest.mark.parametrize("evaluate_batch_size", [50, 64])
+@pytest.mark.some(2)
 def test_ten_crops_equal_numpy(digits, part, evaluate_batch_size):
     config = {"evaluation": "ten_crop", "crop_fraction": part, "evaluate_batch_size": evaluate_batch_size}
     training = training_of(digits, **config)
@@ -140,6 +141,7 @@ def test_a_wrong_option_is_named(wrong, says):
         TrainingConfig(**wrong)
 
 
+@pytest.mark.slow
 def test_the_record_says_how_it_was_tested(tmp_path, monkeypatch):
     """The final result differs from the plain one, names its evaluation, and a resumption must repeat it."""
     space = SPACES["chain"]

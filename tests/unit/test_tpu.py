@@ -97,6 +97,7 @@ SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, si
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, *SLOW])
+@pytest.mark.slow
 def test_the_compiling_process_ends_with_the_one_that_waits_for_it(tmp_path: Path, how: signal.Signals):
     """It is deaf to signals, as the compiler is."""
     (tmp_path / "libtpu.so").touch()

@@ -218,6 +218,7 @@ def test_an_update_equals_optax(name):
         for name in optimiser.FACTORIES
     ],
 )
+@pytest.mark.some(5)
 def test_every_optimiser_starts_as_optax_does_and_is_one_program_for_all_rates(name):
     params = two_modules()["a"]
     state = first_state(name, params)
@@ -442,6 +443,7 @@ class Sowing(nn.Module):
         return nn.Dense(10, name="logits")(jax.lax.stop_gradient(h))
 
 
+@pytest.mark.slow
 def test_sown_losses_are_added_to_the_gradient_alone(digits):
     runner = Runner(Sowing(), shape_of(digits))
     runner.compile()
@@ -563,7 +565,7 @@ FAMILIES["nasbench201"] = nasbench201.nasbench201_space(channels=4, cells=1)
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("chain", "nasbench201", "mbconv") else pytest.param(name, marks=pytest.mark.slow)
+        name if name in ("chain", "nasbench201") else pytest.param(name, marks=pytest.mark.slow)
         for name in FAMILIES
     ],
 )
@@ -900,6 +902,7 @@ print(float(total))
 """
 
 
+@pytest.mark.slow
 def test_more_programs_than_may_be_under_way_run_on_two_devices_of_two_threads():
     """Not waiting for any of them ends in a deadlock, which XLA aborts after 21 s."""
     flags = "--xla_force_host_platform_device_count=2 --xla_cpu_collective_call_terminate_timeout_seconds=1"
