@@ -12,6 +12,7 @@ import pytest
 from flax.errors import FlaxError
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from nas import cpu
 from nas.errors import InputError
 from nas.nn.graph import Builder
 from nas.nn.layers import CellAverage, Concat, Dense, NormAct, conv
@@ -417,7 +418,9 @@ def test_measured_memory_is_what_xla_plans_and_times_are_real():
     network, image_shape = network_of("lenet5_dense")
     shape = Shape(image_shape, 10, 8, 8, "nesterov")
     found = measure(network, shape, seconds=0.02)
-    planned = lower_step(network, shape).compile().memory_analysis()
+    planned = cpu.compiled(
+        lower_step(network, shape)
+    ).memory_analysis()  # by the options of all programs here
     assert planned is not None
     params_bytes = 4 * outline(network, image_shape).params
     assert found.train_argument_bytes == planned.argument_size_in_bytes
