@@ -9,7 +9,7 @@ import flax.linen as nn
 from flax import nnx
 
 from nas.errors import InputError
-from nas.nn.call import signature
+from nas.nn.call import MODES, signature
 from nas.space import Architecture, SearchSpace
 
 
@@ -45,14 +45,11 @@ def as_linen(network: Any) -> nn.Module:
     raise InputError(f"build: a {type(network).__name__} is no Flax module")
 
 
-MODES = frozenset(("train", "use_running_average", "deterministic"))
-
-
 @functools.cache
 def _told_its_mode(kind: type[nnx.Module]) -> type[nnx.Module]:
     """``kind``, or where its call names no mode a class of its name that takes ``train`` and passes it on NNX's way."""
     names, every = signature(kind)
-    if names & MODES or (every and not issubclass(kind, nnx.Sequential)):
+    if not names.isdisjoint(MODES) or (every and not issubclass(kind, nnx.Sequential)):
         return kind
 
     def call(self: Any, x: Any, *, train: bool = False) -> Any:

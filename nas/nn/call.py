@@ -10,12 +10,14 @@ import flax.linen as nn
 
 NOISE = ("dropout", "drop_path", "seed")
 """The traced numbers of one step that a module's call may take as keywords; they do not change the program."""
+MODES = ("train", "use_running_average", "deterministic")
+"""The keywords that say in which mode a module runs: the engine's and Flax's own."""
 
 
 def keywords(module: Any, *, train: bool, **numbers: Any) -> dict[str, Any]:
     """The keywords to call ``module`` with: those of ``numbers`` that its call names, and in which mode it runs.
 
-    The mode is ``train``, or Flax's own ``use_running_average`` and ``deterministic``.
+    The mode is said by those of `MODES`.
     """
     taken, every = _signature_of(module)
     offered = {"train": train, **numbers}
